@@ -1,0 +1,210 @@
+"""Checkpoints: every step folder is a Hugging Face model folder, and train_state/ in it is all that a resumed run needs.
+
+    <run>/step_000050/config.json, model.safetensors, tokenizer.json, ...      what inference reads
+    <run>/step_000050/train_state/state.json, optimizer.pt, rng.pt             step, position in the data, settings, hashes
+    <run>/latest                                                               the name of the newest complete step folder
+
+A folder is written under a temporary name, synced and renamed, so a kill at any moment leaves the last one whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from config import ModelArgs, UserError
+from model import Llama
+from store import write_json
+from tokenizer import Tokenizer, load_tokenizer
+
+FORMAT = 1
+ARCHITECTURE = ("block_size", "vocab_size", "embeddings_dims", "no_of_decoder_layers", "no_of_heads", "no_kv_heads", "head_dim",
+                "hidden_dims", "eps", "rope_theta", "tie_embeddings")
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int
+    cursor: int  # rows of the data that all ranks together have taken
+    tokens: int
+
+
+def hf_config(args: ModelArgs, eos_id: int) -> dict:
+    """config.json of a LlamaForCausalLM with these settings."""
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "float32",
+        "vocab_size": args.vocab_size, "hidden_size": args.embeddings_dims, "intermediate_size": args.hidden_dims,
+        "num_hidden_layers": args.no_of_decoder_layers, "num_attention_heads": args.no_of_heads,
+        "num_key_value_heads": args.no_kv_heads, "head_dim": args.head_dim, "max_position_embeddings": args.block_size,
+        "rms_norm_eps": args.eps, "rope_theta": args.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": args.rope_theta},
+        "tie_word_embeddings": args.tie_embeddings, "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
+        "bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": eos_id,
+    }
+
+
+def args_from_hf(config: dict, where: Path) -> ModelArgs:
+    """Settings of the model in a Hugging Face config.json. Raises UserError for what our Llama is not."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    different = [text for text, ours in (
+        (f"model_type {config.get('model_type')}", config.get("model_type") == "llama"),
+        (f"rope_type {kind}", kind == "default"),
+        (f"hidden_act {config.get('hidden_act')}", config.get("hidden_act", "silu") == "silu"),
+        ("attention_bias", not config.get("attention_bias")), ("mlp_bias", not config.get("mlp_bias"))) if not ours]
+    if different:
+        raise UserError(f"{where} is not a plain Llama ({', '.join(different)}), so it cannot be run here")
+    heads = config["num_attention_heads"]
+    return ModelArgs(
+        vocab_size=config["vocab_size"], embeddings_dims=config["hidden_size"], hidden_dims=config["intermediate_size"],
+        no_of_decoder_layers=config["num_hidden_layers"], no_of_heads=heads,
+        no_kv_heads=config.get("num_key_value_heads", heads), head_dim=config.get("head_dim"),
+        block_size=config["max_position_embeddings"], eps=config["rms_norm_eps"],
+        rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
+        tie_embeddings=config.get("tie_word_embeddings", False), dropout=0.0, attn_dropout=0.0)
+
+
+def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, state: dict, rng: list,
+         optimizers: list[torch.optim.Optimizer], keep: int = 0) -> Path:
+    """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Returns the folder."""
+    folder = run / f"step_{progress.step:06d}"
+    partial = run / f".{folder.name}.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "train_state").mkdir(parents=True)
+    weights = model.state_dict()
+    if model.args.tie_embeddings:
+        del weights["lm_head.weight"]
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, partial / "model.safetensors", {"format": "pt"})
+    write_json(partial / "config.json", hf_config(model.args, tokenizer.eos_id))
+    write_json(partial / "generation_config.json", {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id,
+                                                    "pad_token_id": tokenizer.eos_id})
+    tokenizer.save(partial)
+    torch.save([optimizer.state_dict() for optimizer in optimizers], partial / "train_state" / "optimizer.pt")
+    torch.save(rng, partial / "train_state" / "rng.pt")
+    write_json(partial / "train_state" / "state.json", {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
+    for path in sorted(partial.rglob("*")):
+        _sync(path)
+    _sync(partial)
+    discard(folder)  # the same step again, after a resume from an older one
+    partial.rename(folder)
+    temporary = run / "latest.tmp"
+    temporary.write_text(folder.name)
+    _sync(temporary)
+    temporary.rename(run / "latest")
+    _sync(run)
+    for old in steps(run)[:-keep] if keep else []:
+        discard(old)
+    return folder
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder so that a kill in the middle leaves nothing under its name."""
+    if folder.exists():
+        hidden = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def steps(run: Path) -> list[Path]:
+    """The complete step folders of a run, oldest first."""
+    return sorted(run.glob("step_*"))
+
+
+def find_model(folder: str | Path) -> Path:
+    """The model folder that is meant: the folder itself, or a run's newest step. Raises UserError when there is none."""
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        return folder
+    latest = folder / "latest"
+    if latest.is_file() and (folder / latest.read_text().strip() / "config.json").is_file():
+        return folder / latest.read_text().strip()
+    if steps(folder):
+        return steps(folder)[-1]
+    raise UserError(f"no model in {folder}: give a run folder, a step folder or a Llama folder in Hugging Face format")
+
+
+def load_args(folder: Path) -> ModelArgs:
+    """The architecture of the model in a folder. Raises UserError when config.json is broken or not a Llama's."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return args_from_hf(config, folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'} is broken ({type(error).__name__}: {error})") from None
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Copy the weights of a folder (one safetensors file, or several with an index) into a model, every name and shape checked."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors file")
+    try:
+        weights = {name: weight for file in files for name, weight in load_file(file).items()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"the weights in {folder} cannot be read ({error}): the file is broken or cut short") from None
+    weights = {name: weight for name, weight in weights.items() if not name.endswith("rotary_emb.inv_freq")}
+    wanted = {name: weight.shape for name, weight in model.state_dict().items()}
+    if model.args.tie_embeddings:
+        weights.setdefault("lm_head.weight", weights.get("model.embed_tokens.weight"))
+    wrong = [name for name, shape in wanted.items() if weights.get(name) is None or weights[name].shape != shape]
+    if wrong or len(weights) != len(wanted):
+        odd = wrong[0] if wrong else next(name for name in weights if name not in wanted)
+        raise UserError(f"the weights in {folder} do not fit its config.json ({odd} is missing, too many, or of another shape)")
+    model.load_state_dict(weights)
+
+
+def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
+    """(model, tokenizer) of a run folder, a step folder or a Llama folder in Hugging Face format; in float32, for inference."""
+    folder = find_model(folder)
+    args = load_args(folder)
+    model = Llama(args)
+    load_weights(model, folder)
+    return model.eval(), load_tokenizer(folder)
+
+
+def load_state(folder: Path) -> tuple[Progress, dict]:
+    """(where the run stood, the rest of state.json) of a step folder. Raises UserError when it cannot be resumed."""
+    path = folder / "train_state" / "state.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no train_state, so it cannot be resumed: start from its weights with --init_from {folder}")
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        progress = Progress(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path} is broken ({type(error).__name__}: {error})") from None
+    return progress, state
+
+
+def restore(folder: Path, optimizers: list[torch.optim.Optimizer], rank: int) -> torch.Tensor | None:
+    """Load the optimizers' state; returns this rank's generator state, or None when the run had fewer ranks."""
+    try:
+        states = torch.load(folder / "train_state" / "optimizer.pt", weights_only=True, map_location="cpu")
+        rng = torch.load(folder / "train_state" / "rng.pt", weights_only=True)
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"the training state in {folder} cannot be read ({error}): resume from an older step or start with "
+                        f"--init_from {folder}") from None
+    return rng[rank] if rank < len(rng) else None
+
+
+def text_hash(text: str) -> str:
+    """sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,248 @@
+"""Every setting of SmolLlama, once: its default, its type and its help; the command lines are generated from here.
+
+    python config.py        prints the table of settings that the README shows
+
+Precedence: default < preset < stored in the checkpoint that is resumed < flag typed. This file imports no torch and
+reads no hardware, so it can be imported, tested and documented anywhere.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+
+EOS = "<|endoftext|>"  # the special token that ends every document
+IGNORE = -100  # the label of a position from which nothing is learned
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line that says what is wrong, where, and what to do."""
+
+
+class RunError(Exception):
+    """A run that cannot go on through no typing mistake: one line that says what happened and how to go on."""
+
+
+def opt(default: object, group: str, help: str, minimum: float | None = None) -> typing.Any:
+    """A field of ModelArgs: its default, the group of flags that it belongs to, its help, its smallest legal value."""
+    return field(default=default, metadata={"group": group, "help": help, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """All settings. Fields left at None are derived from others (DERIVED); `given` keeps what was asked for."""
+
+    train: typing.Literal["P"] = opt("P", "run", "stage: P = pretraining")
+    preset: typing.Literal["smol-130m", "stories", "shakespeare"] | None = opt(None, "run", "a named set of settings")
+    dataset: str | None = opt(None, "run", "folder under data_dir (default: the first prepared one that fits the stage)")
+    data_dir: str = opt("data", "data", "where prepared datasets are")
+    run_name: str | None = opt(None, "run", "name of the run's folder (default: stage and dataset)")
+    save_checkpoint_dir: str = opt("checkpoints", "run", "where runs are kept")
+    resume: bool = opt(False, "run", "continue the run from its newest checkpoint, exactly")
+    init_from: str | None = opt(None, "run", "start from the weights in this folder")
+    dry_run: bool = opt(False, "run", "print the plan and stop")
+    wandb: typing.Literal["auto", "online", "offline", "disabled"] = opt(
+        "auto", "run", "log to Weights & Biases; auto = online when logged in, else offline")
+    keep_checkpoints: int = opt(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
+    save_checkpoint_iter: int = opt(50, "run", "save every N steps", 1)
+    seed: int = opt(1337, "device", "seed of initialisation, row order, dropout and sampling", 0)
+    device: str = opt("cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so")
+    dtype: typing.Literal["bfloat16", "float16", "float32"] | None = opt(
+        None, "device", "precision of the matrix products (default: bfloat16 where it is fast, else float16 on CUDA, float32 on CPU)")
+
+    block_size: int = opt(512, "model", "context length in tokens", 2)
+    vocab_size: int | None = opt(None, "model", "rows of the embedding (default: the tokenizer's, rounded up to 64; GPT-2: 50304)", 1)
+    embeddings_dims: int = opt(512, "model", "width of the model", 2)
+    no_of_decoder_layers: int = opt(8, "model", "decoder layers", 1)
+    no_of_heads: int = opt(8, "model", "query heads", 1)
+    no_kv_heads: int = opt(2, "model", "key and value heads (grouped-query attention)", 1)
+    head_dim: int | None = opt(None, "model", "width of a head (default: embeddings_dims / no_of_heads)", 2)
+    hidden_dims: int | None = opt(None, "model", "width of the SwiGLU (default: 8/3 embeddings_dims, rounded up to 64)", 1)
+    eps: float = opt(1e-5, "model", "epsilon of RMSNorm", 0.0)
+    rope_theta: float = opt(10000.0, "model", "base of the rotary frequencies", 1.0)
+    tie_embeddings: bool = opt(True, "model", "share the embedding with the output head")
+    attn_dropout: float = opt(0.1, "model", "dropout on attention weights", 0.0)
+    dropout: float = opt(0.1, "model", "dropout on the embedding and on each residual branch", 0.0)
+
+    epochs: int = opt(4, "optimization", "end after so many passes over the data, if total_iters does not end it first", 1)
+    total_iters: int = opt(10000, "optimization", "end after so many optimizer steps", 1)
+    batch_size: int = opt(64, "optimization", "rows of block_size tokens on a device at a time", 1)
+    micro_batch_size: int | None = opt(None, "optimization", "the same under its other name (default: batch_size)", 1)
+    total_batch_size: int = opt(524288, "optimization", "tokens per optimizer step", 1)
+    gradient_accumulation_steps: int | None = opt(
+        None, "optimization", "micro-batches per step and rank (default: total_batch_size / (micro_batch_size * block_size * ranks))", 1)
+    optimizer: typing.Literal["adamw", "muon"] = opt("adamw", "optimization", "muon: Muon for the matrices, AdamW for the rest")
+    max_lr: float = opt(6e-4, "optimization", "peak learning rate", 0.0)
+    min_lr: float | None = opt(None, "optimization", "final learning rate (default: 0.1 * max_lr)", 0.0)
+    muon_lr: float = opt(0.02, "optimization", "peak learning rate of the matrices under muon; follows the same schedule", 0.0)
+    warmup_iters: int = opt(700, "optimization", "steps of linear warm-up", 0)
+    lr_decay_iters: int | None = opt(None, "optimization", "step at which the cosine reaches min_lr (default: total_iters)", 1)
+    weight_decay_optim: float = opt(0.1, "optimization", "decoupled weight decay of the matrices", 0.0)
+    beta_1: float = opt(0.9, "optimization", "AdamW's first moment", 0.0)
+    beta_2: float = opt(0.95, "optimization", "AdamW's second moment", 0.0)
+    clip: float = opt(1.0, "optimization", "largest gradient norm", 0.0)
+    compile: bool | None = opt(None, "optimization", "torch.compile the model (default: on CUDA)")
+
+    eval_iters: int = opt(50, "evaluation", "evaluate every N steps", 1)
+    eval_check: int = opt(100, "evaluation", "validation batches per evaluation", 1)
+    val_epochs: int = opt(2, "evaluation", "every N epochs, evaluate on the whole validation set; 0 = never", 0)
+
+    beta: float = opt(0.1, "dpo", "strength of the pull towards the reference in DPO", 0.0)
+
+    prompt: str = opt("Once upon a time", "sampling", "text to continue")
+    max_length: int = opt(100, "sampling", "new tokens, at most", 1)
+    temperature: float = opt(0.8, "sampling", "0 = greedy", 0.0)
+    top_k: int = opt(50, "sampling", "sample from the k most probable tokens; 0 = all", 0)
+    top_p: float = opt(1.0, "sampling", "sample from the fewest tokens that hold this probability", 0.0)
+
+    def __post_init__(self):
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        object.__setattr__(self, "given", given)
+        for name, rule in DERIVED.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, rule(self))
+        if complaints := list(_complaints(self)):
+            raise UserError("; ".join(complaints))
+
+    def replace(self, **changes: object) -> "ModelArgs":
+        """The same settings with some changed; derived ones follow."""
+        return ModelArgs(**{**self.given, **changes})
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step sees on all ranks together."""
+        return self.rows_per_step * self.block_size
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that one optimizer step sees on all ranks together."""
+        return self.micro_batch_size * self.gradient_accumulation_steps * world_size()
+
+
+def world_size() -> int:
+    """Number of ranks, as torchrun says it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The smallest multiple that is not below n."""
+    return -(-n // multiple) * multiple
+
+
+def _accumulation(a: ModelArgs) -> int:
+    return max(1, a.total_batch_size // max(1, a.micro_batch_size * a.block_size * world_size()))
+
+
+# In this order: each rule may use the fields above it.
+DERIVED: dict[str, Callable[[ModelArgs], object]] = {
+    "vocab_size": lambda a: 50304,
+    "head_dim": lambda a: a.embeddings_dims // a.no_of_heads if a.no_of_heads else 0,
+    "hidden_dims": lambda a: round_up(-(-8 * a.embeddings_dims // 3), 64),
+    "micro_batch_size": lambda a: a.batch_size,
+    "gradient_accumulation_steps": _accumulation,
+    "min_lr": lambda a: 0.1 * a.max_lr,
+    "lr_decay_iters": lambda a: a.total_iters,
+}
+
+PRESETS: dict[str, dict[str, object]] = {
+    # 130.0M parameters at GPT-2's vocabulary
+    "smol-130m": dict(embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
+                      batch_size=32, dropout=0.0, attn_dropout=0.0),
+}
+
+
+def _complaints(a: ModelArgs) -> Iterable[str]:
+    """All that is wrong with the settings, by the flags' names."""
+    for f in fields(a):
+        value, minimum = getattr(a, f.name), f.metadata["minimum"]
+        if minimum is not None and value is not None and not value >= minimum:
+            yield f"--{f.name} {value} is below {minimum}"
+    if a.no_of_heads >= 1 and a.no_kv_heads >= 1 and a.no_of_heads % a.no_kv_heads:
+        yield f"--no_of_heads {a.no_of_heads} is not a multiple of --no_kv_heads {a.no_kv_heads}"
+    if a.given["head_dim"] is None and a.no_of_heads >= 1 and a.embeddings_dims % a.no_of_heads:
+        yield f"--embeddings_dims {a.embeddings_dims} is not a multiple of --no_of_heads {a.no_of_heads} (or give --head_dim)"
+    elif a.head_dim % 2:
+        yield f"--head_dim {a.head_dim} must be even: rotary positions turn pairs (embeddings_dims / no_of_heads unless given)"
+    if a.min_lr > a.max_lr:
+        yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
+    if a.given["lr_decay_iters"] is not None and a.lr_decay_iters < a.warmup_iters:
+        yield f"--lr_decay_iters {a.lr_decay_iters} is below --warmup_iters {a.warmup_iters}"
+    for name in ("dropout", "attn_dropout", "beta_1", "beta_2"):
+        if getattr(a, name) >= 1:
+            yield f"--{name} {getattr(a, name)} must be below 1"
+    if a.device.split(":")[0] not in ("cuda", "mps", "cpu"):
+        yield f"--device {a.device} is unknown: use cuda, mps or cpu"
+    if not 0 < a.top_p <= 1:
+        yield f"--top_p {a.top_p} must be above 0 and at most 1"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with whole flag names only, and one line on stderr instead of the usage when a flag is wrong."""
+
+    def __init__(self, description: str, **options):
+        super().__init__(description=description, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> typing.NoReturn:
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def add_settings(self, groups: Iterable[str]) -> None:
+        """One flag for each field of the groups; a flag that is not typed leaves nothing behind."""
+        hints = typing.get_type_hints(ModelArgs)
+        sections: dict[str, argparse._ArgumentGroup] = {}
+        for f in fields(ModelArgs):
+            name = f.metadata["group"]
+            if name in groups:
+                if name not in sections:
+                    sections[name] = self.add_argument_group(name)
+                sections[name].add_argument(f"--{f.name}", default=argparse.SUPPRESS, **_flag(hints[f.name], f))
+
+
+def _flag(hint: type, f: dataclasses.Field) -> dict:
+    """argparse's options for a field: X | None reads an X, Literal gives choices, bool gives --x and --no-x."""
+    described = f.metadata["help"] + ("" if f.default is None else f" (default: {f.default})")
+    options = {"help": described.replace("%", "%%")}
+    if type(None) in typing.get_args(hint):
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return {**options, "choices": typing.get_args(hint)}
+    if hint is bool:
+        return {**options, "action": argparse.BooleanOptionalAction}
+    return {**options, "type": hint, "metavar": hint.__name__.upper()}
+
+
+def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -> ModelArgs:
+    """Settings by precedence: default < preset < stored in a checkpoint < typed. Names that are no setting are left out."""
+    names = {f.name for f in fields(ModelArgs)}
+    preset = PRESETS.get(typed.get("preset"), {})
+    merged = {**preset, **(stored or {}), **typed}
+    return ModelArgs(**{name: value for name, value in merged.items() if name in names})
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's main; errors print one line on stderr. Exit codes: 2 a user's mistake, 1 a failed run, 130 Ctrl-C."""
+    try:
+        main()
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, in the order of the dataclass."""
+    rows = ["| flag | default | what |", "|---|---|---|"]
+    for f in fields(ModelArgs):
+        default = "" if f.default is None else f"`{f.default}`"
+        rows.append(f"| `--{f.name}` | {default} | {f.metadata['help'].replace('|', ' or ')} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(settings_table())

@@ -1,0 +1,66 @@
+"""The record of a run: metrics.jsonl in its folder, and Weights & Biases where it can be had."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+class Metrics:
+    """Appends rows to <run>/metrics.jsonl and sends them to wandb; wandb never stops a run."""
+
+    def __init__(self, run: Path, mode: str, settings: dict, resume_step: int = 0):
+        self.path = run / "metrics.jsonl"
+        if self.path.is_file():
+            self._drop_after(resume_step)
+        self.file = self.path.open("a", encoding="utf-8")
+        self.wandb = None if mode == "disabled" else _start_wandb(run, mode, settings)
+
+    def _drop_after(self, step: int) -> None:
+        """Forget rows past the checkpoint that is resumed (their steps are made again), and a line cut off by a kill."""
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.rename(self.path)
+
+    def write(self, step: int, split: str, values: dict) -> None:
+        """One row: {"step", "split", ...}."""
+        self.file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self.file.flush()
+        if self.wandb:
+            try:
+                self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+            except Exception as error:  # whatever wandb meets, training goes on
+                print(f"wandb stopped ({type(error).__name__}: {error}); the run goes on", file=sys.stderr)
+                self.wandb = None
+
+    def close(self) -> None:
+        """Finish the record."""
+        self.file.close()
+        if self.wandb:
+            self.wandb.finish()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _start_wandb(run: Path, mode: str, settings: dict):
+    """A wandb run, or None with a line that says why; never asks, never waits long."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        import wandb  # seconds to import, and only one rank logs
+        if mode == "auto":
+            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True)
+        return wandb.init(project="smolllama", name=run.name, dir=run, config=settings, mode=mode, settings=quiet)
+    except Exception as error:  # an optional service: its faults, of any kind, must not stop training
+        print(f"wandb is off ({type(error).__name__}: {error}); metrics are in {run / 'metrics.jsonl'}", file=sys.stderr)
+        return None

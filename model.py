@@ -1,0 +1,190 @@
+"""The Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied embeddings; and its key-value cache.
+
+Weight names and the half-split rotation are those of Hugging Face's LlamaForCausalLM, so a checkpoint needs no
+translation. Nothing here knows about training: no loss, no device, no global.
+Shapes: B batch, T tokens, C width, H query heads, K key and value heads, D head width, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import ModelArgs
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, dims: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dims))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).type_as(x)
+
+
+def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (length, D) of the rotary angles in float32 (arXiv 2104.09864, half-split layout)."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2,)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)           # (length, D/2)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) of x (B, heads, T, D) by its position's angle; cos, sin are (T, D)."""
+    left, right = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-right, left), dim=-1) * sin).type_as(x)
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in memory that is allocated once; `length` tokens are filled."""
+
+    def __init__(self, args: ModelArgs, batch_size: int, max_tokens: int, like: Tensor):
+        shape = (args.no_of_decoder_layers, batch_size, args.no_kv_heads, max_tokens, args.head_dim)
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+        self.length = 0
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values (B, K, T, D) of the next T tokens of a layer; return those of all tokens so far."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length:end] = keys
+        self.values[layer, :, :, self.length:end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal attention in which groups of query heads share a key and value head (arXiv 2305.13245)."""
+
+    def __init__(self, args: ModelArgs, layer: int):
+        super().__init__()
+        self.layer, self.head_dim, self.dropout = layer, args.head_dim, args.attn_dropout
+        self.q_proj = nn.Linear(args.embeddings_dims, args.no_of_heads * args.head_dim, bias=False)
+        self.k_proj = nn.Linear(args.embeddings_dims, args.no_kv_heads * args.head_dim, bias=False)
+        self.v_proj = nn.Linear(args.embeddings_dims, args.no_kv_heads * args.head_dim, bias=False)
+        self.o_proj = nn.Linear(args.no_of_heads * args.head_dim, args.embeddings_dims, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        B, T, _ = x.shape
+        q, k, v = (proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)        # (B, H or K, T, D)
+                   for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)
+        # is_causal aligns the triangle top-left, which is right only when queries and keys are the same tokens.
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T == k.shape[2] and T > 1,
+                                           dropout_p=self.dropout if self.training else 0.0, enable_gqa=True)
+        return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.gate_proj = nn.Linear(args.embeddings_dims, args.hidden_dims, bias=False)
+        self.up_proj = nn.Linear(args.embeddings_dims, args.hidden_dims, bias=False)
+        self.down_proj = nn.Linear(args.hidden_dims, args.embeddings_dims, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One decoder layer: attention, then SwiGLU, each on a normalised residual branch."""
+
+    def __init__(self, args: ModelArgs, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(args.embeddings_dims, args.eps)
+        self.self_attn = Attention(args, layer)
+        self.post_attention_layernorm = RMSNorm(args.embeddings_dims, args.eps)
+        self.mlp = MLP(args)
+        self.dropout = nn.Dropout(args.dropout)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin, mask, cache))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Llama(nn.Module):
+    """A decoder-only transformer: token ids in, logits out."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.args = args
+        self.model = nn.ModuleDict({
+            "embed_tokens": nn.Embedding(args.vocab_size, args.embeddings_dims),
+            "layers": nn.ModuleList(Block(args, layer) for layer in range(args.no_of_decoder_layers)),
+            "norm": RMSNorm(args.embeddings_dims, args.eps),
+        })
+        self.dropout = nn.Dropout(args.dropout)
+        self.lm_head = nn.Linear(args.embeddings_dims, args.vocab_size, bias=False)
+        if args.tie_embeddings:
+            self.lm_head.weight = self.model["embed_tokens"].weight
+        cos, sin = rope_table(args.block_size, args.head_dim, args.rope_theta)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal weights of deviation 0.02, smaller by sqrt(2 * layers) where a matrix writes to the residual stream."""
+        residual = 0.02 / math.sqrt(2 * self.args.no_of_decoder_layers)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02)
+
+    def forward(self, tokens: Tensor, doc_ids: Tensor | None = None, cache: KVCache | None = None,
+                head: bool = True) -> Tensor:
+        """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
+
+        With doc_ids (B, T) a token attends to its own document only. With a cache the tokens continue those in it.
+        Raises ValueError when the tokens reach past block_size.
+        """
+        start, T = cache.length if cache else 0, tokens.shape[1]
+        if start + T > self.args.block_size:
+            raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
+        cos, sin = self.cos[start:start + T], self.sin[start:start + T]
+        mask = attention_mask(T, start, doc_ids, tokens.device)
+        x = self.dropout(self.model["embed_tokens"](tokens))
+        for block in self.model["layers"]:
+            x = block(x, cos, sin, mask, cache)
+        if cache is not None:
+            cache.length += T
+        x = self.model["norm"](x)
+        return self.lm_head(x) if head else x
+
+
+def attention_mask(T: int, start: int, doc_ids: Tensor | None, device: torch.device) -> Tensor | None:
+    """Who may be attended to, True = yes, (B or 1, 1, T, start + T); None where plain causal attention is meant.
+
+    Rotary attention depends on distances only, so packed documents need no position of their own.
+    """
+    if doc_ids is None and (start == 0 or T == 1):
+        return None
+    causal = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)
+    if doc_ids is None:
+        return causal[None, None]
+    return (causal & (doc_ids[:, :, None] == doc_ids[:, None, :]))[:, None]
+
+
+def count_parameters(args: ModelArgs) -> int:
+    """Parameters of Llama(args), by formula; the tied head is counted once."""
+    C, D = args.embeddings_dims, args.head_dim
+    attention = C * D * 2 * (args.no_of_heads + args.no_kv_heads)
+    layer = attention + 3 * C * args.hidden_dims + 2 * C
+    return args.vocab_size * C * (1 if args.tie_embeddings else 2) + args.no_of_decoder_layers * layer + C
+
+
+def flops_per_token(args: ModelArgs) -> float:
+    """Floating-point operations of a training step per token: 6 per matrix weight and 6 * T * width for causal attention.
+
+    The usual count (arXiv 2204.02311, appendix B) with half of the square of attention, since the other half is masked.
+    """
+    norms = (2 * args.no_of_decoder_layers + 1) * args.embeddings_dims
+    lookup = 0 if args.tie_embeddings else args.vocab_size * args.embeddings_dims
+    attention = 6 * args.no_of_decoder_layers * args.no_of_heads * args.head_dim * args.block_size
+    return 6 * (count_parameters(args) - norms - lookup) + attention

