@@ -1,8 +1,8 @@
-"""Checkpoints: every step folder is a Hugging Face model folder, and train_state/ in it is all that a resumed run needs.
+"""Checkpoints: every step folder is a Hugging Face model folder; its train_state/ is all that a resumed run needs.
 
-    <run>/step_000050/config.json, model.safetensors, tokenizer.json, ...      what inference reads
-    <run>/step_000050/train_state/state.json, optimizer.pt, rng.pt             step, position in the data, settings, hashes
-    <run>/latest                                                               the name of the newest complete step folder
+    <run>/step_000050/config.json, model.safetensors, tokenizer.json, ...   what inference reads
+    <run>/step_000050/train_state/state.json, optimizer.pt, rng.pt          step, position in the data, settings, hashes
+    <run>/latest                                                            name of the newest complete step folder
 
 A folder is written under a temporary name, synced and renamed, so a kill at any moment leaves the last one whole.
 """
@@ -10,7 +10,9 @@ A folder is written under a temporary name, synced and renamed, so a kill at any
 import hashlib
 import json
 import os
+import pickle
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from config import ModelArgs, UserError
+from distributed import Env
 from model import Llama
 from store import write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
-ARCHITECTURE = ("block_size", "vocab_size", "embeddings_dims", "no_of_decoder_layers", "no_of_heads", "no_kv_heads", "head_dim",
-                "hidden_dims", "eps", "rope_theta", "tie_embeddings")
+ARCHITECTURE = ("block_size", "vocab_size", "embeddings_dims", "no_of_decoder_layers", "no_of_heads", "no_kv_heads",
+                "head_dim", "hidden_dims", "eps", "rope_theta", "tie_embeddings")
 
 
 @dataclass
@@ -74,8 +77,11 @@ def args_from_hf(config: dict, where: Path) -> ModelArgs:
 
 
 def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, state: dict, rng: list,
-         optimizers: list[torch.optim.Optimizer], keep: int = 0) -> Path:
-    """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Returns the folder."""
+         stateful: list, keep: int = 0) -> Path:
+    """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Returns the folder.
+
+    `stateful` are the optimizers and whatever else has a state_dict; `rng` is one generator state for each rank.
+    """
     folder = run / f"step_{progress.step:06d}"
     partial = run / f".{folder.name}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
@@ -83,14 +89,15 @@ def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, stat
     weights = model.state_dict()
     if model.args.tie_embeddings:
         del weights["lm_head.weight"]
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, partial / "model.safetensors", {"format": "pt"})
+    save_file({name: w.contiguous() for name, w in weights.items()}, partial / "model.safetensors", {"format": "pt"})
     write_json(partial / "config.json", hf_config(model.args, tokenizer.eos_id))
     write_json(partial / "generation_config.json", {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id,
                                                     "pad_token_id": tokenizer.eos_id})
     tokenizer.save(partial)
-    torch.save([optimizer.state_dict() for optimizer in optimizers], partial / "train_state" / "optimizer.pt")
+    torch.save([part.state_dict() for part in stateful], partial / "train_state" / "optimizer.pt")
     torch.save(rng, partial / "train_state" / "rng.pt")
-    write_json(partial / "train_state" / "state.json", {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
+    write_json(partial / "train_state" / "state.json",
+               {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
     for path in sorted(partial.rglob("*")):
         _sync(path)
     _sync(partial)
@@ -129,7 +136,7 @@ def steps(run: Path) -> list[Path]:
 
 
 def find_model(folder: str | Path) -> Path:
-    """The model folder that is meant: the folder itself, or a run's newest step. Raises UserError when there is none."""
+    """The model folder that is meant: the folder itself, or a run's newest step. Raises UserError if there is none."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return folder
@@ -151,7 +158,7 @@ def load_args(folder: Path) -> ModelArgs:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Copy the weights of a folder (one safetensors file, or several with an index) into a model, every name and shape checked."""
+    """Copy the weights of a folder (one safetensors file or several) into a model, every name and shape checked."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no .safetensors file")
@@ -166,12 +173,12 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     wrong = [name for name, shape in wanted.items() if weights.get(name) is None or weights[name].shape != shape]
     if wrong or len(weights) != len(wanted):
         odd = wrong[0] if wrong else next(name for name in weights if name not in wanted)
-        raise UserError(f"the weights in {folder} do not fit its config.json ({odd} is missing, too many, or of another shape)")
+        raise UserError(f"the weights in {folder} do not fit its config.json: {odd} is missing, too many or misshapen")
     model.load_state_dict(weights)
 
 
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
-    """(model, tokenizer) of a run folder, a step folder or a Llama folder in Hugging Face format; in float32, for inference."""
+    """(model, tokenizer) of a run, a step or any Llama folder in Hugging Face format; in float32, for inference."""
     folder = find_model(folder)
     args = load_args(folder)
     model = Llama(args)
@@ -183,7 +190,8 @@ def load_state(folder: Path) -> tuple[Progress, dict]:
     """(where the run stood, the rest of state.json) of a step folder. Raises UserError when it cannot be resumed."""
     path = folder / "train_state" / "state.json"
     if not path.is_file():
-        raise UserError(f"{folder} holds no train_state, so it cannot be resumed: start from its weights with --init_from {folder}")
+        raise UserError(f"{folder} holds no train_state, so it cannot be resumed: start from its weights with "
+                        f"--init_from {folder}")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         progress = Progress(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
@@ -192,19 +200,43 @@ def load_state(folder: Path) -> tuple[Progress, dict]:
     return progress, state
 
 
-def restore(folder: Path, optimizers: list[torch.optim.Optimizer], rank: int) -> torch.Tensor | None:
-    """Load the optimizers' state; returns this rank's generator state, or None when the run had fewer ranks."""
+def restore(folder: Path, stateful: list, env: Env) -> None:
+    """Give optimizers and this rank's generators their state back; a rank that is new keeps its fresh generator."""
     try:
         states = torch.load(folder / "train_state" / "optimizer.pt", weights_only=True, map_location="cpu")
         rng = torch.load(folder / "train_state" / "rng.pt", weights_only=True)
-        for optimizer, state in zip(optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"the training state in {folder} cannot be read ({error}): resume from an older step or start with "
-                        f"--init_from {folder}") from None
-    return rng[rank] if rank < len(rng) else None
+        for part, state in zip(stateful, states, strict=True):
+            part.load_state_dict(state)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"the training state in {folder} cannot be read ({error}): resume from an older step or start "
+                        f"with --init_from {folder}") from None
+    if env.rank < len(rng):
+        cpu, *device = rng[env.rank]
+        torch.set_rng_state(cpu)
+        if device and env.device.type == "cuda":
+            torch.cuda.set_rng_state(device[0], env.device)
 
 
-def text_hash(text: str) -> str:
-    """sha256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def generator_state(env: Env) -> list[torch.Tensor]:
+    """The state of this rank's generators: the CPU's and, on CUDA, the device's."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(env.device)] if env.device.type == "cuda" else [])]
+
+
+def data_hash(meta: dict) -> str:
+    """Names prepared data by the sha256 of all its files."""
+    files = [shard["sha256"] for split in sorted(meta["splits"]) for shard in meta["splits"][split]]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def make_run_folder(folder: Path, keep: bool) -> None:
+    """Make the run's folder; unless it is to be kept, an older run of that name is moved aside, not overwritten."""
+    try:
+        if not keep and folder.exists() and any(folder.iterdir()):
+            number = 1
+            while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+                number += 1
+            folder.rename(aside)
+            print(f"a run named {folder.name} was there already: it is now {aside}", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --save_checkpoint_dir") from None

@@ -16,7 +16,7 @@ from store import Store, read_meta
 
 
 def scores(folder: str, data: Path, env: distributed.Env, batch_size: int, block_size: int | None) -> dict[str, float]:
-    """{"loss" in nats per token, "perplexity", "bits_per_byte", "tokens"} of a model on a dataset's validation set."""
+    """{"loss" in nats per token, "perplexity", "bits_per_byte", "tokens"} on a dataset's whole validation set."""
     model, tokenizer = load_model(folder)
     meta = read_meta(data)
     if meta["tokenizer"]["hash"] != tokenizer.hash:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_settings({"data", "device"})
     typed = vars(parser.parse_args())
-    args = resolve({name: value for name, value in typed.items() if name not in ("batch_size", "block_size")})
+    args = resolve({name: typed[name] for name in ("data_dir", "seed", "device", "dtype") if name in typed})
     env = distributed.init(args.device, args.dtype)
     result = scores(typed["model"], Path(args.data_dir) / typed["dataset"], env, typed["batch_size"], typed["block_size"])
     if env.main and typed["json"]:

@@ -1,6 +1,6 @@
 """Continue a text with a trained model, streamed. Its name is history: it runs base models as well.
 
-    python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories [--temperature 0 | --top_k 50 --seed 1]
+    python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories [--temperature 0] [--seed 1]
 
 stdout carries the completion alone; notes go to stderr.
 """
@@ -22,15 +22,16 @@ def choose_model(name: str | None, args: ModelArgs) -> Path:
         return find_model(name)
     runs = sorted(Path(args.save_checkpoint_dir).glob("*/latest"), key=lambda path: path.stat().st_mtime)
     if not runs:
-        raise UserError(f"no model in {args.save_checkpoint_dir}: train one with python trainer.py --train P --preset stories, "
-                        "or give --model FOLDER")
+        raise UserError(f"no model in {args.save_checkpoint_dir}: train one with "
+                        "python trainer.py --train P --preset stories, or give --model FOLDER")
     return find_model(runs[-1].parent)
 
 
 def main() -> None:
     """Stream the completion of a prompt."""
     parser = Parser(__doc__)
-    parser.add_argument("--model", help="run folder, step folder or Llama folder in Hugging Face format (default: the newest run)")
+    parser.add_argument("--model", help="run folder, step folder or Llama folder in Hugging Face format "
+                                        "(default: the newest run)")
     parser.add_settings({"sampling", "device"})
     typed = vars(parser.parse_args())
     args = resolve(typed)
@@ -40,7 +41,8 @@ def main() -> None:
     model.to(env.device)
     ids = tokenizer.encode(args.prompt) or [tokenizer.eos_id]
     if len(ids) >= model.args.block_size:
-        raise UserError(f"the prompt has {len(ids)} tokens; the context of {folder} holds {model.args.block_size}, the answer included")
+        raise UserError(f"the prompt has {len(ids)} tokens; the context of {folder} holds {model.args.block_size}, "
+                        "the answer included")
     print(f"{folder} on {env.device}", file=sys.stderr)
     t0, count = time.perf_counter(), 0
 
