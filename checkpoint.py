@@ -110,6 +110,8 @@ def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, stat
     _sync(run)
     for old in steps(run)[:-keep] if keep else []:
         discard(old)
+    for leftover in run.glob(".step_*"):  # of a run that was killed while it saved or pruned
+        shutil.rmtree(leftover)
     return folder
 
 

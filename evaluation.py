@@ -43,7 +43,8 @@ def main() -> None:
     typed = vars(parser.parse_args())
     args = resolve({name: typed[name] for name in ("data_dir", "seed", "device", "dtype") if name in typed})
     env = distributed.init(args.device, args.dtype)
-    result = scores(typed["model"], Path(args.data_dir) / typed["dataset"], env, typed["batch_size"], typed["block_size"])
+    data = Path(args.data_dir) / typed["dataset"]
+    result = scores(typed["model"], data, env, typed["batch_size"], typed["block_size"])
     if env.main and typed["json"]:
         print(json.dumps({"model": str(find_model(typed["model"])), "dataset": typed["dataset"], **result}))
     elif env.main:

@@ -96,7 +96,8 @@ class Run:
         asked = self.args.compile
         self.may_compile = (env.device.type == "cuda" or bool(long)) if asked is None else asked
         head = [f"{self.stage.name} on {self.args.dataset} ({len(self.train_store):,} tokens, "
-                f"{self.train_store.documents:,} documents; validation {len(self.val_store):,} tokens) -> {self.folder}"]
+                f"{self.train_store.documents:,} documents; validation {len(self.val_store):,} tokens) "
+                f"-> {self.folder}"]
         if self.progress.step:
             head.append(f"resuming from {self.source}: step {self.progress.step}, {self.progress.tokens:,} tokens seen")
         return head + plan.describe(self.args, env, self.steps, self.progress.step, len(self.train_store), self.peak,
@@ -268,8 +269,8 @@ def farewell(run: Run) -> str:
     newest = run.folder / f"step_{run.progress.step:06d}"
     if run.progress.step < run.steps:
         return (f"stopped after step {run.progress.step} of {run.steps}, saved in {newest}. Go on with: "
-                f"python trainer.py --train {run.args.train} --dataset {run.args.dataset} --data_dir {run.args.data_dir} "
-                f"--run_name {run.folder.name} --save_checkpoint_dir {run.folder.parent} --resume")
+                f"python trainer.py --train {run.args.train} --dataset {run.args.dataset} "
+                f"--data_dir {run.args.data_dir} --run_name {run.folder.name} --save_checkpoint_dir {run.folder.parent} --resume")
     return f"done: {run.progress.tokens:,} tokens. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}"
 
 

@@ -1,0 +1,64 @@
+"""What several tests share: tiny settings, a tiny tokenizer, a tiny prepared dataset. No network, no GPU."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import ModelArgs
+from distributed import Env
+from model import Llama
+from store import FORMAT, ShardWriter, Store, id_dtype, write_json
+from tokenizer import Tokenizer, byte_level
+
+torch.set_num_threads(1)  # on a few shared cores, tiny matrices are several times faster on one thread
+
+
+@pytest.fixture
+def tiny() -> ModelArgs:
+    """Settings of a model that is made and run in milliseconds: grouped queries, no dropout."""
+    return ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
+                     vocab_size=96, block_size=32, dropout=0.0, attn_dropout=0.0, device="cpu")
+
+
+@pytest.fixture
+def spread() -> Callable[[Llama], Llama]:
+    """Makes a fresh model's weights ten times larger: at the usual 0.02 attention is uniform and logits are flat."""
+    def enlarge(model: Llama) -> Llama:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(10 if weight.dim() == 2 else 1)
+        return model
+    return enlarge
+
+
+@pytest.fixture(scope="session")
+def env() -> Env:
+    """One process on the CPU in float32."""
+    return Env(0, 0, 1, torch.device("cpu"), torch.float32, "test")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """One token for each byte."""
+    return byte_level()
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., Store]:
+    """Writes documents, a list for each shard, as one split of a prepared dataset, and opens it."""
+    def write(shards: Iterable[Iterable[np.ndarray]], split: str = "train", vocab_size: int = 65536) -> Store:
+        folder = tmp_path / f"data-{split}"
+        folder.mkdir()
+        entries = []
+        for index, documents in enumerate(shards):
+            writer = ShardWriter(folder, split, index, id_dtype(vocab_size), with_keep=False)
+            for ids in documents:
+                writer.add(np.asarray(ids), None, len(ids), ended=True)
+            entries.append(writer.close())
+        write_json(folder / "meta.json", {"format": FORMAT, "kind": "text", "splits": {split: entries},
+                                          "tokenizer": {"vocab_size": vocab_size}})
+        return Store(folder, split, {"splits": {split: entries}, "tokenizer": {"vocab_size": vocab_size}})
+    return write

@@ -1,0 +1,128 @@
+"""Step folders: Hugging Face models that transformers reads unchanged, and errors for those that are broken."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from toy import TINY, flags, toy_dataset
+
+import checkpoint
+import trainer
+from checkpoint import load_model
+from config import UserError
+from generate import generate
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a short finished run, made in this process."""
+    folder = tmp_path_factory.mktemp("run")
+    toy_dataset(folder / "data")
+    words = flags({**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", "total_iters": 4,
+                   "eps": 1e-6, "rope_theta": 500.0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["trainer.py", *words])
+        trainer.main()
+    return folder / "runs" / "P-toy"
+
+
+@pytest.fixture
+def broken(run, tmp_path):
+    """A copy of the newest step, to be damaged."""
+    return shutil.copytree(run / "step_000004", tmp_path / "step")
+
+
+def test_transformers_gives_our_logits_ids_and_greedy_text(run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    step = run / "step_000004"
+    theirs, their_tokenizer = AutoModelForCausalLM.from_pretrained(step), AutoTokenizer.from_pretrained(step)
+    model, tokenizer = load_model(step)
+    text = "the red fox saw a small boat"
+    ids = tokenizer.encode(text)
+    assert their_tokenizer(text)["input_ids"] == ids and len(ids) == len(text)
+    with torch.no_grad():
+        tokens = torch.tensor([ids])
+        assert (theirs(tokens).logits - model(tokens)).abs().max() < 2e-5
+    ours = list(generate(model, ids[:7], 20, tokenizer.eos_id, temperature=0))
+    output = theirs.generate(torch.tensor([ids[:7]]), do_sample=False, max_new_tokens=20)[0, 7:].tolist()
+    assert output[:len(ours)] == ours and len(ours) >= 5
+
+
+def test_run_folder_means_its_newest_step(run):
+    assert checkpoint.find_model(run) == run / "step_000004"
+    model, tokenizer = load_model(run)
+    assert not model.training and tokenizer.vocab_size == 257
+    assert model.lm_head.weight is model.model["embed_tokens"].weight
+
+
+def test_state_holds_all_settings_and_the_position(run):
+    state = json.loads((run / "step_000004" / "train_state" / "state.json").read_text())
+    assert (state["step"], state["cursor"], state["tokens"]) == (4, 32, 1024)
+    assert state["args"]["max_lr"] == 1e-2 and state["args"]["dtype"] == "float32"
+    assert not {"resume", "device", "dry_run"} & state["args"].keys()
+
+
+def test_broken_weights_are_one_clear_line(broken):
+    file = broken / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="broken or cut short"):
+        load_model(broken)
+
+
+def test_weights_of_another_shape_are_refused(broken):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    with pytest.raises(UserError, match="gate_proj.weight is missing, too many or misshapen"):
+        load_model(broken)
+
+
+@pytest.mark.parametrize("change, named", [({"model_type": "gpt2"}, "model_type gpt2"),
+                                           ({"attention_bias": True}, "attention_bias"),
+                                           ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type llama3")])
+def test_models_that_ours_is_not_are_refused(broken, change, named):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=named):
+        load_model(broken)
+
+
+def test_config_that_is_no_json_and_folder_without_model(broken, tmp_path):
+    (broken / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json is broken"):
+        load_model(broken)
+    with pytest.raises(UserError, match="no model in"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_training_state_runs_no_code(broken):
+    """A pickle that would run something is refused, and nothing is run."""
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(broken / "exploded"), "w"))
+
+    torch.save([Bomb()], broken / "train_state" / "optimizer.pt")
+    env = trainer.distributed.init("cpu", None)
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.restore(broken, [], env)
+    assert not (broken / "exploded").exists()
+
+
+def test_sharded_foreign_folder_loads(run, tmp_path):
+    """A Llama folder as others write it: several weight files, untied head, no train_state."""
+    from safetensors.torch import load_file, save_file
+
+    target = shutil.copytree(run / "step_000004", tmp_path / "foreign", ignore=shutil.ignore_patterns("train_state"))
+    weights = load_file(target / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] * 2
+    (target / "model.safetensors").unlink()
+    names = sorted(weights)
+    save_file({name: weights[name] for name in names[::2]}, target / "model-00001-of-00002.safetensors")
+    save_file({name: weights[name] for name in names[1::2]}, target / "model-00002-of-00002.safetensors")
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    tokens = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(load_model(target)[0](tokens), 2 * load_model(run)[0](tokens))
+    with pytest.raises(UserError, match="--init_from"):
+        checkpoint.load_state(target)

@@ -1,0 +1,72 @@
+"""A user's mistakes: one line that names the fault and the remedy, exit code 2, and nothing changed."""
+
+import json
+import shutil
+
+import pytest
+from toy import TINY, flags, toy_dataset
+
+import config
+import data
+import inference_sft
+import trainer
+
+LONG = "word " * 200
+# (what the user did, script, flags, words of the line). {tmp} is a folder with data/toy and a run of it.
+MISTAKES = [
+    ("a file that is not there", data, "--files {tmp}/nowhere.txt --name x", "no such file: {tmp}/nowhere.txt"),
+    ("an empty file", data, "--files {tmp}/empty.txt --name x", "{tmp}/empty.txt is empty"),
+    ("a broken JSONL row", data, "--files {tmp}/broken.jsonl --name x", "{tmp}/broken.jsonl row 2 is not JSON"),
+    ("a wrong column", data, "--files {tmp}/column.jsonl --name x", "row 1 has no column 'text'; it has 'body'"),
+    ("an unknown dataset", trainer, "--dataset nosuch", "no prepared dataset in {tmp}/data/nosuch (there are: toy)"),
+    ("a vocabulary smaller than the data's", trainer, "--vocab_size 100", "--vocab_size 100 is smaller than the 257"),
+    ("a block longer than the corpus", trainer, "--block_size 100000", "fewer than one row of --block_size 100000"),
+    ("heads that don't divide", trainer, "--no_of_heads 5", "--no_of_heads 5 is not a multiple of --no_kv_heads 2"),
+    ("a resumed model of another shape", trainer, "--resume --embeddings_dims 64", "--embeddings_dims 64 (there 32)"),
+    ("a folder that cannot be written", trainer, "--save_checkpoint_dir {tmp}/empty.txt", "cannot write to {tmp}"),
+    ("nothing to resume", trainer, "--resume --run_name other", "no model in {tmp}/runs/other"),
+    ("other data than the resumed run's", trainer, "--resume --run_name moved", "is not the data that"),
+    ("an unknown flag", trainer, "--learning_rate 1", "unrecognized arguments: --learning_rate 1"),
+    ("a shortened flag", trainer, "--max_l 1", "unrecognized arguments: --max_l 1"),
+    ("a prompt longer than the context", inference_sft, "--model {tmp}/runs/P-toy --prompt " + LONG, "the prompt has"),
+    ("a model that is not there", inference_sft, "--model {tmp}/nowhere --prompt x", "no model in {tmp}/nowhere"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("mistakes")
+    toy_dataset(tmp / "data")
+    (tmp / "empty.txt").touch()
+    (tmp / "broken.jsonl").write_text('{"text": "one"}\n{"text": \n')
+    (tmp / "column.jsonl").write_text('{"body": "one"}\n')
+    words = flags({**TINY, "data_dir": tmp / "data", "save_checkpoint_dir": tmp / "runs", "total_iters": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["trainer.py", *words])
+        trainer.main()
+    moved = shutil.copytree(tmp / "runs" / "P-toy", tmp / "runs" / "moved")
+    state = moved / "step_000001" / "train_state" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "data": "0" * 64}))
+    return tmp
+
+
+@pytest.mark.parametrize("what, script, typed, line", MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_mistake_gets_one_line_and_exit_code_2(folder, capsys, monkeypatch, what, script, typed, line):
+    words = typed.format(tmp=folder).split()
+    if "--prompt" in words:
+        start = words.index("--prompt") + 1
+        words[start:] = [" ".join(words[start:])]
+    if script is trainer:
+        names = {word for word in words if word.startswith("--")}
+        settings = {**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs"}
+        words = flags({name: value for name, value in settings.items() if f"--{name}" not in names}) + words
+    if script is data:
+        words += ["--data_dir", str(folder / "data"), "--num_proc", "1", "--tokenizer", "bytes"]
+    before = sorted(path for path in folder.rglob("*") if ".x.partial" not in str(path))
+    monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        config.run(script.main)
+    said = [text for text in capsys.readouterr().err.splitlines() if text.strip() and "tokens/s]" not in text]
+    assert stopped.value.code == 2
+    assert len(said) == 1 and said[0].startswith("error: ") and line.format(tmp=folder) in said[0], said
+    assert sorted(path for path in folder.rglob("*") if ".x.partial" not in str(path)) == before

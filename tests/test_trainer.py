@@ -1,0 +1,249 @@
+"""The loop: its gradients on any split, its resume after any kill, its signals, its plan."""
+
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy import QUIET, ROOT, TINY, flags, metrics, toy_dataset, trainer
+
+import config
+import trainer as trainer_module
+
+KILL = "import os, signal\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
+# Where a run is killed: (words, Python that makes the process kill itself there, the newest step that stays whole)
+KILLS = [
+    ("in the middle of step 4",
+     "real = trainer.train_step; count = [0]\n"
+     "def train_step(*a):\n count[0] += 1\n if count[0] == 4: die()\n return real(*a)\n"
+     "trainer.train_step = train_step", 2),
+    ("while the optimizer of step 4 is being written",
+     "real = trainer.checkpoint.torch.save; count = [0]\n"
+     "def save(value, path):\n count[0] += 1\n"
+     " if count[0] == 3:\n  open(path, 'wb').write(b'half'); die()\n return real(value, path)\n"
+     "trainer.checkpoint.torch.save = save", 2),
+    ("after the folder of step 4 is there and before `latest` names it",
+     "from pathlib import Path\nreal = Path.rename\n"
+     "def rename(self, target):\n"
+     " if self.name == 'latest.tmp' and self.read_text() == 'step_000004': die()\n return real(self, target)\n"
+     "Path.rename = rename", 2),
+    ("while step 2 is being pruned",
+     "real = trainer.checkpoint.shutil.rmtree\n"
+     "def rmtree(path, *a, **k):\n"
+     " if path.name == '.step_000002.old' and path.exists():\n  next(path.glob('*.safetensors')).unlink(); die()\n"
+     " return real(path, *a, **k)\ntrainer.checkpoint.shutil.rmtree = rmtree", 4),
+]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A folder with the toy data and a run of 6 steps that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    toy_dataset(folder / "data")
+    done = trainer(folder, optimizer="muon")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def weights(run):
+    return load_file(run / "step_000006" / "model.safetensors")
+
+
+def same_run(a, b):
+    """Whether two finished runs have the same weights and the same metrics, bit for bit."""
+    left, right = weights(a), weights(b)
+    assert left.keys() == right.keys() and len(left) > 10
+    timeless = [[{k: v for k, v in row.items() if k not in ("tokens_per_second", "mfu")} for row in metrics(run, split)]
+                for run in (a, b) for split in ("train", "val")]
+    return all(torch.equal(left[name], right[name]) for name in left) and timeless[:2] == timeless[2:]
+
+
+def test_run_learns_and_writes_what_it_promises(unbroken):
+    run = unbroken / "runs" / "P-toy"
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.2) and rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    assert {"step", "split", "loss", "tokens", "lr", "grad_norm", "tokens_per_second"} <= rows[0].keys()
+    assert rows[-1]["tokens"] == 6 * 256
+    assert [row["step"] for row in metrics(run, "val")] == [3, 6]
+    assert (run / "latest").read_text() == "step_000006"
+    assert sorted(path.name for path in run.glob("step_*")) == ["step_000002", "step_000004", "step_000006"]
+    assert (run / "loss_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("where, code, whole", KILLS, ids=[kill[0] for kill in KILLS])
+def test_killed_run_resumes_bit_identical(unbroken, tmp_path, where, code, whole):
+    toy_dataset(tmp_path / "data")
+    keep = 1 if "pruned" in where else 0
+    killed = trainer(tmp_path, code=KILL + code, optimizer="muon", keep_checkpoints=keep)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = tmp_path / "runs" / "P-toy"
+    assert (run / "latest").read_text() == f"step_{whole:06d}"
+    resumed = trainer(tmp_path, "--resume", optimizer="muon", keep_checkpoints=keep)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"step {whole}," in resumed.stdout
+    assert same_run(run, unbroken / "runs" / "P-toy")
+    assert not [path for path in run.iterdir() if path.name.startswith(".step")]
+
+
+def test_resume_needs_generator_and_position(unbroken, tmp_path):
+    """The comparison above is not vacuous: another seed gives another run."""
+    toy_dataset(tmp_path / "data")
+    assert trainer(tmp_path, optimizer="muon", seed=7).returncode == 0
+    assert not same_run(tmp_path / "runs" / "P-toy", unbroken / "runs" / "P-toy")
+
+
+def test_any_split_gives_the_same_gradients_and_losses(tmp_path):
+    """8 rows as 8 x 1, as 2 x 4 micro-batches, and on 2 ranks as 2 x 2 each."""
+    toy_dataset(tmp_path / "data")
+    still = dict(dropout=0.0, attn_dropout=0.0, max_lr=1e-3)
+    splits = {"8x1": dict(batch_size=8), "2x4": dict(batch_size=2), "2 ranks": dict(batch_size=2, ranks=2)}
+    for name, split in splits.items():
+        done = trainer(tmp_path, run_name=name, **still, **split)
+        assert done.returncode == 0, done.stderr
+        assert "2 ranks" not in name or "2 rows x 32 tokens x 2 micro-batches x 2 ranks" in done.stdout
+    expected = metrics(tmp_path / "runs" / "8x1")
+    for name in ("2x4", "2 ranks"):
+        for split in ("train", "val"):
+            for row, other in zip(metrics(tmp_path / "runs" / "8x1", split), metrics(tmp_path / "runs" / name, split),
+                                  strict=True):
+                assert row["loss"] == pytest.approx(other["loss"], rel=1e-6)
+                assert row.get("grad_norm", 0) == pytest.approx(other.get("grad_norm", 0), rel=1e-5)
+        for key, value in weights(tmp_path / "runs" / "8x1").items():
+            torch.testing.assert_close(weights(tmp_path / "runs" / name)[key], value, rtol=1e-4, atol=1e-5)
+    assert expected[0]["loss"] != expected[1]["loss"]
+
+
+def test_micro_batches_with_unequal_counts_are_summed_not_averaged():
+    """Two micro-batches of 4 and 1 labels give the gradient of the mean over 5."""
+    weight = torch.nn.Linear(1, 1, bias=False)
+    batches = iter([torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([10.0])])
+
+    class Feed:
+        def next(self):
+            return next(batches)
+
+    def objective(model, batch):
+        return (model(batch[:, None])).sum(), torch.tensor(len(batch)), {}
+
+    env = trainer_module.distributed.init("cpu", "float32")
+    args = config.ModelArgs(gradient_accumulation_steps=2, clip=0.0)
+    before = weight.weight.item()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    means = trainer_module.train_step(objective, weight, [torch.optim.SGD(weight.parameters(), lr=1.0)], scaler, Feed(),
+                                      args, env)
+    assert means["grad_norm"] == pytest.approx((1 + 2 + 3 + 4 + 10) / 5)
+    assert before - weight.weight.item() == pytest.approx(4.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_says_how_to_resume(unbroken, tmp_path, number):
+    toy_dataset(tmp_path / "data")
+    # The process asks itself in its third step, so the test does not depend on timing.
+    code = ("import os\nreal = trainer.train_step; count = [0]\ndef train_step(*a):\n count[0] += 1\n"
+            f" if count[0] == 3: os.kill(os.getpid(), {int(number)})\n return real(*a)\n"
+            "trainer.train_step = train_step")
+    stopped = trainer(tmp_path, code=code, optimizer="muon")
+    assert stopped.returncode == 0, stopped.stderr
+    said = re.search(r"stopped after step 3 of 6, saved in .*step_000003\. Go on with: python (.*)", stopped.stdout)
+    command = said[1]
+    resumed = subprocess.run([sys.executable, str(ROOT / command.split()[0]), *command.split()[1:]], text=True,
+                             capture_output=True, cwd=tmp_path, timeout=300, env=QUIET)
+    assert resumed.returncode == 0, resumed.stderr
+    finished, wanted = weights(tmp_path / "runs" / "P-toy"), weights(unbroken / "runs" / "P-toy")
+    assert all(torch.equal(finished[name], wanted[name]) for name in wanted)
+
+
+def test_torchrun_stops_on_sigterm(tmp_path):
+    """SIGTERM to torchrun itself reaches the ranks: they save and the newest step is whole."""
+    toy_dataset(tmp_path / "data")
+    words = flags({**TINY, "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", "batch_size": 4,
+                   "total_iters": 100_000, "save_checkpoint_iter": 100_000, "epochs": 1000, "eval_iters": 100_000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "trainer.py"),
+         *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET)
+    log, deadline = tmp_path / "runs" / "P-toy" / "metrics.jsonl", time.time() + 120
+    while time.time() < deadline and not (log.is_file() and log.read_text().count("\n") >= 3):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert "stopped after step" in output
+    run = tmp_path / "runs" / "P-toy"
+    assert (run / (run / "latest").read_text() / "train_state" / "optimizer.pt").is_file()
+
+
+def test_not_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
+    toy_dataset(tmp_path / "data")
+    code = ("real = trainer.next_token; count = [0]\n"
+            "def objective(model, batch):\n count[0] += 1\n loss, n, sums = real(model, batch)\n"
+            " return (loss * float('nan') if count[0] == 3 else loss), n, sums\n"
+            "import dataclasses\n"
+            "trainer.STAGES['P'] = dataclasses.replace(trainer.STAGES['P'], objective=objective)")
+    failed = trainer(tmp_path, code=code)
+    assert failed.returncode == 1
+    assert re.search(r"error: step 3: loss nan, .* in rows 16 to 23; .* go on from step_000002 with --resume",
+                     failed.stderr.splitlines()[-1])
+    assert (tmp_path / "runs" / "P-toy" / "latest").read_text() == "step_000002"
+
+
+def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path):
+    toy_dataset(tmp_path / "data")
+    done = trainer(tmp_path, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "256 = 8 rows x 32 tokens x 1 micro-batches x 1 ranks" in done.stdout
+    assert "float32" in done.stdout and "parameters" in done.stdout and "memory: about" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_ends_after_its_epochs(tmp_path):
+    toy_dataset(tmp_path / "data", sentences=40)
+    done = trainer(tmp_path, total_iters=10_000, epochs=2, val_epochs=1, eval_iters=10_000)
+    assert done.returncode == 0, done.stderr
+    rows = metrics(tmp_path / "runs" / "P-toy")
+    tokens = int(re.search(r"\(([\d,]+) tokens", done.stdout)[1].replace(",", ""))
+    assert 0 < rows[-1]["step"] == 2 * (tokens // 32) // 8
+    assert len(metrics(tmp_path / "runs" / "P-toy", "val")) == 2  # after each epoch, the last one being the end
+
+
+def test_second_run_of_a_name_leaves_the_first_whole(tmp_path):
+    toy_dataset(tmp_path / "data")
+    assert trainer(tmp_path, total_iters=2).returncode == 0
+    again = trainer(tmp_path, total_iters=2)
+    assert again.returncode == 0 and "P-toy.old1" in again.stderr
+    assert (tmp_path / "runs" / "P-toy.old1" / "latest").read_text() == "step_000002"
+
+
+def test_finished_run_has_nothing_left_to_do(unbroken):
+    before = weights(unbroken / "runs" / "P-toy")
+    again = trainer(unbroken, "--resume", optimizer="muon")
+    assert again.returncode == 0 and "nothing left to do" in again.stdout
+    assert all(torch.equal(before[name], value) for name, value in weights(unbroken / "runs" / "P-toy").items())
+
+
+def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path):
+    toy_dataset(tmp_path / "data")
+    source = unbroken / "runs" / "P-toy"
+    settings = {"init_from": source, "block_size": 16, "run_name": "tuned", "max_lr": 1e-5}
+    words = {name: value for name, value in TINY.items() if name not in ("embeddings_dims", "no_of_decoder_layers")}
+    done = subprocess.run([sys.executable, str(ROOT / "trainer.py"), *flags({
+        **words, "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", **settings})],
+        capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "runs" / "tuned")[0]["loss"] < metrics(source)[0]["loss"] - 0.5
+
+
+@pytest.mark.slow
+def test_compiled_run_has_the_losses_of_the_plain_one(tmp_path):
+    toy_dataset(tmp_path / "data")
+    still = dict(dropout=0.0, attn_dropout=0.0, total_iters=50)
+    assert trainer(tmp_path, run_name="plain", **still).returncode == 0
+    compiled = trainer(tmp_path, run_name="compiled", compile=True, **still)
+    assert compiled.returncode == 0, compiled.stderr
+    assert "compiled" in compiled.stdout
+    for a, b in zip(metrics(tmp_path / "runs" / "plain"), metrics(tmp_path / "runs" / "compiled"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
