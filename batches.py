@@ -15,8 +15,8 @@ class StreamRows:
 
     def __init__(self, store: Store, T: int, seed: int):
         if len(store) <= T:
-            raise UserError(f"the {store.split} set in {store.folder} holds {len(store):,} tokens, fewer than one row of "
-                            f"--block_size {T} + 1: choose a smaller block_size or prepare more text")
+            raise UserError(f"the {store.split} set in {store.folder} holds {len(store):,} tokens, fewer than one row "
+                            f"of --block_size {T} + 1: choose a smaller block_size or prepare more text")
         self.store, self.T, self.seed = store, T, seed
 
     def __len__(self) -> int:
@@ -24,10 +24,11 @@ class StreamRows:
         return len(self.store) // self.T
 
     def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and labels (T,) of row n, counted over all epochs from 0. The stream's end is followed by its start."""
+        """Tokens and labels (T,) of row n, counted over all epochs from 0; after the stream's end comes its start."""
         epoch, place = divmod(n, len(self))
         offset = keyed_hash(self.seed, epoch) % self.T if epoch else 0
-        row = self.store.read(offset + shuffled(place, len(self), keyed_hash(self.seed, epoch, "order")) * self.T, self.T + 1)
+        place = shuffled(place, len(self), keyed_hash(self.seed, epoch, "order"))
+        row = self.store.read(offset + place * self.T, self.T + 1)
         return row[:-1], row[1:]
 
 
@@ -47,7 +48,7 @@ class Loader:
 
 def validation_batches(store: Store, T: int, batch_size: int, rank: int, world_size: int,
                        limit: int | None = None) -> Iterator[Batch]:
-    """This rank's share of the validation rows: all of them, or `limit` batches spread evenly over the set.
+    """This rank's share of the validation rows: all of them, or `limit` rows spread evenly over the set.
 
     Rows are cut from the start of the stream, each label belongs to one row, and the last row is filled up with labels
     that are ignored: a whole evaluation counts every token but the first exactly once, on any number of ranks.
@@ -55,7 +56,7 @@ def validation_batches(store: Store, T: int, batch_size: int, rank: int, world_s
     if len(store) < 2:
         raise UserError(f"the {store.split} set in {store.folder} holds {len(store)} tokens: nothing to evaluate on")
     total = -(-(len(store) - 1) // T)
-    wanted = total if limit is None else min(total, limit * batch_size)
+    wanted = total if limit is None else min(total, limit)
     numbers = [i * total // wanted for i in range(wanted)]
     for first in range(0, wanted, batch_size * world_size):
         own = numbers[first + rank * batch_size:first + (rank + 1) * batch_size]

@@ -37,7 +37,8 @@ class ModelArgs:
 
     train: typing.Literal["P"] = opt("P", "run", "stage: P = pretraining")
     preset: typing.Literal["smol-130m", "stories", "shakespeare"] | None = opt(None, "run", "a named set of settings")
-    dataset: str | None = opt(None, "run", "folder under data_dir (default: the first prepared one that fits the stage)")
+    dataset: str | None = opt(
+        None, "run", "folder under data_dir (default: the first prepared one that fits the stage)")
     data_dir: str = opt("data", "data", "where prepared datasets are")
     run_name: str | None = opt(None, "run", "name of the run's folder (default: stage and dataset)")
     save_checkpoint_dir: str = opt("checkpoints", "run", "where runs are kept")
@@ -51,35 +52,43 @@ class ModelArgs:
     seed: int = opt(1337, "device", "seed of initialisation, row order, dropout and sampling", 0)
     device: str = opt("cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so")
     dtype: typing.Literal["bfloat16", "float16", "float32"] | None = opt(
-        None, "device", "precision of the matrix products (default: bfloat16 where it is fast, else float16 on CUDA, float32 on CPU)")
+        None, "device", "precision of the matrix products "
+        "(default: bfloat16 where it is fast, else float16 on CUDA, float32 on CPU)")
 
     block_size: int = opt(512, "model", "context length in tokens", 2)
-    vocab_size: int | None = opt(None, "model", "rows of the embedding (default: the tokenizer's, rounded up to 64; GPT-2: 50304)", 1)
+    vocab_size: int | None = opt(
+        None, "model", "rows of the embedding (default: the tokenizer's, rounded up to 64; GPT-2: 50304)", 1)
     embeddings_dims: int = opt(512, "model", "width of the model", 2)
     no_of_decoder_layers: int = opt(8, "model", "decoder layers", 1)
     no_of_heads: int = opt(8, "model", "query heads", 1)
     no_kv_heads: int = opt(2, "model", "key and value heads (grouped-query attention)", 1)
     head_dim: int | None = opt(None, "model", "width of a head (default: embeddings_dims / no_of_heads)", 2)
-    hidden_dims: int | None = opt(None, "model", "width of the SwiGLU (default: 8/3 embeddings_dims, rounded up to 64)", 1)
+    hidden_dims: int | None = opt(
+        None, "model", "width of the SwiGLU (default: 8/3 embeddings_dims, rounded up to 64)", 1)
     eps: float = opt(1e-5, "model", "epsilon of RMSNorm", 0.0)
     rope_theta: float = opt(10000.0, "model", "base of the rotary frequencies", 1.0)
     tie_embeddings: bool = opt(True, "model", "share the embedding with the output head")
     attn_dropout: float = opt(0.1, "model", "dropout on attention weights", 0.0)
     dropout: float = opt(0.1, "model", "dropout on the embedding and on each residual branch", 0.0)
 
-    epochs: int = opt(4, "optimization", "end after so many passes over the data, if total_iters does not end it first", 1)
+    epochs: int = opt(
+        4, "optimization", "end after so many passes over the data, if total_iters does not end it first", 1)
     total_iters: int = opt(10000, "optimization", "end after so many optimizer steps", 1)
     batch_size: int = opt(64, "optimization", "rows of block_size tokens on a device at a time", 1)
     micro_batch_size: int | None = opt(None, "optimization", "the same under its other name (default: batch_size)", 1)
     total_batch_size: int = opt(524288, "optimization", "tokens per optimizer step", 1)
     gradient_accumulation_steps: int | None = opt(
-        None, "optimization", "micro-batches per step and rank (default: total_batch_size / (micro_batch_size * block_size * ranks))", 1)
-    optimizer: typing.Literal["adamw", "muon"] = opt("adamw", "optimization", "muon: Muon for the matrices, AdamW for the rest")
+        None, "optimization", "micro-batches per step and rank "
+        "(default: total_batch_size / (micro_batch_size * block_size * ranks))", 1)
+    optimizer: typing.Literal["adamw", "muon"] = opt(
+        "adamw", "optimization", "muon: Muon for the matrices, AdamW for the rest")
     max_lr: float = opt(6e-4, "optimization", "peak learning rate", 0.0)
     min_lr: float | None = opt(None, "optimization", "final learning rate (default: 0.1 * max_lr)", 0.0)
-    muon_lr: float = opt(0.02, "optimization", "peak learning rate of the matrices under muon; follows the same schedule", 0.0)
+    muon_lr: float = opt(
+        0.02, "optimization", "peak learning rate of the matrices under muon; follows the same schedule", 0.0)
     warmup_iters: int = opt(700, "optimization", "steps of linear warm-up", 0)
-    lr_decay_iters: int | None = opt(None, "optimization", "step at which the cosine reaches min_lr (default: total_iters)", 1)
+    lr_decay_iters: int | None = opt(
+        None, "optimization", "step at which the cosine reaches min_lr (default: total_iters)", 1)
     weight_decay_optim: float = opt(0.1, "optimization", "decoupled weight decay of the matrices", 0.0)
     beta_1: float = opt(0.9, "optimization", "AdamW's first moment", 0.0)
     beta_2: float = opt(0.95, "optimization", "AdamW's second moment", 0.0)
@@ -148,7 +157,7 @@ DERIVED: dict[str, Callable[[ModelArgs], object]] = {
 }
 
 PRESETS: dict[str, dict[str, object]] = {
-    # 130.0M parameters at GPT-2's vocabulary
+    # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304
     "smol-130m": dict(embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
                       batch_size=32, dropout=0.0, attn_dropout=0.0),
 }
@@ -163,9 +172,11 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
     if a.no_of_heads >= 1 and a.no_kv_heads >= 1 and a.no_of_heads % a.no_kv_heads:
         yield f"--no_of_heads {a.no_of_heads} is not a multiple of --no_kv_heads {a.no_kv_heads}"
     if a.given["head_dim"] is None and a.no_of_heads >= 1 and a.embeddings_dims % a.no_of_heads:
-        yield f"--embeddings_dims {a.embeddings_dims} is not a multiple of --no_of_heads {a.no_of_heads} (or give --head_dim)"
+        yield (f"--embeddings_dims {a.embeddings_dims} is not a multiple of --no_of_heads {a.no_of_heads} "
+               "(or give --head_dim)")
     elif a.head_dim % 2:
-        yield f"--head_dim {a.head_dim} must be even: rotary positions turn pairs (embeddings_dims / no_of_heads unless given)"
+        yield (f"--head_dim {a.head_dim} (--embeddings_dims / --no_of_heads unless given) must be even: "
+               "rotary positions turn pairs")
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
     if a.given["lr_decay_iters"] is not None and a.lr_decay_iters < a.warmup_iters:
@@ -187,6 +198,7 @@ class Parser(argparse.ArgumentParser):
                          formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> typing.NoReturn:
+        """One line and exit code 2."""
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
@@ -216,7 +228,7 @@ def _flag(hint: type, f: dataclasses.Field) -> dict:
 
 
 def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -> ModelArgs:
-    """Settings by precedence: default < preset < stored in a checkpoint < typed. Names that are no setting are left out."""
+    """Settings by precedence: default < preset < stored in a checkpoint < typed. Other names are left out."""
     names = {f.name for f in fields(ModelArgs)}
     preset = PRESETS.get(typed.get("preset"), {})
     merged = {**preset, **(stored or {}), **typed}
@@ -224,7 +236,7 @@ def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's main; errors print one line on stderr. Exit codes: 2 a user's mistake, 1 a failed run, 130 Ctrl-C."""
+    """Run a script's main; errors print one line on stderr. Exit codes: 2 user's mistake, 1 failed run, 130 Ctrl-C."""
     try:
         main()
     except (UserError, RunError) as error:

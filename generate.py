@@ -21,7 +21,8 @@ def filter_logits(logits: Tensor, temperature: float, top_k: int = 0, top_p: flo
     return logits
 
 
-def sample(logits: Tensor, generator: torch.Generator | None, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+def sample(logits: Tensor, generator: torch.Generator | None, temperature: float, top_k: int = 0,
+           top_p: float = 1.0) -> Tensor:
     """A token (B,) from logits (B, V); the most probable one at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -38,8 +39,8 @@ def generate(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | N
     """
     room = model.args.block_size - len(ids)
     if not ids or room < 1:
-        raise ValueError(f"a prompt of {len(ids)} tokens does not fit a context of {model.args.block_size} tokens" if ids
-                         else "the prompt is empty")
+        raise ValueError(f"a prompt of {len(ids)} tokens does not fit a context of {model.args.block_size} tokens"
+                         if ids else "the prompt is empty")
     device = next(model.parameters()).device
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     count = min(max_new_tokens, room)

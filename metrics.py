@@ -17,7 +17,7 @@ class Metrics:
         self.wandb = None if mode == "disabled" else _start_wandb(run, mode, settings)
 
     def _drop_after(self, step: int) -> None:
-        """Forget rows past the checkpoint that is resumed (their steps are made again), and a line cut off by a kill."""
+        """Forget a line cut off by a kill, and rows past the checkpoint that is resumed: their steps are made again."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -27,18 +27,20 @@ class Metrics:
         """One row: {"step", "split", ...}."""
         self.file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self.file.flush()
-        if self.wandb:
-            try:
-                self.wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
-            except Exception as error:  # whatever wandb meets, training goes on
-                print(f"wandb stopped ({type(error).__name__}: {error}); the run goes on", file=sys.stderr)
-                self.wandb = None
+        self._tell_wandb("log", {f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         """Finish the record."""
         self.file.close()
+        self._tell_wandb("finish")
+
+    def _tell_wandb(self, method: str, *values: dict, **options: int) -> None:
         if self.wandb:
-            self.wandb.finish()
+            try:
+                getattr(self.wandb, method)(*values, **options)
+            except Exception as error:  # whatever wandb meets, training goes on
+                print(f"wandb stopped ({type(error).__name__}: {error}); the run goes on", file=sys.stderr)
+                self.wandb = None
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -57,10 +59,14 @@ def _start_wandb(run: Path, mode: str, settings: dict):
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb  # seconds to import, and only one rank logs
-        if mode == "auto":
-            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        if mode != "offline" and not wandb.login(prompt=False, verify=False):
+            if mode == "online":
+                print("not logged in to wandb, so it records offline (to change that: wandb login)", file=sys.stderr)
+            mode = "offline"
         quiet = wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True)
-        return wandb.init(project="smolllama", name=run.name, dir=run, config=settings, mode=mode, settings=quiet)
+        return wandb.init(project="smolllama", name=run.name, dir=run, config=settings, settings=quiet,
+                          mode="offline" if mode == "offline" else "online")
     except Exception as error:  # an optional service: its faults, of any kind, must not stop training
-        print(f"wandb is off ({type(error).__name__}: {error}); metrics are in {run / 'metrics.jsonl'}", file=sys.stderr)
+        print(f"wandb is off ({type(error).__name__}: {error}); metrics are in {run / 'metrics.jsonl'}",
+              file=sys.stderr)
         return None

@@ -76,8 +76,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         # is_causal aligns the triangle top-left, which is right only when queries and keys are the same tokens.
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T == k.shape[2] and T > 1,
-                                           dropout_p=self.dropout if self.training else 0.0, enable_gqa=True)
+        causal = mask is None and T == k.shape[2] and T > 1
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True,
+                                           dropout_p=self.dropout if self.training else 0.0)
         return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -131,7 +132,7 @@ class Llama(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal weights of deviation 0.02, smaller by sqrt(2 * layers) where a matrix writes to the residual stream."""
+        """Normal weights of deviation 0.02, smaller by sqrt(2 * layers) where a matrix writes to the residual."""
         residual = 0.02 / math.sqrt(2 * self.args.no_of_decoder_layers)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
@@ -180,7 +181,7 @@ def count_parameters(args: ModelArgs) -> int:
 
 
 def flops_per_token(args: ModelArgs) -> float:
-    """Floating-point operations of a training step per token: 6 per matrix weight and 6 * T * width for causal attention.
+    """Floating-point operations of training per token: 6 per matrix weight and 6 * T * width for causal attention.
 
     The usual count (arXiv 2204.02311, appendix B) with half of the square of attention, since the other half is masked.
     """

