@@ -22,5 +22,6 @@ class Batch(NamedTuple):
 
 
 def collate(rows: list[tuple[np.ndarray, ...]]) -> Batch:
-    """Stack rows of arrays (T,) into a batch."""
-    return Batch(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+    """Stack rows of (tokens, labels, doc_ids), each (T,), into a batch; rows of one document each need no doc_ids."""
+    tokens, labels, doc_ids = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+    return Batch(tokens, labels, doc_ids if (doc_ids != doc_ids[:, :1]).any() else None)

@@ -11,7 +11,11 @@ from store import Store
 
 
 class StreamRows:
-    """The documents as one stream, cut into rows of T tokens; each epoch cuts at other places."""
+    """The documents as one stream, cut into rows of T tokens; each epoch cuts at other places.
+
+    A token attends to its own document only: what stands before it in the row is another text. On the story world a
+    model that saw it all needed more than twice the tokens for the same loss (benchmarks/LOG.md).
+    """
 
     def __init__(self, store: Store, T: int, seed: int):
         if len(store) <= T:
@@ -23,13 +27,13 @@ class StreamRows:
         """Rows in an epoch."""
         return len(self.store) // self.T
 
-    def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and labels (T,) of row n, counted over all epochs from 0; after the stream's end comes its start."""
+    def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, labels and document ids (T,) of row n, of all epochs; the stream's end is followed by its start."""
         epoch, place = divmod(n, len(self))
         offset = keyed_hash(self.seed, epoch) % self.T if epoch else 0
         place = shuffled(place, len(self), keyed_hash(self.seed, epoch, "order"))
         row = self.store.read(offset + place * self.T, self.T + 1)
-        return row[:-1], row[1:]
+        return row[:-1], row[1:], documents(row[:-1], self.store)
 
 
 class Loader:
@@ -64,10 +68,17 @@ def validation_batches(store: Store, T: int, batch_size: int, rank: int, world_s
         yield collate([_validation_row(store, n * T, T) for n in own] or [_validation_row(store, len(store) - 1, T)])
 
 
-def _validation_row(store: Store, start: int, T: int) -> tuple[np.ndarray, np.ndarray]:
+def _validation_row(store: Store, start: int, T: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     row = store.read(start, min(T + 1, len(store) - start))
     missing = T + 1 - len(row)
-    return np.pad(row[:-1], (0, missing)), np.pad(row[1:], (0, missing), constant_values=IGNORE)
+    tokens = np.pad(row[:-1], (0, missing))
+    return tokens, np.pad(row[1:], (0, missing), constant_values=IGNORE), documents(tokens, store)
+
+
+def documents(tokens: np.ndarray, store: Store) -> np.ndarray:
+    """The number of the document within the row (T,) that each token (T,) belongs to; a document ends with its EOS."""
+    ended = np.cumsum(tokens == store.meta["tokenizer"]["eos_id"])
+    return np.concatenate([[0], ended[:-1]])
 
 
 def keyed_hash(*key: object) -> int:

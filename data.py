@@ -9,13 +9,16 @@ is tried, so the result depends on the input alone. Everything is made in data/.
 killed goes on, and takes its place under data/<name> when it is complete (store.py has the format).
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,19 +26,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import story_world
+import store
 from config import Parser, UserError, resolve, run
-from sources import NETWORK_ERRORS, HubDataset, Span, hub_spans, in_validation, local_spans, retrying, text_documents
-from store import FORMAT, SPLITS, ShardWriter, id_dtype, read_meta, replace_folder, write_json
+from sources import READ_ERRORS, HubDataset, Span, brief, hub_spans, in_validation, local_spans, retry, text_documents
+from store import SPLITS, ShardWriter, Store, claimed, hold_out, id_dtype, read_meta, replace_folder, write_json
+from story_world import stories, story_at
 from tokenizer import Tokenizer, load_tokenizer, train_bpe
 
 HUB = {
     "fw": HubDataset("HuggingFaceFW/fineweb", {None: "sample/10BT/*.parquet"}),
-    "tinystories": HubDataset("roneneldan/TinyStories", {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}),
+    "tinystories": HubDataset("roneneldan/TinyStories",
+                              {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}),
 }
 VAL_FRACTION = {"fw": 0.2}  # of the documents, where a dataset has no split of its own; 0.1 elsewhere
 STORIES = {"train": 60_000, "val": 2_000}
+STORY_BYTES = 800  # of one story, about
 STORY_VOCABULARY = 2048
+BYTES_PER_TOKEN = 8  # at most, about: a unit has at least its bytes / 8 tokens
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,16 @@ def unit_bytes(total: int) -> int:
 _worker: dict = {}  # what a worker process keeps between units: tokenizer, folder, plan, counter
 
 
-def _start_worker(tokenizer_folder: str, folder: str, plan: dict, counter) -> None:
-    _worker.update(tokenizer=load_tokenizer(tokenizer_folder), folder=Path(folder), plan=plan, counter=counter)
+def _start_worker(folder: str, plan: dict, counter) -> None:
+    threading.Thread(target=_end_with_main, daemon=True).start()
+    tokenizer = load_tokenizer(Path(folder) / "tokenizer")
+    _worker.update(tokenizer=tokenizer, folder=Path(folder), plan=plan, counter=counter)
+
+
+def _end_with_main() -> None:
+    """A worker that outlived a killed main process would write into the folder of the next run."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def make_unit(index: int, budget: int | None) -> dict:
@@ -81,10 +96,10 @@ def make_unit(index: int, budget: int | None) -> dict:
     spans = [Span(**span) for span in _worker["plan"]["units"][index]]
     remote = any(span.path.startswith("hf://") for span in spans)
     try:
-        return retrying(lambda: _make_unit(index, spans, budget), f"unit {index}", tries=6 if remote else 1)
-    except NETWORK_ERRORS as error:  # said in words here, since the hub's errors do not travel between processes
-        raise UserError(f"unit {index} failed for good ({type(error).__name__}: {error}); what is done so far is kept: "
-                        "run the same command again to go on") from None
+        return retry(lambda: _make_unit(index, spans, budget), f"unit {index}", tries=4 if remote else 1)
+    except READ_ERRORS as error:  # said in words here, since the hub's errors do not travel between processes
+        raise UserError(f"unit {index} ({spans[0].path}) failed for good ({brief(error)}); what is done so far "
+                        "is kept: run the same command again to go on") from None
 
 
 def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
@@ -110,15 +125,19 @@ def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
         if left == 0:
             break
     _count(uncounted)
-    entry = {"budget": budget, "empty": empty, "shards": {split: writer.close() for split, writer in writers.items()}}
+    entry = {"empty": empty, "shards": {split: writer.close() for split, writer in writers.items()}}
     write_json(folder / f"unit-{index:05d}.json", entry)
     return entry
 
 
 def _documents(spans: list[Span]) -> Iterator[tuple[Span, str, bool]]:
+    """(span, text, ended) of each document of a unit."""
     for span in spans:
-        for text, ended in text_documents(span):
-            yield span, text, ended
+        if span.form == "stories":
+            seed = _worker["plan"]["source"]["seed"]
+            yield from ((span, story_at(span.split, row, seed)[1], True) for row in range(span.start, span.stop))
+        else:
+            yield from ((span, text, ended) for text, ended in text_documents(span))
 
 
 def _count(tokens: int) -> int:
@@ -134,162 +153,161 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
     """Make data/<name> by the plan, going on where an equal plan was broken off. Returns the folder."""
     target, folder = data_dir / name, data_dir / f".{name}.partial"
     wanted = json.loads(json.dumps(asdict(plan)))
-    if (target / "meta.json").is_file() and read_meta(target).get("plan") == wanted:
+    if _is_whole(target, wanted):
         print(f"{target} is already prepared")
         return target
-    try:
-        if not (folder / "plan.json").is_file() or json.loads((folder / "plan.json").read_text()) != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            (folder / "tokenizer").mkdir(parents=True)
-            tokenizer.save(folder / "tokenizer")
-            write_json(folder / "plan.json", wanted)
-    except OSError as error:
-        raise UserError(f"cannot write to {data_dir}: {error.strerror}; choose another --data_dir") from None
-    entries = run_units(folder, wanted, workers)
-    shards = {split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]] for split in SPLITS}
-    shards = hold_out_tail(folder, shards, plan.val_fraction, id_dtype(tokenizer.vocab_size), len(plan.units))
-    totals = {split: sum(shard["tokens"] for shard in shards[split]) for split in SPLITS}
-    if min(totals.values()) < 2:
-        raise UserError(f"{name}: too little text for training and validation ({sum(totals.values())} tokens in all)")
-    named = {name for split in SPLITS for shard in shards[split] for name in shard["sha256"]}
-    # The entries go first: should this be broken off, units without an entry are made again.
-    for leftover in [*folder.glob("unit-*.json"), *folder.glob("*.tmp"), *folder.glob("*.bin")]:
-        if leftover.name not in named:
-            leftover.unlink()
-    (folder / "plan.json").unlink()
-    write_json(folder / "meta.json", {"format": FORMAT, "name": name, "kind": plan.kind, "tokenizer": plan.tokenizer,
-                                      "source": plan.source, "splits": shards, "plan": wanted})
-    replace_folder(folder, target)
-    empty = sum(entry["empty"] for entry in entries)
+    folder.mkdir(exist_ok=True)
+    with claimed(folder):
+        if _planned(folder) != wanted:
+            start_over(folder, wanted, tokenizer)
+        if not (folder / "meta.json").is_file():
+            write_json(folder / "meta.json", make_meta(folder, name, wanted, run_units(folder, wanted, workers)))
+        meta = read_meta(folder)
+        whole = {shard for split in SPLITS for entry in meta["splits"][split] for shard in entry["sha256"]}
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in {"meta.json", "plan.json", *whole}:
+                path.unlink()
+        replace_folder(folder, target)
     for split in SPLITS:
-        documents, size = (sum(shard[key] for shard in shards[split]) for key in ("documents", "bytes"))
-        print(f"{split}: {documents:,} documents, {totals[split]:,} tokens, {size / 1e6:,.1f} MB of text")
-    print(f"{target}: done" + (f"; {empty} empty rows left out" if empty else ""))
+        documents, tokens, size = (sum(shard[key] for shard in meta["splits"][split])
+                                   for key in ("documents", "tokens", "bytes"))
+        print(f"{split}: {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
+    print(f"{target}: done" + (f"; {meta['empty']:,} empty rows left out" if meta["empty"] else ""))
     return target
+
+
+def _planned(folder: Path) -> dict | None:
+    """The plan by which a folder is made, if it has one."""
+    path = folder / "plan.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _is_whole(target: Path, plan: dict) -> bool:
+    """Whether a dataset was prepared by this plan and its files are there."""
+    if not (target / "meta.json").is_file() or _planned(target) != plan:
+        return False
+    try:
+        meta = read_meta(target)
+        return all(Store(target, split, meta) for split in SPLITS)
+    except UserError as error:
+        print(error)
+        return False
+
+
+def start_over(folder: Path, plan: dict, tokenizer: Tokenizer) -> None:
+    """Empty a folder of what another plan left, the plan first, and begin."""
+    (folder / "plan.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(folder / "tokenizer")
+    write_json(folder / "plan.json", plan)
+
+
+def make_meta(folder: Path, name: str, plan: dict, entries: list[dict]) -> dict:
+    """meta.json of the shards made; documents are held out where none was. Raises UserError for too little text."""
+    shards = {split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
+              for split in SPLITS}
+    if bool(shards["train"]) != bool(shards["val"]):
+        shards = hold_out(folder, shards["train"] or shards["val"], plan["val_fraction"],
+                          id_dtype(plan["tokenizer"]["vocab_size"]), len(plan["units"]))
+    train, val = (sum(shard["tokens"] for shard in shards[split]) for split in SPLITS)
+    if min(train, val) < 2:
+        raise UserError(f"{name}: too little text: {train:,} tokens to train on and {val:,} held out; "
+                        "give more text, or another --val_fraction or --max_tokens")
+    return {"format": store.FORMAT, "name": name, "kind": plan["kind"], "tokenizer": plan["tokenizer"],
+            "source": plan["source"], "empty": sum(entry["empty"] for entry in entries), "splits": shards}
 
 
 def run_units(folder: Path, plan: dict, workers: int) -> list[dict]:
     """The entries of all units in order, made by worker processes; those already there are taken as they are."""
-    units = plan["units"]
-    entries: list[dict] = []
-    counter = multiprocessing.get_context("spawn").Value("q", 0)
+    units, left, entries = plan["units"], plan["max_tokens"], {}
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
     total_bytes = sum(span["bytes"] for unit in units for span in unit)
-    with ProcessPoolExecutor(max(1, min(workers, len(units))), multiprocessing.get_context("spawn"), _start_worker,
-                             (str(folder / "tokenizer"), str(folder), plan, counter)) as pool, \
-            tqdm(total=plan["max_tokens"], unit=" tokens", unit_scale=True, desc=f"{total_bytes / 1e6:,.0f} MB") as bar:
+    with ProcessPoolExecutor(max(1, min(workers, len(units))), context, _start_worker,
+                             (str(folder), plan, counter)) as pool, \
+            tqdm(total=left, unit=" tokens", unit_scale=True, desc=f"{total_bytes / 1e6:,.0f} MB", disable=None) as bar:
+        def tick() -> None:
+            bar.update(counter.value - bar.n)
+
         try:
-            for split, budget in budgets(plan):
+            for split in (None, "val", "train"):  # validation takes its share where it has units, training the rest
                 numbers = [n for n, unit in enumerate(units) if unit[0]["split"] == split]
-                entries += _run_group(folder, pool, numbers, budget, workers, lambda: bar.update(counter.value - bar.n))
+                budget = max(1, round(left * plan["val_fraction"])) if left and split == "val" else left
+                made = _run_group(folder, pool, plan, numbers, budget, workers, tick)
+                left = left if left is None else left - sum(map(_tokens, made.values()))
+                entries |= made
         except BrokenProcessPool:
             raise UserError("a worker process was killed (out of memory?): run the same command again to go on, "
                             "perhaps with a smaller --num_proc") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        bar.update(sum(shard["tokens"] for entry in entries for shard in entry["shards"].values()) - bar.n)
-    return entries
+        finally:  # what they are at is not wanted any more
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        bar.update(sum(map(_tokens, entries.values())) - bar.n)
+    return [entries[number] for number in sorted(entries)]
 
 
-def budgets(plan: dict) -> list[tuple[str | None, int | None]]:
-    """(split, tokens at most) of each group of units; validation gets its fraction where it has units of its own."""
-    splits = list(dict.fromkeys(unit[0]["split"] for unit in plan["units"]))
-    limit = plan["max_tokens"]
-    held_out = limit and max(1, round(limit * plan["val_fraction"]))
-    share = {None: limit, "val": held_out, "train": limit and limit - held_out}
-    return [(split, share[split]) for split in splits]
-
-
-def _run_group(folder: Path, pool: ProcessPoolExecutor, numbers: list[int], budget: int | None, ahead: int, tick) -> list[dict]:
+def _run_group(folder: Path, pool: ProcessPoolExecutor, plan: dict, numbers: list[int], budget: int | None,
+               workers: int, tick: Callable[[], object]) -> dict[int, dict]:
     """Units in order until the budget is reached; the unit that crosses it is made again with just what is left."""
     running: dict[int, Future] = {}
-    entries: list[dict] = []
+    entries: dict[int, dict] = {}
     left = budget
     for position, number in enumerate(numbers):
-        for upcoming in numbers[position:position + ahead + 1]:
-            if upcoming not in running and not _kept(folder, upcoming, budget):
-                running[upcoming] = pool.submit(make_unit, upcoming, budget)
-        entry = _kept(folder, number, budget) or _wait(running.pop(number), tick)
-        made = sum(shard["tokens"] for shard in entry["shards"].values())
-        if left is not None and made > left:
-            entry, made = _wait(pool.submit(make_unit, number, left), tick), left
-        entries.append(entry)
-        left = left if left is None else left - made
         if left == 0:
-            for future in running.values():
-                future.cancel()
-            wait(running.values())
             break
+        expected = 0
+        for upcoming in numbers[position:position + workers + 1]:
+            if left is not None and expected >= left:
+                break
+            if upcoming not in running and not _kept(folder, upcoming):
+                running[upcoming] = _submit(pool, upcoming, budget)
+            expected += sum(span["bytes"] for span in plan["units"][upcoming]) // BYTES_PER_TOKEN
+        entry = _kept(folder, number) or _wait(running[number], tick)
+        if left is not None and _tokens(entry) > left:
+            entry = _wait(_submit(pool, number, left), tick)
+        entries[number] = entry
+        left = left if left is None else left - _tokens(entry)
+    for future in running.values():
+        future.cancel()
     return entries
 
 
-def _kept(folder: Path, number: int, budget: int | None) -> dict | None:
-    """The entry of a unit that an earlier run finished under the same budget."""
+def _tokens(entry: dict) -> int:
+    return sum(shard["tokens"] for shard in entry["shards"].values())
+
+
+def _kept(folder: Path, number: int) -> dict | None:
+    """The entry of a unit that is made already, in this run or in an earlier one by the same plan."""
     path = folder / f"unit-{number:05d}.json"
-    entry = json.loads(path.read_text()) if path.is_file() else None
-    return entry if entry and entry["budget"] == budget else None
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _wait(future: Future, tick) -> dict:
-    while not wait([future], timeout=0.2, return_when=FIRST_COMPLETED).done:
+def _submit(pool: ProcessPoolExecutor, number: int, budget: int | None) -> Future:
+    """Start a unit. A worker started here ignores Ctrl-C, also while it imports: the main process ends it."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return pool.submit(make_unit, number, budget)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _wait(future: Future, tick: Callable[[], object]) -> dict:
+    while not wait([future], timeout=0.2).done:
         tick()
     return future.result()
 
 
-def hold_out_tail(folder: Path, shards: dict[str, list[dict]], fraction: float, dtype: type,
-                  free: int) -> dict[str, list[dict]]:
-    """Where all documents fell on one side (there are few), the last part of the text becomes the validation set.
-
-    A document may be cut in two there: its head is trained on, its tail is held out. The new shards are numbered from
-    `free` on, beside the old ones, so that a kill leaves those whole.
-    """
-    sides = [split for split in SPLITS if any(shard["tokens"] for shard in shards[split])]
-    if len(sides) != 1:
-        return shards
-    side, total = sides[0], sum(shard["tokens"] for shard in shards[sides[0]])
-    cut, made, seen = total - round(total * fraction), {split: [] for split in SPLITS}, 0
-    for index, shard in enumerate(shards[side]):
-        names = {name.split(".")[1]: name for name in shard["sha256"]}
-        tokens, ends = np.fromfile(folder / names["tokens"], dtype), np.fromfile(folder / names["ends"], np.uint64)
-        here = min(max(cut - seen, 0), len(tokens))
-        seen += len(tokens)
-        for split, part, its_ends in (("train", tokens[:here], np.union1d(ends[ends <= here], [here])),
-                                      ("val", tokens[here:], ends[ends > here] - np.uint64(here))):
-            if not len(part):
-                continue
-            writer = ShardWriter(folder, split, free + index, dtype, with_keep=False)
-            bounds = [0, *its_ends.tolist(), len(part)]
-            for a, b in zip(bounds, bounds[1:], strict=False):
-                if b > a:
-                    writer.add(part[int(a):int(b)], None, 0, ended=b in its_ends)
-            made[split].append({**writer.close(), "bytes": round(shard["bytes"] * len(part) / len(tokens))})
-    return made
-
-
 # --- the command line ------------------------------------------------------------------------------------------------
 
-def story_files(data_dir: Path, seed: int) -> dict[str, Path]:
-    """The story world as two JSONL files in TinyStories' form, written once."""
-    folder = data_dir / "story_world"
-    files = {split: folder / f"{split}-{count}-{seed}.jsonl" for split, count in STORIES.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, path in files.items():
-        if not path.is_file():
-            temporary = path.with_suffix(".tmp")
-            with temporary.open("w", encoding="utf-8") as file:
-                for row in tqdm(story_world.stories(split, STORIES[split], seed), f"telling {split} stories",
-                                STORIES[split], unit=" stories"):
-                    file.write(json.dumps(row) + "\n")
-            temporary.rename(path)
-    return files
-
-
-def parse() -> tuple[Parser, dict]:
+def parse() -> dict:
     """The command line of this script."""
     parser = Parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--stories", action="store_const", const="stories", dest="named", help="the built-in story world")
-    which.add_argument("--tinystories", action="store_const", const="tinystories", dest="named", help="TinyStories")
-    which.add_argument("--fw", action="store_const", const="fw", dest="named", help="FineWeb sample-10BT")
+    for name, what in (("stories", "the built-in story world"), ("tinystories", "TinyStories"),
+                       ("fw", "FineWeb sample-10BT")):
+        which.add_argument(f"--{name}", action="store_const", const=name, dest="named", help=what)
     which.add_argument("--files", nargs="+", metavar="FILE", help=".txt, .jsonl, .json or .parquet files")
     parser.add_argument("--name", help="name of the dataset made from --files")
     parser.add_argument("--kind", choices=["text"], default="text", help="what the rows are (default: text)")
@@ -314,48 +332,52 @@ def parse() -> tuple[Parser, dict]:
     for flag in ("max_tokens", "num_proc"):
         if args[flag] is not None and args[flag] < 1:
             parser.error(f"--{flag} {args[flag]} must be 1 or more")
-    return parser, {**args, "name": name}
+    return {**args, "name": name}
 
 
 def find_spans(args: dict, data_dir: Path, seed: int) -> tuple[list[Span], dict]:
     """The spans of the dataset that the flags name, and the words for meta.json that say where it is from."""
     if args["named"] == "stories":
-        files = story_files(data_dir, seed)
-        spans = [Span(**{**asdict(span), "split": split}) for split, path in files.items()
-                 for span in local_spans([str(path)], unit_bytes(path.stat().st_size))]
-        return spans, {"generator": "story_world.py", "seed": seed, "stories": STORIES}
+        rows = unit_bytes(sum(STORIES.values()) * STORY_BYTES) // STORY_BYTES
+        spans = [Span("story world", "stories", start, stop, (stop - start) * STORY_BYTES, split)
+                 for split, count in STORIES.items()
+                 for start, stop in ((first, min(first + rows, count)) for first in range(0, count, rows))]
+        sample = json.dumps([list(stories(split, 100, seed)) for split in STORIES])  # so that new words make a new plan
+        return spans, {"generator": "story_world.py", "sha256": hashlib.sha256(sample.encode()).hexdigest(),
+                       "seed": seed, "stories": STORIES}
     if args["files"]:
-        sizes = [Path(f).stat().st_size if Path(f).is_file() else 0 for f in args["files"]]
+        sizes = [os.stat(file).st_size if os.path.isfile(file) else 0 for file in args["files"]]
         spans = local_spans(args["files"], unit_bytes(sum(sizes)))
-        return spans, {"files": [{"path": f, "bytes": size, "modified": os.stat(f).st_mtime}
-                                 for f, size in zip(args["files"], sizes, strict=True)]}
+        return spans, {"files": [{"path": file, "bytes": size, "modified": os.stat(file).st_mtime}
+                                 for file, size in zip(args["files"], sizes, strict=True)]}
     dataset = HUB[args["named"]]
-    spans, revision = hub_spans(dataset, unit_bytes(1 << 32))
+    begun = (_planned(data_dir / f".{args['name']}.partial") or {"source": {}})["source"]
+    spans, revision = hub_spans(dataset, unit_bytes(1 << 32), begun.get("revision"))
     return spans, {"repo": dataset.repo, "revision": revision}
 
 
 def main() -> None:
     """Prepare the dataset that the flags name."""
-    _, args = parse()
+    args, t0 = parse(), time.perf_counter()
     settings = resolve(args)
     data_dir = Path(settings.data_dir)
-    t0 = time.perf_counter()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         spans, source = find_spans(args, data_dir, settings.seed)
-    except PermissionError as error:
-        raise UserError(f"cannot write to {data_dir}: {error.strerror}; choose another --data_dir") from None
-    if args["named"] == "stories" and not args["tokenizer"]:
-        path = next(span.path for span in spans if span.split == "train")
-        lines = Path(path).open(encoding="utf-8")
-        tokenizer = train_bpe((json.loads(line)["text"] for line, _ in zip(lines, range(10_000), strict=False)), STORY_VOCABULARY)
-    else:
-        tokenizer = load_tokenizer(args["tokenizer"] or "gpt2")
-    described = {"name": args["tokenizer"] or ("stories" if args["named"] == "stories" else "gpt2"),
-                 "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
-    units = plan_units(spans, unit_bytes(sum(span.bytes for span in spans)))
-    plan = Plan(args["kind"], described, source, args["val_fraction"], args["max_tokens"], units)
-    prepare(data_dir, args["name"], plan, tokenizer, args["num_proc"])
+        tokenizer_name = args["tokenizer"] or ("stories" if args["named"] == "stories" else "gpt2")
+        if args["named"] == "stories" and not args["tokenizer"]:
+            texts = (row["text"] for row in stories("train", 10_000, settings.seed))
+            tokenizer = train_bpe(texts, STORY_VOCABULARY)
+        else:
+            tokenizer = load_tokenizer(tokenizer_name)
+        described = {"name": tokenizer_name, "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size,
+                     "eos_id": tokenizer.eos_id}
+        units = plan_units(spans, unit_bytes(sum(span.bytes for span in spans)))
+        plan = Plan(args["kind"], described, source, args["val_fraction"], args["max_tokens"], units)
+        prepare(data_dir, args["name"], plan, tokenizer, args["num_proc"])
+    except OSError as error:  # of reading, all are said already
+        raise UserError(f"cannot write to {data_dir} ({error.strerror or error}): make room there, or choose another "
+                        "--data_dir; what is done so far is kept") from None
     print(f"{time.perf_counter() - t0:.1f} s")
 
 

@@ -1,31 +1,35 @@
 """Where rows come from: local text, JSONL, JSON and Parquet files, and Parquet files on the Hugging Face hub.
 
-A source is cut into spans that can be read independently, in parallel and again after a failure: byte ranges of text and
-JSONL files, row groups of Parquet files (read from the hub by range requests, so nothing is downloaded whole).
+A source is cut into spans that can be read independently, in parallel and again after a failure: byte ranges of text
+and JSONL files, row groups of Parquet files (read from the hub by range requests, so nothing is downloaded whole).
 """
 
+import functools
 import hashlib
 import json
 import mmap
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import httpx
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import httpx, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 from config import EOS, UserError
 
 SEPARATOR = EOS.encode()
-# Where a document without separators may be cut so that its parts have the tokens of the whole: before a line end
-# that follows a printable character, since no pre-tokenizer of ours joins the two.
-LINE_CUT = re.compile(rb"[!-~](?=\r?\n)")
-NETWORK_ERRORS = (OSError, httpx.HTTPError)  # the hub's errors are one or the other; Parquet raises OSError on a cut file
+WHITESPACE = re.compile(rb"\s")
+COLUMNS = ("text",)  # what is read of a Parquet file
+TIME_LIMIT = 10.0  # seconds without an answer after which a request is tried again
+# The hub's own errors are one of the first two; an answer that was cut short may be neither JSON nor Parquet.
+READ_ERRORS = (OSError, httpx.HTTPError, json.JSONDecodeError, pa.ArrowInvalid)
 
 
 @dataclass(frozen=True)
@@ -49,39 +53,55 @@ class HubDataset:
     files: dict[str | None, str]
 
 
+# --- local files -----------------------------------------------------------------------------------------------------
+
 def local_spans(paths: list[str], target: int) -> list[Span]:
     """Spans of about `target` bytes over local files, in order. Raises UserError for a file that cannot be used."""
     spans = []
     for path in paths:
-        file = Path(path)
-        if not file.is_file():
+        cut = CUTTERS.get(Path(path).suffix.lower())
+        if not Path(path).is_file():
             raise UserError(f"no such file: {path}")
-        if file.stat().st_size == 0:
-            raise UserError(f"{path} is empty")
-        cut = CUTTERS.get(file.suffix.lower())
         if cut is None:
             raise UserError(f"{path}: a file must end in {', '.join(sorted(CUTTERS))}")
-        spans += cut(path, target)
+        if Path(path).stat().st_size == 0:
+            raise UserError(f"{path} is empty")
+        try:
+            spans += cut(path, target)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path} is not a whole Parquet file: {brief(error)}") from None
     return spans
 
 
 def _text_spans(path: str, target: int) -> list[Span]:
-    """Cuts at document separators, or inside the one document that a file without separators is."""
+    """Cuts after document separators, or inside the one document that a file without separators is."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         separated = data.find(SEPARATOR) >= 0
-
-        def next_cut(position: int) -> int:
-            if separated:
-                found = data.find(SEPARATOR, position)
-                return found + len(SEPARATOR) if found >= 0 else len(data)
-            match = LINE_CUT.search(data, position)
-            return match.end() if match else len(data)
-
+        next_cut = _after_separator if separated else _before_whitespace
         cuts = [0]
         while cuts[-1] < len(data):
-            cuts.append(next_cut(cuts[-1] + target) if cuts[-1] + target < len(data) else len(data))
-    whole = separated or len(cuts) == 2
-    return [Span(path, "txt", a, b, b - a, whole=whole) for a, b in zip(cuts, cuts[1:], strict=False)]
+            cuts.append(next_cut(data, cuts[-1] + target))
+    form, whole = "txt" if separated else "part", separated or len(cuts) == 2
+    return [Span(path, form, a, b, b - a, whole=whole) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def _after_separator(data: mmap.mmap, position: int) -> int:
+    found = data.find(SEPARATOR, position)
+    return found + len(SEPARATOR) if found >= 0 else len(data)
+
+
+def _before_whitespace(data: mmap.mmap, position: int) -> int:
+    """The next place where whitespace follows another character.
+
+    The pre-tokenizer of our tokenizers cuts there whatever follows, so the parts have the tokens of the whole.
+    """
+    for match in WHITESPACE.finditer(data, position):
+        before = data[max(0, match.start() - 4):match.start()].decode("utf-8", "ignore")
+        if before and not before[-1].isspace():
+            return match.start()
+    return len(data)
 
 
 def _line_spans(path: str, target: int) -> list[Span]:
@@ -101,16 +121,11 @@ def _json_span(path: str, target: int) -> list[Span]:
 def _parquet_spans(path: str, target: int) -> list[Span]:
     """Row groups, joined up to the target size by their uncompressed bytes."""
     spans: list[Span] = []
-    try:
-        with _open(path) as file:
-            metadata = pq.ParquetFile(file).metadata
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from None
-    for group in range(metadata.num_row_groups):
-        size = metadata.row_group(group).total_byte_size
+    footer = _footer(path)
+    for group in range(footer.num_row_groups):
+        size = footer.row_group(group).total_byte_size
         if spans and spans[-1].bytes + size <= target:
-            last = spans.pop()
-            spans.append(Span(path, "parquet", last.start, group + 1, last.bytes + size))
+            spans[-1] = replace(spans[-1], stop=group + 1, bytes=spans[-1].bytes + size)
         else:
             spans.append(Span(path, "parquet", group, group + 1, size))
     return spans
@@ -120,67 +135,104 @@ CUTTERS: dict[str, Callable[[str, int], list[Span]]] = {
     ".txt": _text_spans, ".jsonl": _line_spans, ".json": _json_span, ".parquet": _parquet_spans}
 
 
-def hub_spans(dataset: HubDataset, target: int) -> tuple[list[Span], str]:
-    """Spans of a dataset on the hub, and the revision that they belong to. Raises UserError when it cannot be had."""
-    api = huggingface_hub.HfApi()
+# --- the hub ---------------------------------------------------------------------------------------------------------
+
+def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[list[Span], str]:
+    """Spans of a dataset on the hub at a revision (None: the newest), and that revision.
+
+    Raises UserError when it cannot be had.
+    """
+    files, spans, api = hub(), [], huggingface_hub.HfApi()
     try:
-        revision = retrying(lambda: api.dataset_info(dataset.repo).sha, f"{dataset.repo}: dataset info")
-        spans = []
+        revision = retry(lambda: api.dataset_info(dataset.repo, revision=revision), dataset.repo).sha
         for split, pattern in dataset.files.items():
-            names = retrying(lambda p=pattern: huggingface_hub.HfFileSystem().glob(f"datasets/{dataset.repo}@{revision}/{p}"),
-                             f"{dataset.repo}: file list")
+            names = retry(lambda p=f"datasets/{dataset.repo}@{revision}/{pattern}": files.glob(p), dataset.repo)
             if not names:
                 raise UserError(f"{dataset.repo} on the hub holds no {pattern} any more")
             for name in sorted(names):
-                found = retrying(lambda n=name: _parquet_spans(f"hf://{n}", target), f"{name}: row groups")
-                spans += [Span(s.path, s.form, s.start, s.stop, s.bytes, split) for s in found]
+                found = retry(lambda n=name: _parquet_spans(f"hf://{n}", target), name)
+                spans += [replace(span, split=split) for span in found]
+    except GatedRepoError:
+        raise UserError(f"{dataset.repo} is gated: accept its terms at {files.endpoint}/datasets/{dataset.repo}, "
+                        "then log in with `hf auth login`") from None
     except RepositoryNotFoundError:
-        raise UserError(f"{dataset.repo} is not on the hub at {api.endpoint}, or needs a login (hf auth login)") from None
-    except NETWORK_ERRORS as error:
-        raise UserError(f"the hub at {api.endpoint} cannot be reached ({_short(error)}): try again later; "
-                        "what is prepared so far is kept") from None
+        raise UserError(f"{dataset.repo} is not on the hub at {files.endpoint}, or it is private: "
+                        "log in with `hf auth login`") from None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{name} on the hub is not a whole Parquet file ({brief(error)}): try again later") from None
+    except READ_ERRORS as error:
+        login = "" if _passing(error) else "log in with `hf auth login`, or "
+        raise UserError(f"{dataset.repo} cannot be had from the hub at {files.endpoint} ({brief(error)}): "
+                        f"{login}try again later; what is prepared so far is kept") from None
     return spans, revision
 
 
-def retrying(action: Callable[[], object], what: str, tries: int = 6, wait: float = 1.0) -> object:
-    """The action's result, tried again after 1, 2, 4 ... seconds when the network or the hub stumbles."""
+@functools.cache
+def hub() -> huggingface_hub.HfFileSystem:
+    """The hub's files. No request waits for ever: ours is the time limit where the library sets none."""
+    def limit_waiting(request: httpx.Request) -> None:
+        given = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {what: given.get(what) or limit
+                                         for what, limit in httpx.Timeout(TIME_LIMIT).as_dict().items()}
+
+    def client() -> httpx.Client:
+        made = default_client_factory()
+        made.event_hooks["request"].append(limit_waiting)
+        return made
+
+    set_client_factory(client)
+    return huggingface_hub.HfFileSystem()
+
+
+def retry(action: Callable[[], object], what: str, tries: int = 4) -> object:
+    """The action's result, tried again after 1, 2, 4 seconds, or as long as the hub asks, when the network stumbles."""
     for attempt in range(tries):
         try:
             return action()
-        except NETWORK_ERRORS as error:
+        except READ_ERRORS as error:
             if attempt == tries - 1 or not _passing(error):
                 raise
-            print(f"{what}: {_short(error)}; trying again in {wait:.0f} s ({attempt + 1} of {tries - 1})", flush=True)
+            asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+            wait = int(asked) if asked.isdigit() else 2**attempt
+            print(f"{what}: {brief(error)}; trying again in {wait} s ({attempt + 1} of {tries - 1})", flush=True)
             time.sleep(wait)
-            wait *= 2
 
 
 def _passing(error: Exception) -> bool:
     """Whether a second try may succeed: not after an answer that the request itself is wrong."""
-    if isinstance(error, HfHubHTTPError) and error.response is not None:
+    if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 425, 429) or error.response.status_code >= 500
     return not isinstance(error, (FileNotFoundError, PermissionError))
 
 
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__
+def brief(error: Exception) -> str:
+    """An error in a few words on one line."""
+    if isinstance(error, HfHubHTTPError):
+        return f"it answered {error.response.status_code} {error.response.reason_phrase}"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _open(path: str):
-    """A local file or one on the hub (hf://datasets/...), for reading bytes."""
-    if path.startswith("hf://"):
-        return huggingface_hub.HfFileSystem().open(path, "rb", block_size=4 << 20)
-    return open(path, "rb")
+def _open(path: str) -> BinaryIO:
+    """A local file or one on the hub (hf://datasets/...), for reading bytes; of the hub's, just what is asked for."""
+    return hub().open(path, "rb", cache_type="none") if path.startswith("hf://") else open(path, "rb")
 
+
+@functools.lru_cache(maxsize=2)  # the large files of the hub have footers of megabytes, and many spans each
+def _footer(path: str) -> pq.FileMetaData:
+    with _open(path) as file:
+        return pq.read_metadata(file)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
 
 def text_documents(span: Span) -> Iterator[tuple[str, bool]]:
     """(text, ended) of each document in the span; only the last part of a long one has ended.
 
     Raises UserError with file and row for a row that is not usable.
     """
-    if span.form != "txt":
+    if span.form not in ("txt", "part"):
         for row, where in _rows(span):
-            yield _column(row, "text", where), True
+            yield _text(row, "text", where), True
         return
     with open(span.path, "rb") as file:
         file.seek(span.start)
@@ -190,36 +242,28 @@ def text_documents(span: Span) -> Iterator[tuple[str, bool]]:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{span.path} is not UTF-8 text (byte {span.start + error.start}): convert it first") from None
-    if span.whole and SEPARATOR in data:
-        for document in text.split(EOS):
-            if document.strip():
-                yield document.strip(), True
-    else:
+    if span.form == "part":
         yield text, at_end
-
-
-def _rows(span: Span) -> Iterator[tuple[dict, str]]:
-    """The rows of a span as dictionaries, with the words that name each row in an error."""
-    if span.form == "jsonl":
-        yield from _jsonl_rows(span)
-    elif span.form == "json":
-        yield from _json_rows(span)
     else:
-        yield from _parquet_rows(span)
+        yield from ((document.strip(), True) for document in text.split(EOS) if document.strip())
 
 
-def _jsonl_rows(span: Span) -> Iterator[tuple[dict, str]]:
+def _rows(span: Span) -> Iterator[tuple[object, object]]:
+    """The rows of a span, each with the words that name it in an error."""
+    return {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}[span.form](span)
+
+
+def _jsonl_rows(span: Span) -> Iterator[tuple[object, object]]:
     with open(span.path, "rb") as file:
         file.seek(span.start)
-        while file.tell() < span.stop:
-            position, line = file.tell(), file.readline()
-            if not line.strip():
-                continue
-            where = _LineName(span.path, position)
-            try:
-                yield json.loads(line), where
-            except ValueError as error:
-                raise UserError(f"{where} is not JSON: {error}") from None
+        while (position := file.tell()) < span.stop:
+            line, where = file.readline(), _LineName(span.path, position)
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"{where} is not JSON: {error}") from None
+                yield row, where
 
 
 class _LineName:
@@ -235,43 +279,47 @@ class _LineName:
         return f"{self.path} row {number}"
 
 
-def _json_rows(span: Span) -> Iterator[tuple[dict, str]]:
+def _json_rows(span: Span) -> Iterator[tuple[object, object]]:
     try:
         rows = json.loads(Path(span.path).read_bytes())
     except ValueError as error:
-        raise UserError(f"{span.path} is not JSON: {error}") from None
+        raise UserError(f"{span.path} is not JSON: {error} "
+                        "(a file with one object on each line must end in .jsonl)") from None
     if not isinstance(rows, list):
-        raise UserError(f"{span.path} must hold an array of rows, not {type(rows).__name__}")
+        raise UserError(f"{span.path} must hold an array of rows, not a {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
         yield row, f"{span.path} row {number}"
 
 
-def _parquet_rows(span: Span) -> Iterator[tuple[dict, str]]:
+def _parquet_rows(span: Span) -> Iterator[tuple[object, object]]:
+    footer = _footer(span.path)
+    number = sum(footer.row_group(group).num_rows for group in range(span.start))
+    there = footer.schema.to_arrow_schema().names
+    wanted = [name for name in there if name in COLUMNS]
+    if not wanted:
+        raise UserError(f"{span.path} has no column {' or '.join(COLUMNS)}; it has {', '.join(there)}")
     with _open(span.path) as file:
-        parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
-        number = sum(parquet.metadata.row_group(group).num_rows for group in range(span.start))
-        wanted = [name for name in parquet.schema_arrow.names if name in COLUMNS]
-        if not wanted:
-            raise UserError(f"{span.path} has none of the columns {', '.join(COLUMNS)}; it has "
-                            f"{', '.join(parquet.schema_arrow.names)}")
+        parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=True)
         for batch in parquet.iter_batches(256, row_groups=range(span.start, span.stop), columns=wanted):
             for row in batch.to_pylist():
                 number += 1
                 yield row, f"{span.path} row {number}"
 
 
-COLUMNS = ("text",)
-
-
-def _column(row: object, name: str, where: object) -> str:
+def _text(row: object, name: str, where: object) -> str:
     """A text column of a row. Raises UserError when it is not there or not text."""
     if not isinstance(row, dict):
         raise UserError(f"{where} is a {type(row).__name__}, not an object with a column {name!r}")
     if name not in row:
         raise UserError(f"{where} has no column {name!r}; it has {', '.join(map(repr, row)) or 'none'}")
-    if not isinstance(row[name], str):
-        raise UserError(f"{where}: column {name!r} holds {json.dumps(row[name])[:40]}, not text")
-    return row[name]
+    text = row[name]
+    if not isinstance(text, str):
+        raise UserError(f"{where}: column {name!r} holds {text!r:.40}, not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: column {name!r} holds half a surrogate pair, which is no character") from None
+    return text
 
 
 def in_validation(text: str, fraction: float) -> bool:

@@ -1,19 +1,23 @@
 """The one on-disk format of prepared data: shards of token ids, document ends, keep-masks, and meta.json.
 
-    data/<name>/meta.json                    kind, tokenizer and its hash, source and revision, counts, sha256 of each file
-    data/<name>/tokenizer/                   the tokenizer in Hugging Face form
-    data/<name>/train-00000.tokens.bin       ids, uint16 or, where the vocabulary is larger than 65,536, uint32
-    data/<name>/train-00000.ends.bin         uint64, where each document of the shard ends
-    data/<name>/train-00000.keep.bin         uint8, 1 = learned from; only where something is not (instructions, preferences)
+    data/<name>/meta.json                kind, tokenizer and its hash, source and revision, counts, sha256 of each file
+    data/<name>/plan.json                what data.py made it from, unit by unit
+    data/<name>/tokenizer/               the tokenizer in Hugging Face form
+    data/<name>/train-00000.tokens.bin   ids, uint16 or, where the vocabulary is larger than 65,536, uint32
+    data/<name>/train-00000.ends.bin     uint64, where each document of the shard ends
+    data/<name>/train-00000.keep.bin     uint8, 1 = learned from; only where something is not (answers)
 
 A shard is written by one ShardWriter under a temporary name and renamed when it is whole. A document may go on from one
 shard to the next. Of preference data, document 2i is the chosen and document 2i + 1 the rejected answer.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,7 @@ class _File:
 
     def __init__(self, path: Path):
         self.path, self.temporary = path, path.with_name(path.name + ".tmp")
+        self.temporary.unlink(missing_ok=True)  # an earlier try may still hold it open: let it write elsewhere
         self.file, self.digest = self.temporary.open("wb"), hashlib.sha256()
 
     def write(self, array: np.ndarray) -> None:
@@ -110,6 +115,60 @@ class Store:
         return np.concatenate(pieces).astype(np.int64)
 
 
+def hold_out(folder: Path, shards: list[dict], fraction: float, dtype: type, free: int) -> dict[str, list[dict]]:
+    """The shards of both splits where every document fell on one side (there are few): the last part is held out.
+
+    What is equal counts once and is cut at the same place, so that no text is on both sides; the document at the cut
+    is divided. The new shards are numbered from `free` on, beside the old ones, which a kill leaves whole.
+    """
+    starts: dict[bytes, int] = {}  # of each distinct document, or part of one, in the row of them all
+    total = 0
+    for shard in shards:
+        for ids, _ in _documents(folder, shard, dtype):
+            if starts.setdefault(_digest(ids), total) == total:
+                total += len(ids)
+    cut, made = total - round(total * fraction), {split: [] for split in SPLITS}
+    for index, shard in enumerate(shards, free):
+        writers = {split: ShardWriter(folder, split, index, dtype, with_keep=False) for split in SPLITS}
+        for ids, ended in _documents(folder, shard, dtype):
+            here = min(max(cut - starts[_digest(ids)], 0), len(ids))
+            if here > 0:
+                writers["train"].add(ids[:here], None, 0, ended or starts[_digest(ids)] + len(ids) >= cut)
+            if here < len(ids):
+                writers["val"].add(ids[here:], None, 0, ended)
+        for split, writer in writers.items():
+            entry = writer.close()
+            if entry["tokens"]:
+                made[split].append({**entry, "bytes": round(shard["bytes"] * entry["tokens"] / shard["tokens"])})
+    return made
+
+
+def _documents(folder: Path, shard: dict, dtype: type) -> Iterator[tuple[np.ndarray, bool]]:
+    """(ids, ended) of each document of a shard; only the last may go on in the next shard."""
+    names = {name.split(".")[1]: name for name in shard["sha256"]}
+    ids, ends = np.fromfile(folder / names["tokens"], dtype), np.fromfile(folder / names["ends"], np.int64)
+    pieces = np.split(ids, ends)
+    yield from ((piece, number < len(ends)) for number, piece in enumerate(pieces) if len(piece))
+
+
+def _digest(ids: np.ndarray) -> bytes:
+    return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps other processes from working in the folder; UserError where one already does. The dead claim nothing."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in {folder}: wait for it, or stop it first") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 def read_meta(folder: Path) -> dict:
     """meta.json of a prepared dataset. Raises UserError where there is none, naming those that are there."""
     path = folder / "meta.json"
@@ -117,7 +176,8 @@ def read_meta(folder: Path) -> dict:
         there = sorted(meta.parent.name for meta in folder.parent.glob("*/meta.json"))
         known = f"there are: {', '.join(there)}" if there else "none is prepared yet"
         raise UserError(f"no prepared dataset in {folder} ({known}); prepare one with "
-                        "python data.py --stories (offline), --fw, --tinystories, or --files FILE --name NAME --kind text")
+                        "python data.py --stories (offline), --fw, --tinystories, "
+                        "or --files FILE --name NAME --kind text")
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         if meta["format"] == FORMAT:

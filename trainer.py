@@ -17,13 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import distributed  # before torch: it says how OpenMP waits
+
+# isort: split
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import checkpoint
-import distributed
 import plan
 import plots
 from batches import Loader, StreamRows, validation_batches
@@ -183,7 +185,8 @@ def train(run: Run) -> None:
     """The loop: a step, written down; then evaluate and save when due."""
     args, env, progress, stop = run.args, run.env, run.progress, Stop()
     metrics = Metrics(run.folder, args.wandb, args.given, progress.step) if env.main else None
-    bar = tqdm(total=run.steps, initial=progress.step, unit=" steps", disable=not env.main, dynamic_ncols=True)
+    bar = tqdm(total=run.steps, initial=progress.step, unit=" steps", disable=not env.main, dynamic_ncols=True,
+               mininterval=0.2 if sys.stderr.isatty() else 10)
     whole_after = args.val_epochs * len(run.rows)
     stopping = False
     while progress.step < run.steps and not stopping:
@@ -271,7 +274,8 @@ def farewell(run: Run) -> str:
     if run.progress.step < run.steps:
         return (f"stopped after step {run.progress.step} of {run.steps}, saved in {newest}. Go on with: "
                 f"python trainer.py --train {run.args.train} --dataset {run.args.dataset} "
-                f"--data_dir {run.args.data_dir} --run_name {run.folder.name} --save_checkpoint_dir {run.folder.parent} --resume")
+                f"--data_dir {run.args.data_dir} --save_checkpoint_dir {run.folder.parent} "
+                f"--run_name {run.folder.name} --resume")
     return f"done: {run.progress.tokens:,} tokens. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}"
 
 

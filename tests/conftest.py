@@ -49,7 +49,8 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., Store]:
     """Writes documents, a list for each shard, as one split of a prepared dataset, and opens it."""
-    def write(shards: Iterable[Iterable[np.ndarray]], split: str = "train", vocab_size: int = 65536) -> Store:
+    def write(shards: Iterable[Iterable[np.ndarray]], split: str = "train", vocab_size: int = 65536,
+              eos_id: int = -1) -> Store:
         folder = tmp_path / f"data-{split}"
         folder.mkdir()
         entries = []
@@ -58,7 +59,8 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
             for ids in documents:
                 writer.add(np.asarray(ids), None, len(ids), ended=True)
             entries.append(writer.close())
-        write_json(folder / "meta.json", {"format": FORMAT, "kind": "text", "splits": {split: entries},
-                                          "tokenizer": {"vocab_size": vocab_size}})
-        return Store(folder, split, {"splits": {split: entries}, "tokenizer": {"vocab_size": vocab_size}})
+        meta = {"format": FORMAT, "kind": "text", "splits": {split: entries},
+                "tokenizer": {"vocab_size": vocab_size, "eos_id": eos_id}}
+        write_json(folder / "meta.json", meta)
+        return Store(folder, split, meta)
     return write

@@ -56,12 +56,12 @@ def test_an_epoch_has_every_token_once(store: Store, T: int, epoch: int) -> None
     rows = StreamRows(store, T, seed=3)
     assert len(rows) == 1003 // T
     cut = [rows[n] for n in range(epoch * len(rows), (epoch + 1) * len(rows))]
-    tokens, labels = (np.concatenate(column) for column in zip(*cut, strict=True))
+    tokens, labels, _ = (np.concatenate(column) for column in zip(*cut, strict=True))
     assert len(set(tokens.tolist())) == len(tokens) == 1003 // T * T
     assert np.array_equal(labels, (tokens + 1) % 1003)  # across shards, and from the end to the start
     starts = [row[0][0] for row in cut]
     assert starts != sorted(starts)
-    crossing = [row for row, _ in cut if {299, 300} <= set(row) or {332, 333} <= set(row) or {349, 350} <= set(row)]
+    crossing = [row for row, *_ in cut if {299, 300} <= set(row) or {332, 333} <= set(row) or {349, 350} <= set(row)]
     assert crossing, "no row crosses the border of a document or shard"
     assert 1003 % T or 0 in labels
 
@@ -108,6 +108,15 @@ def test_a_batch_is_what_the_contract_says(store: Store) -> None:
     assert torch.equal(batch.tokens[:, 1:], batch.labels[:, :-1])
 
 
+def test_rows_name_the_document_of_each_token(make_store: Callable[..., Store]) -> None:
+    store = make_store([[[5, 6, 0], [7, 0], [8, 9, 9, 9, 9, 9, 9, 9, 9, 0]]], eos_id=0)
+    batch, = validation_batches(store, 7, 4, 0, 1)
+    assert batch.tokens.tolist() == [[5, 6, 0, 7, 0, 8, 9], [9, 9, 9, 9, 9, 9, 9]]
+    assert batch.doc_ids.tolist() == [[0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 0, 0]]
+    alone, = validation_batches(make_store([[[5, 6, 7, 8, 0]]], "val", eos_id=0), 4, 4, 0, 1)
+    assert alone.doc_ids is None  # one document: plain causal attention, which is faster
+
+
 @pytest.mark.parametrize("T", [10, 17, 333, 1002, 2000])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_validation_counts_every_token_once(store: Store, T: int, world: int) -> None:
@@ -145,5 +154,5 @@ def test_too_little_text_is_a_users_error(make_store: Callable[..., Store]) -> N
 
 def test_large_vocabularies_are_read(make_store: Callable[..., Store]) -> None:
     store = make_store([[np.arange(70_000, 70_050)]], vocab_size=70_050)
-    tokens, labels = StreamRows(store, 10, seed=0)[0]
+    tokens, labels, _ = StreamRows(store, 10, seed=0)[0]
     assert np.array_equal(labels, tokens + 1) and tokens.min() >= 70_000 and tokens.dtype == np.int64

@@ -214,7 +214,6 @@ def test_the_130m_preset_is_that_large() -> None:
     assert round(count_parameters(args.replace(vocab_size=50257)) / 1e6, 1) == 130.0  # without the 47 rows of padding
 
 
-@pytest.mark.xfail(strict=True, reason="the presets stories and shakespeare are offered but have no settings yet")
 def test_every_preset_offered_exists() -> None:
     hint = typing.get_type_hints(ModelArgs)["preset"]
     offered = set(itertools.chain(*(typing.get_args(part) for part in typing.get_args(hint))))

@@ -13,14 +13,14 @@ from store import FORMAT, ShardWriter, write_json
 from tokenizer import byte_level
 
 ROOT = Path(__file__).resolve().parent.parent
-QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}  # tiny matrices are faster on one thread, and bits must not vary
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
 WORDS = "the old fox ran over a red hill and saw the small boat on the lake near the gate".split()
 
 # A run of 6 steps, 256 tokens each, in float32 with dropout, so that generators matter.
 TINY = {"train": "P", "dataset": "toy", "device": "cpu", "dtype": "float32", "block_size": 32, "batch_size": 8,
         "total_batch_size": 256, "embeddings_dims": 32, "no_of_decoder_layers": 2, "no_of_heads": 4, "no_kv_heads": 2,
-        "total_iters": 6, "warmup_iters": 2, "eval_iters": 3, "eval_check": 2, "save_checkpoint_iter": 2, "max_lr": 1e-2,
-        "prompt": "the fox", "max_length": 5, "wandb": "disabled"}
+        "total_iters": 6, "warmup_iters": 2, "eval_iters": 3, "eval_check": 2, "save_checkpoint_iter": 2,
+        "max_lr": 1e-2, "prompt": "the fox", "max_length": 5, "wandb": "disabled"}
 
 
 def toy_text(sentences: int, seed: int) -> list[str]:

@@ -1,0 +1,99 @@
+"""A little of the Hugging Face hub on 127.0.0.1: dataset info, file lists, ranges of files; with faults on demand."""
+
+import http.server
+import json
+import threading
+from dataclasses import dataclass
+from time import sleep  # by name: tests take the waiting out of time.sleep
+from urllib.parse import unquote, urlsplit
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests whose path contains `match`."""
+
+    match: str
+    times: int = 1
+    status: int | None = None  # answered instead
+    code: str = ""  # the hub's own word for an error
+    retry_after: int | None = None
+    cut: int | None = None  # the connection ends after so many bytes of the body
+    stall: float = 0.0  # seconds of silence first
+
+
+class Hub:
+    """Serves files {repo: {path: bytes}}; `requests` has (path, body bytes) of each answer."""
+
+    def __init__(self, repos: dict[str, dict[str, bytes]]):
+        self.repos, self.faults, self.requests = repos, [], []
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.answer(self)
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def __enter__(self) -> "Hub":
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def fault(self, match: str, **what) -> None:
+        """Arrange a fault; those that happened are gone from `faults`."""
+        self.faults.append(Fault(match, **what))
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        """Answer one GET, or do to it what a fault says."""
+        path = unquote(urlsplit(request.path).path)
+        fault = next((fault for fault in self.faults if fault.match in path), None)
+        if fault:
+            fault.times -= 1
+            if not fault.times:
+                self.faults.remove(fault)
+            sleep(fault.stall)
+        status, body, headers = self.content(path, request.headers.get("Range"))
+        if fault and fault.status:
+            status, body, headers = fault.status, b"", {"X-Error-Code": fault.code}
+            if fault.retry_after is not None:
+                headers["Retry-After"] = str(fault.retry_after)
+        self.requests.append((path, len(body)))
+        try:
+            request.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                request.send_header(name, value)
+            request.end_headers()
+            request.wfile.write(body if not fault or fault.cut is None else body[:fault.cut])
+        except OSError:
+            request.close_connection = True  # the client gave up waiting
+        request.close_connection |= bool(fault)
+
+    def content(self, path: str, span: str | None) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of a path without any fault."""
+        for repo, files in self.repos.items():
+            info, resolve = f"/api/datasets/{repo}", f"/datasets/{repo}/resolve/{REVISION}/"
+            if path in (info, f"{info}/revision/{REVISION}"):
+                return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": []}).encode(), {}
+            if path.startswith(tree := f"{info}/tree/{REVISION}"):
+                folder = path.removeprefix(tree).strip("/")
+                rows = [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files.items()
+                        if name.rpartition("/")[0] == folder]
+                rows += [{"type": "directory", "path": name, "oid": "0"} for name in
+                         {name.rpartition("/")[0] for name in files} - {""} if name.rpartition("/")[0] == folder]
+                return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
+            if (name := path.removeprefix(resolve)) in files:
+                first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
+                body = files[name][first:last + 1]
+                return 206, body, {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"}
+        return 404, b"{}", {"X-Error-Code": "RepoNotFound"}

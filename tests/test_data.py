@@ -1,0 +1,404 @@
+"""Preparing data: the right tokens, the same files however it is run or broken off, and errors that say what to do."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from hub import REVISION, Hub
+from test_sources import parquet
+from test_store import documents
+
+import data
+from config import EOS, run
+from sources import in_validation
+from store import Store, claimed, read_meta
+from tokenizer import load_tokenizer, train_bpe
+
+ROOT = Path(__file__).parent.parent
+TEXTS = [f"This is text {n}, and it says: " + f"{n} is a number. " * (n % 17) + "So." for n in range(400)]
+
+
+class Inline:
+    """ProcessPoolExecutor's interface without processes, so that most tests need none."""
+
+    def __init__(self, workers: int, context: object, initializer: Callable, arguments: tuple):
+        initializer(*arguments)
+
+    def __enter__(self) -> "Inline":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def submit(self, action: Callable, *arguments) -> Future:
+        """Do it now."""
+        future = Future()
+        try:
+            future.set_result(action(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a few documents, made in this process, and not synced."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(data, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(data, "_end_with_main", lambda: None)
+    monkeypatch.setattr(data, "unit_bytes", lambda total: 3_000)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    """Runs data.py's main in this process: (exit code, stdout, stderr)."""
+    def call(*flags: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["data.py", "--data_dir", str(tmp_path / "data"), *map(str, flags)])
+        try:
+            run(data.main)
+            code = 0
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+    return call
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A corpus of many short documents."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer whose tokens are longer than bytes, and that loads faster than GPT-2's."""
+    folder = tmp_path_factory.mktemp("small")
+    train_bpe(TEXTS, 400).save(folder)
+    return folder
+
+
+def split_texts(folder: Path) -> dict[str, list[str]]:
+    """The texts of both splits, decoded; every token is accounted for."""
+    meta, tokenizer = read_meta(folder), load_tokenizer(folder / "tokenizer")
+    found = {split: documents(folder, meta["splits"][split]) for split in ("train", "val")}
+    assert all(ids[-1] == tokenizer.eos_id and tokenizer.eos_id not in ids[:-1] for ids in found["val"])
+    return {split: [tokenizer.decode(ids) for ids in its] for split, its in found.items()}
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every file below a folder, by its hash."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# --- the right tokens ------------------------------------------------------------------------------------------------
+
+def test_every_document_is_there_once_and_in_order(inline, command, rows: Path, small: Path, tmp_path: Path) -> None:
+    code, out, err = command("--files", rows, "--name", "mine", "--tokenizer", small)
+    assert (code, err) == (0, "") and "done" in out
+    held_out = [in_validation(text, 0.1) for text in TEXTS]
+    assert split_texts(tmp_path / "data" / "mine") == {
+        "train": [text for text, held in zip(TEXTS, held_out, strict=True) if not held],
+        "val": [text for text, held in zip(TEXTS, held_out, strict=True) if held]}
+    assert 10 < sum(held_out) < 80
+    meta = read_meta(tmp_path / "data" / "mine")
+    assert sum(shard["bytes"] for split in meta["splits"].values() for shard in split) == sum(map(len, TEXTS))
+    assert len(meta["splits"]["train"]) > 5
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"]
+    for split, shards in meta["splits"].items():
+        assert len(Store(tmp_path / "data" / "mine", split, meta)) == sum(shard["tokens"] for shard in shards)
+        for shard in shards:
+            for name, digest in shard["sha256"].items():
+                assert files(tmp_path / "data" / "mine")[name] == digest
+
+
+def test_files_of_all_forms_make_one_dataset(inline, command, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"{TEXTS[0]}\n{EOS}\n{TEXTS[1]}")
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS[2:60]))
+    (tmp_path / "c.json").write_text(json.dumps([{"text": text} for text in TEXTS[60:120]]))
+    (tmp_path / "d.parquet").write_bytes(parquet(TEXTS[120:]))
+    assert command("--files", *sorted(tmp_path.glob("?.*")), "--name", "mine", "--tokenizer", "bytes")[0] == 0
+    found = split_texts(tmp_path / "data" / "mine")
+    assert [text for text in TEXTS if not in_validation(text, 0.1)] == found["train"]
+    assert [text for text in TEXTS if in_validation(text, 0.1)] == found["val"] != []
+
+
+def test_a_special_token_in_a_row_stays_text_and_empty_rows_are_counted(inline, command, tmp_path: Path) -> None:
+    path, text = tmp_path / "a.jsonl", f"before{EOS}after "
+    path.write_text("".join(json.dumps({"text": text * (n % 7)}) + "\n" for n in range(70)))
+    code, out, _ = command("--files", path, "--name", "mine", "--tokenizer", "bytes", "--val_fraction", "0.5")
+    assert code == 0 and "10 empty rows left out" in out
+    found = split_texts(tmp_path / "data" / "mine")
+    assert sorted(found["train"] + found["val"]) == sorted(text * (n % 7) for n in range(70) if n % 7)
+    assert not set(found["train"]) & set(found["val"])
+
+
+@pytest.mark.parametrize("copies, distinct", [(1, 2), (30, 1), (30, 2), (30, 12)])
+def test_equal_documents_are_never_on_both_sides(inline, command, tmp_path: Path, copies: int, distinct: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": TEXTS[n] * 4}) + "\n" for n in range(distinct)) * copies)
+    for fraction in (0.05, 0.9):
+        assert command("--files", path, "--name", "m", "--tokenizer", "bytes", "--val_fraction", fraction)[0] == 0
+        found = split_texts(tmp_path / "data" / "m")
+        assert found["train"] and found["val"] and not set(found["train"]) & set(found["val"])
+        assert sum(map(len, found["train"] + found["val"])) == copies * sum(len(TEXTS[n]) * 4 for n in range(distinct))
+
+
+def test_one_long_text_is_the_text_with_its_tail_held_out(inline, command, small: Path, tmp_path: Path) -> None:
+    text = "\r\n".join(TEXTS) + "\n"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert command("--files", tmp_path / "a.txt", "--name", "mine", "--tokenizer", small)[0] == 0
+    meta, encoded = read_meta(tmp_path / "data" / "mine"), load_tokenizer(small)
+    stores = [Store(tmp_path / "data" / "mine", split, meta) for split in ("train", "val")]
+    whole = [*encoded.encode(text), encoded.eos_id]
+    assert [token for store in stores for token in store.read(0, len(store)).tolist()] == whole
+    assert len(stores[1]) == round(0.1 * len(whole)) and len(meta["splits"]["train"]) > 3
+    assert [store.documents for store in stores] == [1, 1]
+
+
+@pytest.mark.parametrize("limit", [8_000, 8_001, 12_345])
+def test_max_tokens_is_exact_and_a_prefix_of_all(inline, command, rows: Path, tmp_path: Path, limit: int) -> None:
+    def tokens(name: str, *flags: object) -> list[list[int]]:
+        assert command("--files", rows, "--name", name, "--tokenizer", "bytes", *flags)[0] == 0
+        meta = read_meta(tmp_path / "data" / name)
+        stores = [Store(tmp_path / "data" / name, split, meta) for split in ("train", "val")]
+        return [store.read(0, len(store)).tolist() for store in stores]
+
+    some, all_ = tokens("some", "--max_tokens", limit), tokens("all")
+    assert sum(map(len, some)) == limit < sum(map(len, all_))
+    assert [ids[:len(part)] for ids, part in zip(all_, some, strict=True)] == some
+    assert tokens("twin", "--max_tokens", limit, "--num_proc", 7) == some
+
+
+def test_a_limit_counts_a_split_of_its_own(inline, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "STORIES", {"train": 60, "val": 20})
+    for limit, val in ((5_000, 500), (20_000, 2_000)):
+        assert command("--stories", "--tokenizer", "bytes", "--max_tokens", limit)[0] == 0
+        splits = read_meta(tmp_path / "data" / "stories")["splits"]
+        found = {split: sum(shard["tokens"] for shard in shards) for split, shards in splits.items()}
+        assert found == {"train": limit - val, "val": val}
+
+
+def test_stories_have_their_own_tokenizer(inline, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "STORIES", {"train": 30, "val": 10})
+    stories = data.stories
+    monkeypatch.setattr(data, "stories", lambda split, count, seed: stories(split, min(count, 200), seed))
+    assert command("--stories")[0] == 0
+    folder = tmp_path / "data" / "stories"
+    assert split_texts(folder) == {split: [row["text"] for row in stories(split, count, 1337)]
+                                   for split, count in data.STORIES.items()}
+    assert 300 < read_meta(folder)["tokenizer"]["vocab_size"] <= data.STORY_VOCABULARY
+
+
+# --- broken off, repeated, refused -----------------------------------------------------------------------------------
+
+def test_a_prepared_dataset_is_left_alone_unless_it_is_damaged(inline, command, rows: Path, tmp_path: Path) -> None:
+    flags, folder = ("--files", rows, "--name", "mine", "--tokenizer", "bytes"), tmp_path / "data" / "mine"
+    assert command(*flags)[0] == 0
+    before, made = files(folder), folder.stat().st_ino
+    assert "already prepared" in command(*flags)[1] and folder.stat().st_ino == made
+    (folder / "train-00001.tokens.bin").unlink()
+    code, out, _ = command(*flags)
+    assert code == 0 and "train-00001.tokens.bin is missing" in out and files(folder) == before
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of the project knows it."""
+
+
+@pytest.mark.parametrize("form", ["jsonl", "txt"])
+def test_broken_off_anywhere_it_goes_on_to_the_same_end(inline, command, tmp_path: Path, form: str,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rename and each deletion in turn is the last thing that a run does."""
+    path, target = tmp_path / f"a.{form}", tmp_path / "data" / "mine"
+    path.write_text("\n".join(json.dumps({"text": text}) if form == "jsonl" else text for text in TEXTS[:30]))
+    flags = ["--files", path, "--name", "mine", "--tokenizer", "bytes"]
+    flags += ["--max_tokens", 4_000, "--val_fraction", 0.3] if form == "jsonl" else []
+    left = done = 10_000
+
+    def limited(action: Callable) -> Callable:
+        def limited_action(*arguments, **options) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return action(*arguments, **options)
+        return limited_action
+
+    for name in ("rename", "unlink"):
+        monkeypatch.setattr(Path, name, limited(getattr(Path, name)))
+    assert command(*flags)[0] == 0
+    whole, done = files(tmp_path / "data"), done - left
+    assert done > 20 and any("plan.json" in name for name in whole)
+    for left in range(done):
+        shutil.rmtree(tmp_path / "data")
+        with pytest.raises(Killed):
+            command(*flags)
+        assert not target.exists() or files(target) == {name.removeprefix("mine/"): whole[name] for name in whole}
+        left = 10_000
+        assert command(*flags)[0] == 0 and files(tmp_path / "data") == whole
+
+
+def test_another_plan_starts_over(inline, command, rows: Path, small: Path, tmp_path: Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = tmp_path / "data" / ".mine.partial"
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "make_meta", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            command("--files", rows, "--name", "mine", "--tokenizer", small)
+    assert len(list(partial.glob("unit-*.json"))) > 5
+    assert command("--files", rows, "--name", "mine", "--tokenizer", "bytes")[0] == 0
+    assert command("--files", rows, "--name", "twin", "--tokenizer", "bytes")[0] == 0
+    shards = {name: {file: digest for file, digest in files(tmp_path / "data" / name).items() if file != "meta.json"}
+              for name in ("mine", "twin")}
+    assert shards["mine"] == shards["twin"] and not partial.exists()
+
+
+def test_two_at_once_do_not_mix(inline, command, rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / ".mine.partial").mkdir(parents=True)
+    with claimed(tmp_path / "data" / ".mine.partial"):
+        code, _, err = command("--files", rows, "--name", "mine", "--tokenizer", "bytes")
+    assert code == 2 and "another process is at work" in err
+    assert not list((tmp_path / "data" / ".mine.partial").iterdir())
+
+
+def test_a_failure_leaves_what_was_prepared_before(inline, command, rows: Path, tmp_path: Path) -> None:
+    assert command("--files", rows, "--name", "mine", "--tokenizer", "bytes")[0] == 0
+    before = files(tmp_path / "data" / "mine")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(rows.read_text() + '{"text": 1}\n')
+    code, _, err = command("--files", bad, "--name", "mine", "--tokenizer", "bytes")
+    assert code == 2 and err == f"error: {bad} row 401: column 'text' holds 1, not text\n"
+    assert files(tmp_path / "data" / "mine") == before
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--files", "none.txt", "--name", "mine"), "no such file: none.txt"),
+    (("--files", "{rows}"), "--files needs --name"),
+    (("--files", "{rows}", "--name", "../mine"), "must be a plain folder name"),
+    (("--files", "{rows}", "--name", "mine", "--val_fraction", "1"), "must lie between 0 and 1"),
+    (("--files", "{rows}", "--name", "mine", "--max_tokens", "0"), "--max_tokens 0 must be 1 or more"),
+    (("--files", "{rows}", "--name", "mine", "--tokenizer", "bytes", "--val_fraction", "1e-9"), ".* and 0 held out"),
+    (("--files", "{rows}", "--name", "mine", "--tokenizer", "bytes", "--max_tokens", "1"), "too little text"),
+    (("--files", "{rows}", "--name", "mine", "--tokenizer", "nothing"), "no tokenizer in nothing"),
+    (("--files", "{rows}", "--name", "mine", "--data_dir", "{rows}"), "cannot write to .*File exists"),
+    (("--files", "{rows}", "--name", "mine", "--data_dir", "{rows}/data"), "cannot write to .*another --data_dir"),
+    (("--stories", "--fw"), "not allowed with"),
+    ((), "required"),
+])
+def test_a_mistake_gets_one_line(inline, command, rows: Path, tmp_path: Path, flags: tuple, words: str) -> None:
+    code, _, err = command(*(flag.format(rows=rows) for flag in flags))
+    assert code == 2 and len(err.splitlines()) == 1 and err.startswith("error: ")
+    assert re.search(words, err), err
+    assert not (tmp_path / "data" / "mine").exists()
+
+
+# --- the command itself, with its worker processes -------------------------------------------------------------------
+
+def script(*flags: object, **environment: str) -> subprocess.Popen:
+    """data.py in a process group of its own, two workers."""
+    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", **environment}
+    return subprocess.Popen([sys.executable, str(ROOT / "data.py"), *map(str, flags), "--num_proc", "2"], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=environment)
+
+
+def finished(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The worker processes, when there are two."""
+    while process.poll() is None:
+        found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+        pids = [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
+        if len(pids) == 2:
+            return pids
+        time.sleep(0.02)
+    raise AssertionError(f"it ended before it had workers: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A corpus of four units, and the files that an unbroken run makes of it."""
+    folder = tmp_path_factory.mktemp("large")
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{n} {text}"}) + "\n" for n in range(44) for text in TEXTS))
+    assert 3 << 20 < path.stat().st_size < 4 << 20
+    flags = ("--files", path, "--name", "mine", "--tokenizer", "bytes", "--data_dir", folder / "data")
+    code, _, err = finished(script(*flags))
+    assert (code, err) == (0, "")
+    return path, files(folder / "data")
+
+
+def test_killed_again_and_again_it_goes_on_to_the_same_end(large: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    path, whole = large
+    flags = ("--files", path, "--name", "mine", "--tokenizer", "bytes", "--data_dir", tmp_path)
+    codes = []
+    for how in ("a worker", "Ctrl-C", "the main process", "everything"):
+        process = script(*flags)
+        workers = workers_of(process)
+        while how == "a worker" and not list(tmp_path.glob(".mine.partial/unit-*.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        if how == "a worker":
+            os.kill(workers[0], signal.SIGKILL)
+        elif how == "the main process":
+            process.kill()
+        elif how == "Ctrl-C":
+            for worker in workers:
+                os.kill(worker, signal.SIGINT)
+            time.sleep(0.3)  # in which they could complain
+            process.send_signal(signal.SIGINT)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        code, _, err = finished(process)  # which is when the workers have ended too: they hold its stderr
+        codes.append(code)
+        if how == "a worker":
+            assert re.fullmatch("error: a worker process was killed.* run the same command again.*\n", err), err
+        elif how == "Ctrl-C":
+            assert err == "interrupted\n"
+        done = list(tmp_path.glob(".mine.partial/unit-*.json"))
+        assert 1 <= len(done) < 4 and not (tmp_path / "mine").exists()
+    assert codes == [2, 130, -signal.SIGKILL, -signal.SIGKILL]
+    assert finished(script(*flags))[0] == 0 and files(tmp_path) == whole
+
+
+def test_the_named_datasets_come_from_the_hub(tmp_path: Path) -> None:
+    fineweb = {f"sample/10BT/00{n}_00000.parquet": parquet(TEXTS[n * 100:n * 100 + 100]) for n in range(3)}
+    tinystories = {"data/train-00000-of-00001-a.parquet": parquet(TEXTS[:80]),
+                   "data/validation-00000-of-00001-b.parquet": parquet(TEXTS[80:100])}
+    with Hub({"HuggingFaceFW/fineweb": fineweb, "roneneldan/TinyStories": tinystories}) as hub:
+        for match, what in (("/api/datasets/HuggingFaceFW/fineweb", {"status": 503}), ("/resolve/", {"cut": 50})):
+            hub.fault(match, **what)
+        runs = [script(flag, "--tokenizer", "bytes", "--data_dir", tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
+                for flag in ("--fw", "--tinystories")]
+        for process in runs:
+            code, out, err = finished(process)
+            assert code == 0 and "error" not in err, err
+        assert hub.faults == []
+    assert split_texts(tmp_path / "fw") == {"train": [text for text in TEXTS[:300] if not in_validation(text, 0.2)],
+                                            "val": [text for text in TEXTS[:300] if in_validation(text, 0.2)]}
+    assert split_texts(tmp_path / "tinystories") == {"train": TEXTS[:80], "val": TEXTS[80:100]}
+    assert read_meta(tmp_path / "fw")["source"] == {"repo": "HuggingFaceFW/fineweb", "revision": REVISION}
+
+
+def test_a_refusal_of_the_hub_in_a_worker_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    rows = [*TEXTS[:150], None, *TEXTS[151:200]]
+    with Hub({"HuggingFaceFW/fineweb": {"sample/10BT/000_00000.parquet": parquet(rows)}}) as hub:
+        code, _, err = finished(script("--fw", "--tokenizer", "bytes", "--data_dir", tmp_path,
+                                        HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)))
+    assert code == 2 and re.fullmatch("error: hf://.*000_00000.parquet row 151: column 'text' holds None.*\n", err)
+    assert not (tmp_path / "fw").exists()
