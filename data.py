@@ -26,10 +26,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import store
 from config import Parser, UserError, resolve, run
 from sources import READ_ERRORS, HubDataset, Span, brief, hub_spans, in_validation, local_spans, retry, text_documents
-from store import SPLITS, ShardWriter, Store, claimed, hold_out, id_dtype, read_meta, replace_folder, write_json
+from store import FORMAT, SPLITS, ShardWriter, Store, claimed, hold_out, id_dtype, read_meta, replace_folder, write_json
 from story_world import stories, story_at
 from tokenizer import Tokenizer, load_tokenizer, train_bpe
 
@@ -215,7 +214,7 @@ def make_meta(folder: Path, name: str, plan: dict, entries: list[dict]) -> dict:
     if min(train, val) < 2:
         raise UserError(f"{name}: too little text: {train:,} tokens to train on and {val:,} held out; "
                         "give more text, or another --val_fraction or --max_tokens")
-    return {"format": store.FORMAT, "name": name, "kind": plan["kind"], "tokenizer": plan["tokenizer"],
+    return {"format": FORMAT, "name": name, "kind": plan["kind"], "tokenizer": plan["tokenizer"],
             "source": plan["source"], "empty": sum(entry["empty"] for entry in entries), "splits": shards}
 
 
