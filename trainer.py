@@ -32,7 +32,7 @@ from batches import Loader, StreamRows, validation_batches
 from config import ModelArgs, Parser, RunError, UserError, resolve, round_up, run
 from distributed import Env
 from generate import generate
-from metrics import Metrics
+from metrics import Metrics, read_metrics
 from model import Llama, flops_per_token
 from objectives import Objective, evaluate, global_means, next_token
 from optimizers import build_optimizers, set_lr
@@ -276,7 +276,12 @@ def farewell(run: Run) -> str:
                 f"python trainer.py --train {run.args.train} --dataset {run.args.dataset} "
                 f"--data_dir {run.args.data_dir} --save_checkpoint_dir {run.folder.parent} "
                 f"--run_name {run.folder.name} --resume")
-    return f"done: {run.progress.tokens:,} tokens. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}"
+    rows = read_metrics(run.folder / "metrics.jsonl")
+    train = [row for row in rows if row["split"] == "train"][-50:]
+    loss = sum(row["loss"] * row["count"] for row in train) / sum(row["count"] for row in train)
+    validation = next(row["loss"] for row in reversed(rows) if row["split"] == "val")
+    return (f"done: {run.progress.tokens:,} tokens; training loss {loss:.4f} (last {len(train)} steps), "
+            f"validation loss {validation:.4f}. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}")
 
 
 def choose_dataset(args: ModelArgs, kind: str) -> Path:
