@@ -126,7 +126,8 @@ class Run:
         if args.resume:
             checkpoint.restore(self.source, [*self.optimizers, self.scaler], env)
         if env.world_size > 1:
-            self.wrapped = DistributedDataParallel(self.wrapped, gradient_as_bucket_view=True, broadcast_buffers=False)
+            self.wrapped = DistributedDataParallel(self.wrapped, gradient_as_bucket_view=True,
+                                                   forward_sync_buffers=False)
 
     def faster(self, compiled: nn.Module) -> bool:
         """Whether a compiled micro-batch takes less time than a plain one, all ranks together."""
@@ -330,12 +331,12 @@ def main() -> None:
     job = Run(vars(parser.parse_args()))
     env = distributed.init(job.args.device, job.args.dtype)
     try:
-        lines = job.meet(env)
+        lines, finished = job.meet(env), job.progress.step >= job.steps
+        if finished:
+            lines.append(f"nothing left to do: step {job.progress.step} of {job.steps} is in {job.source}")
         if env.main:
             print("\n".join(lines), flush=True)
-        if job.progress.step >= job.steps:
-            print(f"nothing left to do: step {job.progress.step} of {job.steps} is in {job.source}")
-        elif not job.args.dry_run:
+        if not finished and not job.args.dry_run:
             if env.main:
                 checkpoint.make_run_folder(job.folder, keep=job.args.resume)
             job.build()
