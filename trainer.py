@@ -197,6 +197,7 @@ def train(run: Run) -> None:
         first_row, progress.cursor = progress.cursor, run.loader.cursor
         progress.step, progress.tokens = progress.step + 1, progress.tokens + args.tokens_per_step
         if not math.isfinite(means["loss"] + (0.0 if run.scaler.is_enabled() else means["grad_norm"])):
+            bar.close()
             raise RunError(not_finite(run, means, first_row))
 
         speed = args.tokens_per_step / (time.perf_counter() - t0)
