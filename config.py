@@ -163,8 +163,8 @@ PRESETS: dict[str, dict[str, object]] = {
     # the quickstart: some minutes on two CPU cores
     "stories": dict(dataset="stories", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2,
                     block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0, attn_dropout=0.0,
-                    optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=700, eval_iters=175, eval_check=25,
-                    save_checkpoint_iter=175, max_length=150),
+                    optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=900, eval_iters=225, eval_check=25,
+                    save_checkpoint_iter=225, max_length=150),
     # characters of Shakespeare, 0.8M parameters: under three minutes on two CPU cores
     "shakespeare": dict(dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,
                         no_kv_heads=2, block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0,

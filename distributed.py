@@ -6,10 +6,6 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
-# Read when torch loads OpenMP. By default its threads spin while they wait for each other; with any other program on a
-# core that makes a step up to eight times slower. On idle cores it costs nothing (benchmarks/README.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import torch
 import torch.distributed as dist
 

@@ -17,15 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import distributed  # before torch: it says how OpenMP waits
-
-# isort: split
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import checkpoint
+import distributed
 import plan
 import plots
 from batches import Loader, StreamRows, validation_batches

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -158,17 +157,3 @@ def test_no_path_of_one_machine() -> None:
     for path in (*FILES, ROOT / "install.sh", ROOT / "pyproject.toml"):
         assert not MACHINE_PATH.search(path.read_text(encoding="utf-8")), path
     assert MACHINE_PATH.search('default="/mnt/c/checkpoints"')
-
-
-@pytest.mark.parametrize("script", ["trainer.py", "evaluation.py", "inference_sft.py", "distributed.py"])
-def test_openmp_is_told_how_to_wait_before_torch_loads_it(script: str) -> None:
-    """Afterwards it is too late, and on a shared machine a step takes up to eight times as long."""
-    program = ("import runpy, sys, os\n"
-               "class Watch:\n"
-               "    def find_spec(self, name, *rest):\n"
-               "        if name == 'torch': print(os.environ.get('OMP_WAIT_POLICY')); raise SystemExit\n"
-               "sys.meta_path.insert(0, Watch())\n"
-               f"runpy.run_path({str(ROOT / script)!r}, run_name='looked_at')\n")
-    env = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "passive\n", done.stderr
