@@ -35,9 +35,9 @@ quickstart() {
     fi
     python evaluation.py --model "$run" --dataset stories
     local prompt
-    for prompt in "Once upon a time" "One rainy morning," "Tom wanted"; do
+    for prompt in "Once upon a time" "Once, there was a" "Tom wanted"; do
         printf '\n--- %s\n%s' "$prompt" "$prompt"
-        python inference_sft.py --model "$run" --prompt "$prompt" --max_length 200 --temperature 0.7 --seed 1 2>/dev/null
+        python inference_sft.py --model "$run" --prompt "$prompt" --max_length 240 --temperature 0.3 --seed 1 2>/dev/null
     done
     printf '\nLoss curve: %s\nModel:      %s\nMore text:  python inference_sft.py --model %s --prompt "The little fox"\n' \
         "$run/loss_curves.png" "$run/$(cat "$run/latest")" "$run"
