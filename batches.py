@@ -14,7 +14,7 @@ class StreamRows:
     """The documents as one stream, cut into rows of T tokens; each epoch cuts at other places.
 
     A token attends to its own document only: what stands before it in the row is another text. On the story world a
-    model that saw it all needed more than twice the tokens for the same loss (benchmarks/LOG.md).
+    model that saw it all had a loss of 0.72 instead of 0.56 after the same tokens (benchmarks/LOG.md).
     """
 
     def __init__(self, store: Store, T: int, seed: int):
