@@ -10,7 +10,7 @@ tokenizers does, with the same ids; a foreign tokenizer.json is encoded by token
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,18 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's own, of encoder.json
 # GPT-2's pre-tokenizer, written for tiktoken; the same cuts as tokenizers' ByteLevel.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# The one prompt template: what stands before each turn. A response ends with the end-of-text token.
+HEADINGS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant": "### Response:\n"}
+INPUT_HEADING = "\n\n### Input:\n"
+# The same for Hugging Face's apply_chat_template; tests/test_tokenizer.py holds it against render().
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    + "".join(f"{{%- {'el' if number else ''}if message['role'] == '{role}' -%}}{{{{ {heading!r} }}}}"
+              for number, (role, heading) in enumerate(HEADINGS.items()))
+    + "{%- else -%}{{ raise_exception('unknown role: ' + message['role']) }}{%- endif -%}"
+    "{{ message['content'] | trim }}{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}"
+    "{%- endfor -%}"
+    f"{{%- if add_generation_prompt -%}}{{{{ {HEADINGS['assistant']!r} }}}}{{%- endif -%}}")
 
 
 class Tokenizer:
@@ -48,6 +60,25 @@ class Tokenizer:
             return self.fast.encode_to_numpy(text, disallowed_special=())
         return np.array(self.encode(text), np.uint32)
 
+    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[bool]]:
+        """Token ids of a conversation {"role": system | user | assistant, "content"}, and which of them are learned.
+
+        Learned are the responses, each with the end-of-text token. After a last turn that is not the assistant's stands
+        the heading of the response to come. Contents lose the white space at their ends; special tokens in them stay
+        text. A response is encoded apart from what is before it: colon and line's end are a cut in any case.
+        """
+        ids, keep, text = [], [], ""
+        for message in messages:
+            text += HEADINGS[message["role"]]
+            if message["role"] == "assistant":
+                prompt, response = self.encode(text), [*self.encode(message["content"].strip()), self.eos_id]
+                ids, keep = ids + prompt + response, keep + [False] * len(prompt) + [True] * len(response)
+                text = ""
+            else:
+                text += message["content"].strip() + "\n\n"
+        prompt = self.encode(text + HEADINGS["assistant"]) if text else []
+        return ids + prompt, keep + [False] * len(prompt)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are left out."""
         return self.hf.decode(list(ids))
@@ -62,7 +93,13 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write the Hugging Face files into an existing folder."""
         (folder / FILES[0]).write_text(self.hf.to_str(), encoding="utf-8")
-        (folder / FILES[1]).write_text(json.dumps(self.settings, indent=2), encoding="utf-8")
+        settings = {**self.settings, "chat_template": CHAT_TEMPLATE}
+        (folder / FILES[1]).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def instruction_text(instruction: str, given: str) -> str:
+    """The user's turn of an instruction and the input that it is about, if there is one."""
+    return instruction.strip() + INPUT_HEADING + given.strip() if given.strip() else instruction.strip()
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

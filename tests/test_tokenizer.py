@@ -16,7 +16,7 @@ from tokenizers import models, pre_tokenizers
 
 import tokenizer as module
 from config import EOS, UserError
-from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, load_tokenizer, train_bpe
+from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, instruction_text, load_tokenizer, train_bpe
 
 HARD = ["", " ", "Hello world", "  two  spaces \n\n\n and\ttabs\r\n", "I'll can't we'VE it's", "naïve e\u0301 n\u0303",
         "👩‍👩‍👧‍👦 🏳️‍🌈 😀", "日本語 한국어 العربية हिन्दी ไทย", "x = 3.14159; y²=½ Ⅻ", EOS, f"before{EOS}after",
@@ -246,3 +246,64 @@ def test_the_script_refuses_in_one_line(line: str, said: str, tmp_path: Path, mo
         module.run(module.main)
     err = capsys.readouterr().err
     assert exit.value.code == 2 and said in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+TALKS = [
+    [("user", "Name a color.")],
+    [("user", "Name a color."), ("assistant", "Red")],
+    [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "And now?"), ("assistant", "Bye.")],
+    [("user", "  \n spaces around \n\n"), ("assistant", "\n\n a line\n\n\nand more  \n")],
+    [("user", ""), ("assistant", "")],
+    [("user", "one"), ("user", "two"), ("assistant", "\u00a0three\u2028"), ("assistant", "'s four 😀")],
+    [("assistant", "I begin."), ("user", "### Response:\n\n### Instruction: {{ 7 }} {% x %}")],
+]
+
+
+def talk(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+@pytest.mark.parametrize("turns", TALKS)
+def test_a_conversation_has_the_ids_of_its_exported_template(one: Tokenizer, turns: list, tmp_path: Path) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
+    asked = turns[-1][0] != "assistant"
+    ids = theirs.apply_chat_template(talk(turns), add_generation_prompt=asked, tokenize=True, return_dict=False)
+    assert one.render(talk(turns))[0] == ids
+    if not asked:
+        assert ids[-1] == one.eos_id
+
+
+def test_learned_are_the_responses_and_their_ends_alone(one: Tokenizer) -> None:
+    for turns in TALKS:
+        ids, keep = one.render(talk(turns))
+        answers = [token for content in (content.strip() for role, content in turns if role == "assistant")
+                   for token in [*one.encode(content), one.eos_id]]
+        assert [token for token, learned in zip(ids, keep, strict=True) if learned] == answers
+    assert any(keep) and not all(keep)
+
+
+def test_a_prompt_is_the_beginning_of_its_conversation(one: Tokenizer) -> None:
+    for turns in TALKS:
+        ids, keep = one.render(talk(turns))
+        for n in range(1, len(turns)):
+            if turns[n][0] == "assistant" != turns[n - 1][0]:
+                prompt, learned = one.render(talk(turns[:n]))
+                assert ids[:len(prompt)] == prompt and keep[:len(prompt)] == learned and keep[len(prompt)]
+
+
+def test_the_template_in_words(ours: dict[str, Tokenizer]) -> None:
+    ids, _ = ours["bytes"].render(talk([("system", "S"), ("user", instruction_text("Do", " it ")), ("assistant", "A")]))
+    assert ours["bytes"].hf.decode(ids, skip_special_tokens=False) == (
+        "### System:\nS\n\n### Instruction:\nDo\n\n### Input:\nit\n\n### Response:\nA<|endoftext|>")
+    assert instruction_text(" Do ", " ") == "Do"
+
+
+def test_a_special_token_in_a_turn_stays_text(one: Tokenizer) -> None:
+    ids, keep = one.render(talk([("user", f"What is {EOS}?"), ("assistant", f"{EOS} ends a text.")]))
+    assert ids.count(one.eos_id) == 1 and ids[-1] == one.eos_id and keep[-1]
+
+
+def test_the_exported_template_refuses_an_unknown_role(one: Tokenizer, tmp_path: Path) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
+    with pytest.raises(Exception, match="unknown role: tool"):
+        theirs.apply_chat_template(talk([("tool", "x")]))
