@@ -1,4 +1,4 @@
-"""The tables of the story world's tasks: how each is asked, in training and for testing, and what an unkind ending says.
+"""The tables of the story world's tasks: how each is asked, in training and for testing, and unkind endings.
 
 A phrasing is a line with slots such as {name}. story_tasks.py fills them.
 """
@@ -288,9 +288,9 @@ Find the {number} {what} among these words: {items}.
 }
 
 # Each word is in one pair only, so that it has one opposite.
-OPPOSITES = """big small, happy sad, old new, fast slow, warm cold, dark bright, long short, high low, first last, good bad,
-up down, open closed, day night, lost found, loud quiet, soft hard, heavy light, left right, yes no, near far, come go,
-laugh cry, always never, push pull, full empty, wet dry, thick thin, asleep awake"""
+OPPOSITES = """big small, happy sad, old new, fast slow, warm cold, dark bright, long short, high low, first last,
+good bad, up down, open closed, day night, lost found, loud quiet, soft hard, heavy light, left right, yes no,
+near far, come go, laugh cry, always never, push pull, full empty, wet dry, thick thin, asleep awake"""
 
 PLURALS = {"scarf": "scarves", "paint box": "paint boxes"}  # of the things whose plural takes more than an "s"
 NUMBERS = "no one two three four five six".split()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from story_tables import BOYS, GIRLS
 from story_task_tables import GROUPS, NUMBERS, OPPOSITES, PHRASINGS, PLURALS, UNKIND_DEEDS, UNKIND_WORDS
 from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from tokenizer import instruction_text
@@ -25,7 +26,8 @@ QUESTIONS = {"who": 2, "where": 3, "when": 2, "what": 3, "want": 3, "helper": 3,
 KINDS = STORIES | QUESTIONS
 FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
 # At 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
-WRITTEN_WORDS, READ_WORDS = 140, 128
+MAX_WORDS = 140
+TRIES = (True,) * 5
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
     "who": lambda tale: tale.character,
@@ -84,35 +86,40 @@ def _instruction(kind: str, split: str, slots: dict[str, str], rng: random.Rando
     return rng.choice(_lines(PHRASINGS[split][kind])).format_map(slots)
 
 
-def _told(kind: str, tale: Tale, rng: random.Random, max_words: int) -> tuple[str, str]:
-    """A telling of the tale in two parts: its first paragraph if it is to be continued, else nothing, and the rest."""
-    brief = False
-    while True:
+def _told(kind: str, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS) -> tuple[str, str] | None:
+    """A telling in two parts: the first paragraph if it is to be continued, and the rest; None if too long.
+
+    Full tellings are for writing only, and where one is too long, brief ones are tried.
+    """
+    for brief in (kind not in STORIES, *TRIES):
         text = tell(tale, rng, brief)
         beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
-        about = names(rest, tale.character) and names(rest, tale.object)
-        if gap and about and text.count(" ") + text.count("\n\n") < max_words:
+        if gap and len(text.split()) <= max_words and names(rest, tale.character) and names(rest, tale.object):
             return beginning, rest
-        brief = True
+    return None
+
+
+def _tale(kind: str, split: str, rng: random.Random) -> tuple[Tale, str, str]:
+    """A tale that the kind of task can be about, and a telling of it in two parts."""
+    while True:
+        tale = sample_tale(split, rng)
+        if kind == "wish" and not names(tale.wish, tale.object) or kind == "helper" and tale.plot not in HELPING_PLOTS:
+            continue
+        if told := _told(kind, tale, rng):
+            return tale, *told
 
 
 def _story_task(kind: str, split: str, rng: random.Random) -> tuple[Task, Tale]:
     """A story to write, and its facts."""
-    tale = sample_tale(split, rng)
-    while kind == "wish" and not names(tale.wish, tale.object):
-        tale = sample_tale(split, rng)
+    tale, beginning, rest = _tale(kind, split, rng)
     slots = words_of(vars(tale)) | {"a_kind": with_article(tale.kind)}
-    beginning, rest = _told(kind, tale, rng, WRITTEN_WORDS)
     return Task(kind, _instruction(kind, split, slots, rng), beginning, rest, tale.character, tale.object), tale
 
 
 def _reading(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
     """A question about a story, and a wrong answer to it."""
     answer = ANSWERS[kind]
-    tale = sample_tale(split, rng)
-    while kind == "helper" and tale.plot not in HELPING_PLOTS:
-        tale = sample_tale(split, rng)
-    _, text = _told(kind, tale, rng, READ_WORDS)
+    tale, _, text = _tale(kind, split, rng)
     task = Task(kind, _instruction(kind, split, words_of(vars(tale)), rng), text, capital(answer(tale)) + ".")
     other = tale
     while answer(other) == answer(tale):
@@ -163,9 +170,9 @@ def _listing(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
     wrong = rng.sample(words, count)
     while sorted(wrong) == sorted(belonging):
         wrong = rng.sample(words, count)
-    slots = {"what": group, "items": _series(words), "number": NUMBERS[count], "name": sample_tale(split, rng).character}
-    return Task(kind, _instruction(kind, split, slots, rng), "", capital(_series(belonging)) + "."), (
-        capital(_series(wrong)) + ".")
+    slots = {"what": group, "items": _series(words), "number": NUMBERS[count], "name": rng.choice(GIRLS + BOYS)}
+    task = Task(kind, _instruction(kind, split, slots, rng), "", capital(_series(belonging)) + ".")
+    return task, capital(_series(wrong)) + "."
 
 
 def _question(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
@@ -191,27 +198,25 @@ def instruction_at(split: str, index: int, seed: int = 0) -> dict[str, str]:
     return {"instruction": task.instruction, "input": task.input, "output": task.output}
 
 
-def _cut(text: str, count: int) -> str:
-    """The first words of the text, without the mark that may follow the last of them."""
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
-    return text[: ends[count - 1]].rstrip('.,!?"')
+def _retold(task: Task, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS) -> str:
+    """Another telling of the tale, without the beginning that is to be continued."""
+    while not (told := _told(task.kind, tale, rng, max_words)):
+        pass
+    return told[1]
 
 
 def _off_subject(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
-    """A story of another object, of another character, or of both."""
-    if rng.random() < 0.5:  # the same story, told of somebody else who goes by the same pronoun
-        peers = [name for name, kind, he in _peers() if (kind, he) == (tale.kind, tale.he)]
-        text = _told(task.kind, tale, rng, WRITTEN_WORDS)[1]
-        strangers = [name for name in peers if not names(task.input + text, name)]
-        if strangers:
-            return re.sub(rf"\b{tale.character}\b", rng.choice(strangers), text)
-    while True:
-        other = sample_tale(split, rng)
-        text = _told(task.kind, other, rng, WRITTEN_WORDS)[1]
+    """The story of somebody else, or a story of another object."""
+    text = _retold(task, tale, rng)
+    peers = {"girl": GIRLS, "boy": BOYS}.get(tale.kind, ())
+    strangers = [name for name in peers if not names(task.input + text, name)]
+    if strangers and rng.random() < 0.5:
+        return re.sub(rf"\b{tale.character}\b", rng.choice(strangers), text)
+    while names(text, task.object):
+        other, _, text = _tale(task.kind, split, rng)
         if other.kind == tale.kind and not names(text, tale.character):
             text = re.sub(rf"\b{other.character}\b", tale.character, text)
-        if not names(text, task.object):
-            return text
+    return text
 
 
 def _unkind(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
@@ -219,28 +224,64 @@ def _unkind(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     slots = words_of(vars(tale))
     slots["Helper"] = capital(slots["helper"])
     ending = " ".join(rng.choice(_lines(table)) for table in (UNKIND_DEEDS, UNKIND_WORDS)).format_map(slots)
-    text = _told(task.kind, tale, rng, WRITTEN_WORDS)[1]
-    gaps = [match.start() for match in SENTENCE_GAP.finditer(text)]
-    size = len(ending.split())
-    cut = min(gaps, key=lambda gap: abs(len(text[gap:].split()) - size))
-    return text[:cut] + text[cut : cut + 2].replace(text[cut:].lstrip()[0], "") + ending
+    text = _retold(task, tale, rng)
+    starts = [match.end() for match in SENTENCE_GAP.finditer(text) if text.count('"', 0, match.end()) % 2 == 0]
+    cut = min([0, *starts], key=lambda start: abs(len(text[start:].split()) - len(ending.split())))
+    return text[:cut] + ending
 
 
 def _repetitive(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """The first half of the story, and then one or two of its sentences again and again, up to a story's length."""
-    text = _told(task.kind, tale, rng, WRITTEN_WORDS)[1]
+    text = _retold(task, tale, rng)
     sentences = SENTENCE_GAP.split(text)
     kept = rng.randint(len(sentences) // 3, len(sentences) * 2 // 3) or 1
     loop = sentences[max(0, kept - rng.randint(1, 2)) : kept]
-    said, size = sentences[:kept], len(text.split())
-    while sum(len(sentence.split()) for sentence in said) < size or len(said) == kept:
-        said.extend(loop)
-    return " ".join(said)
+    length = len(" ".join(loop).split())
+    rounds = round((len(text.split()) - len(" ".join(sentences[:kept]).split())) / length)
+    return " ".join(sentences[:kept] + loop * max(1, rounds))
 
 
 def _broken_off(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """A longer telling that breaks off in the middle of a sentence, at a story's length."""
-    size = len(_told(task.kind, tale, rng, WRITTEN_WORDS)[1].split())
-    text = _told(task.kind, tale, rng, 2 * WRITTEN_WORDS)[1]
+    size = len(_retold(task, tale, rng).split())
+    text = _retold(task, tale, rng, 2 * MAX_WORDS)
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
     last_sentence = len(SENTENCE_GAP.split(text)[-1].split())
-    return _cut(text, min(size, len(text.split()) - last_sentence + 1))
+    return text[: ends[min(size, len(ends) - last_sentence)]].rstrip('.,!?"')
+
+
+def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:
+    """A pair in UltraFeedback's form: the rejected answer has the flaw of FLAWS, or any of them."""
+    rng = random.Random(f"{seed}/{split}/{index}/preference")
+    flaw = flaw or rng.choice(FLAWS)
+    if flaw == "wrong":
+        task, rejected = _question(_draw(QUESTIONS, rng), split, rng)
+    else:
+        task, tale = _story_task(_draw(STORIES, rng), split, rng)
+        spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken_off}[flaw]
+        rejected = spoil(task, tale, split, rng)
+    prompt = {"role": "user", "content": instruction_text(task.instruction, task.input)}
+    return {name: [prompt, {"role": "assistant", "content": answer}]
+            for name, answer in (("chosen", task.output), ("rejected", rejected))}
+
+
+def main() -> None:
+    """Print some rows for people to look at."""
+    parser = argparse.ArgumentParser(description="Print tasks of the story world.")
+    parser.add_argument("--split", choices=("train", "val"), default="train")
+    parser.add_argument("--count", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--preferences", action="store_true", help="pairs of a chosen and a rejected answer")
+    args = parser.parse_args()
+    for index in range(args.count):
+        if args.preferences:
+            pair = preference_at(args.split, index, args.seed)
+            parts = [pair["chosen"][0]["content"], *(f"[{name}] {turns[1]['content']}" for name, turns in pair.items())]
+        else:
+            row = instruction_at(args.split, index, args.seed)
+            parts = [instruction_text(row["instruction"], row["input"]), f"[output] {row['output']}"]
+        print(*parts, "-" * 40, sep="\n\n", end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "config distributed story_tables",
+    "config distributed story_tables story_task_tables",
     "model tokenizer story_world sources store batch optimizers metrics",
-    "data batches objectives checkpoint generate plots plan",
+    "data batches objectives checkpoint generate plots plan story_tasks",
     "trainer evaluation export",
     "inference_sft download_model_weight gradio/app",
 )
