@@ -41,6 +41,7 @@ Go on with this story.
 Finish the story.
 Here is the beginning of a story. Write the rest.
 How does this story go on?
+Tell me how it goes on.
 What happens next?
 Tell me the rest of this story.
 Please write an ending for this story.
