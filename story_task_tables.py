@@ -137,6 +137,7 @@ How does {name} feel when it is all over?
 What is the ending for {name}?
 How was {name} when the story was over?
 Say how {name} feels at the end.
+Please tell me how it ends.
 Read the story. How does it end?
 """,
         "lesson": """

@@ -25,9 +25,9 @@ QUESTIONS = {"who": 2, "where": 3, "when": 2, "what": 3, "want": 3, "helper": 3,
              "add": 4, "take": 4, "list": 5}  # fmt: skip
 KINDS = STORIES | QUESTIONS
 FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
-# At 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
+# Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
-TRIES = (True,) * 5
+BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
     "who": lambda tale: tale.character,
@@ -91,7 +91,7 @@ def _told(kind: str, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS)
 
     Full tellings are for writing only, and where one is too long, brief ones are tried.
     """
-    for brief in (kind not in STORIES, *TRIES):
+    for brief in (kind not in STORIES, *[True] * BRIEF_TRIES):
         text = tell(tale, rng, brief)
         beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
         if gap and len(text.split()) <= max_words and names(rest, tale.character) and names(rest, tale.object):
@@ -260,6 +260,8 @@ def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None
         task, tale = _story_task(_draw(STORIES, rng), split, rng)
         spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken_off}[flaw]
         rejected = spoil(task, tale, split, rng)
+        while len(task.input.split()) + len(rejected.split()) > MAX_WORDS:
+            rejected = spoil(task, tale, split, rng)
     prompt = {"role": "user", "content": instruction_text(task.instruction, task.input)}
     return {name: [prompt, {"role": "assistant", "content": answer}]
             for name, answer in (("chosen", task.output), ("rejected", rejected))}

@@ -164,7 +164,7 @@ def test_the_english_is_clean(train: list[Task], pairs: dict[str, list[tuple[str
 def test_rejected_answers_have_their_flaw(pairs: dict[str, list[tuple[str, str, str]]]) -> None:
     for flaw, rows in pairs.items():
         assert all(chosen != rejected and complete(chosen) for _, chosen, rejected in rows), flaw
-        assert all(len((prompt + " " + rejected).split()) < MAX_WORDS + 40 for prompt, _, rejected in rows), flaw
+        assert all(len((prompt + " " + rejected).split()) < MAX_WORDS + 30 for prompt, _, rejected in rows), flaw
     assert all(repetition(rejected) > 0.1 > repetition(chosen) for _, chosen, rejected in pairs["repetitive"])
     assert not any(rejected[-1] in '.!?"' for _, _, rejected in pairs["broken"])
     deeds = [max(re.split(r"{\w+}", line), key=len) for line in story_tasks._lines(UNKIND_DEEDS)]
