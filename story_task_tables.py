@@ -170,7 +170,7 @@ The lamb says {word}, and the goat always says the opposite. What does the goat 
 """,
         "add": """
 {name} has {a_things} and finds {b} more. How many {things} does {name} have now?
-{name} had {a_things}. Then {helper} brought {b} more. How many {things} did {name} have?
+{name} has {a_things}. Then {helper} brings {b} more. How many {things} are there?
 {name} owns {a_things}, and {helper} owns {b}. How many {things} do they have together?
 If {name} has {a_things} and gets {b} more, how many {things} is that?
 {Helper} brought {a_things}, and {name} brought {b_things}. How many {things} did they bring?
