@@ -243,11 +243,12 @@ def _repetitive(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
 
 def _broken_off(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """A longer telling that breaks off in the middle of a sentence, at a story's length."""
-    size = len(_retold(task, tale, rng).split())
-    text = _retold(task, tale, rng, 2 * MAX_WORDS)
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
-    last_sentence = len(SENTENCE_GAP.split(text)[-1].split())
-    return text[: ends[min(size, len(ends) - last_sentence)]].rstrip('.,!?"')
+    while True:
+        size = len(_retold(task, tale, rng).split())
+        text = _retold(task, tale, rng, 2 * MAX_WORDS)
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        if len(ends) > size + 10:  # or the telling would break off with its last words
+            return text[: ends[size]].rstrip('.,!?"')
 
 
 def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:
