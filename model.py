@@ -56,6 +56,10 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def select(self, rows: Tensor) -> None:
+        """Make the batch of these rows (N,), in this order; one may be taken several times."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
 
 class Attention(nn.Module):
     """Causal attention in which groups of query heads share a key and value head (arXiv 2305.13245)."""
@@ -142,7 +146,8 @@ class Llama(nn.Module):
                 head: bool = True) -> Tensor:
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
 
-        With doc_ids (B, T) a token attends to its own document only. With a cache the tokens continue those in it.
+        With doc_ids a token attends to its own document only. With a cache the tokens continue those in it, and doc_ids
+        are of all of them together.
         Raises ValueError when the tokens reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
@@ -169,7 +174,7 @@ def attention_mask(T: int, start: int, doc_ids: Tensor | None, device: torch.dev
     causal = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)
     if doc_ids is None:
         return causal[None, None]
-    return (causal & (doc_ids[:, :, None] == doc_ids[:, None, :]))[:, None]
+    return (causal & (doc_ids[:, start:, None] == doc_ids[:, None, :]))[:, None]
 
 
 def count_parameters(args: ModelArgs) -> int:

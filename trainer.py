@@ -29,7 +29,7 @@ import plots
 from batches import Loader, StreamRows, validation_batches
 from config import ModelArgs, Parser, RunError, UserError, resolve, round_up, run
 from distributed import Env
-from generate import generate
+from generate import generate, sampling_of
 from metrics import Metrics, read_metrics
 from model import Llama, flops_per_token
 from objectives import Objective, evaluate, global_means, next_token
@@ -174,8 +174,7 @@ class Run:
         self.model.eval()
         with self.env.autocast():
             text = self.tokenizer.decode(generate(
-                self.model, self.prompt, args.max_length, self.tokenizer.eos_id, seed=args.seed,
-                temperature=args.temperature, top_k=args.top_k, top_p=args.top_p))
+                self.model, self.prompt, args.max_length, self.tokenizer.eos_id, **sampling_of(args)))
         self.model.train()
         return args.prompt + text
 
