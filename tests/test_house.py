@@ -11,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "config distributed story_tables",
-    "model tokenizer story_world sources store batch optimizers metrics",
-    "data batches objectives checkpoint generate plots plan",
-    "trainer evaluation export",
+    "config distributed template story_tables story_task_tables",
+    "model tokenizer story_world sources store conversations batch optimizers metrics head",
+    "documents story_tasks batches objectives checkpoint generate plots plan",
+    "catalog show reference fitting suite",
+    "data trainer evaluation export",
     "inference_sft download_model_weight gradio/app",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
