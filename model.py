@@ -146,10 +146,10 @@ class Llama(nn.Module):
                 head: bool = True, branches: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
 
-        With doc_ids a token attends to its own document only, with branches (B, T) to its own branch and branch 0 of it.
-        With a cache the tokens continue those in it, and doc_ids are of all of them together. Positions (B, T), where
-        they are not 0, 1, 2 ..., must be below block_size; without them, raises ValueError when the tokens reach past
-        block_size.
+        With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
+        0 of it. With a cache the tokens continue those in it, and doc_ids (B, start + T) are of all of them. Positions
+        (B, T), where they are not 0, 1, 2 ..., must be below block_size; without them, raises ValueError when the tokens
+        reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
         if positions is not None:
