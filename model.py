@@ -148,7 +148,8 @@ class Llama(nn.Module):
 
         With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
         0 of it. With a cache the tokens continue those in it, and doc_ids (B, start + T) are of all of them. Positions
-        (B, T), where they are not 0, 1, 2 ..., must be below block_size; without them, raises ValueError when the tokens
+        (B, T), where they are not 0, 1, 2 ..., must be below block_size; without them, raises ValueError when the
+        tokens reach past block_size.
         reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
