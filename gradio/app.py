@@ -1,0 +1,313 @@
+"""The demo page: chat with the newest models, see the stages beside each other, look inside.
+
+    python gradio/app.py [--server_port 7860] [--save_checkpoint_dir DIR] [--votes FILE] [--share]
+    cd gradio && pip install gradio && python app.py
+
+It listens on this machine alone unless --server_name says otherwise.
+"""
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+# The modules of the project stand one folder up. This folder has no __init__.py, so `import gradio` is the library.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import distributed
+import gradio as gr
+import page_view
+from config import ModelArgs, Parser, UserError, resolve, run
+from metrics import read_metrics
+from page_models import PROMPT_LIMIT, STAGES, Models, Reply, joined, keep_vote, paced, side_by_side
+
+ROOT = Path(__file__).resolve().parent.parent
+TITLES = {"pretrained": "Pretrained", "sft": "SFT", "dpo": "DPO"}
+RANGES = {"max_length": (1, 1000, 1), "temperature": (0, 2, 0.05), "top_k": (0, 200, 1), "top_p": (0.01, 1, 0.01)}
+EXAMPLES = ("Once upon a time", "Tom wanted", "Write a story about a fox who lost her ball.")
+LETTERS = "ABC"
+# Every reply takes its turn at one model's worth of work: in parallel all would be slower, and memory would grow.
+TURN = {"concurrency_id": "model", "concurrency_limit": 1}
+AT_ONCE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+class Page:
+    """What the page's events do; `build` says which event does what."""
+
+    def __init__(self, models: Models, votes: Path):
+        self.models, self.votes = models, votes
+
+    def settings(self, values: tuple[float, ...]) -> ModelArgs:
+        """The sampling settings that were chosen, checked as the command line's are."""
+        return self.models.args.replace(**dict(zip([*RANGES, "seed"], values, strict=True)))
+
+    def mode(self, stage: str) -> str:
+        """What the model of a stage does with a message, or how to make one."""
+        try:
+            return page_view.mode(stage != "pretrained", self.shown(self.models.find(stage)))
+        except UserError as error:
+            return page_view.note(str(error), "problem")
+
+    def shown(self, folder: Path) -> str:
+        """A model's folder as the page names it."""
+        return "/".join(folder.parts[-2:])
+
+    def talk(self, conversation: list[dict], stage: str) -> str:
+        """A conversation that is not being written."""
+        return page_view.talk(conversation, stage != "pretrained")
+
+    def begin_chat(self, message: str, conversation: list[dict], stage: str) -> tuple:
+        """The message joins the conversation at once, whatever the queue."""
+        conversation = [*conversation, {"role": "user", "content": checked(message)}]
+        return "", conversation, page_view.talk(conversation, stage != "pretrained", writing=True), *stoppable(True)
+
+    def chat(self, conversation: list[dict], stage: str, *values: float) -> Iterator[tuple]:
+        """The reply, as it grows."""
+        try:
+            for reply in paced(self.models.reply(stage, conversation, self.settings(values))):
+                grown = [*conversation, {"role": "assistant", "content": reply.text}]
+                yield (grown, page_view.talk(grown, stage != "pretrained", writing=not reply.ended),
+                       page_view.note(speed(reply)))
+        except UserError as error:
+            yield conversation[:-1], self.talk(conversation[:-1], stage), page_view.note(str(error), "problem")
+
+    def end_chat(self, conversation: list[dict], stage: str) -> tuple:
+        """The page as it is while nothing is written."""
+        return self.talk(conversation, stage), *stoppable(False)
+
+    def compare(self, prompt: str, *values: float) -> Iterator[tuple]:
+        """The same prompt and seed for every stage, in an order that only the server knows."""
+        there = [stage for stage in STAGES if self.found(stage)]
+        order = random.SystemRandom().sample(there, len(there))
+        try:
+            if len(order) < 2:
+                missing = next(stage for stage in STAGES if stage not in there)
+                self.models.find(missing)
+            args = self.settings(values)
+            streams = [self.models.reply(stage, [{"role": "user", "content": prompt}], args) for stage in order]
+            for replies in paced(side_by_side(streams)):
+                duel = {"prompt": prompt, "order": order, "texts": [reply.text if reply else "" for reply in replies],
+                        "speeds": [speed(reply) if reply else "waiting" for reply in replies]}
+                done = all(reply and reply.ended for reply in replies)
+                yield self.cards(duel, writing=not done), duel, gr.update(visible=done), ""
+        except UserError as error:
+            yield "", None, gr.update(visible=False), page_view.note(str(error), "problem")
+
+    def first(self) -> str:
+        """The stage that the page opens with: the last one that has a model."""
+        return next((stage for stage in reversed(STAGES) if self.found(stage)), "pretrained")
+
+    def found(self, stage: str) -> bool:
+        """Whether there is a model of a stage."""
+        try:
+            return bool(self.models.find(stage))
+        except UserError:
+            return False
+
+    def cards(self, duel: dict, writing: bool = False) -> str:
+        """The replies under letters."""
+        return page_view.cards((page_view.Card(letter, "", text) for letter, text
+                                in zip(LETTERS, duel["texts"], strict=False)), writing)
+
+    def vote(self, duel: dict | None, choice: int | None) -> tuple:
+        """Keep the choice, if there is one, and say which model wrote what."""
+        if duel is None:
+            return gr.skip(), None, gr.update(visible=False), ""
+        texts, said = duel["texts"], ""
+        if choice is not None:
+            others = [text for place, text in enumerate(texts) if place != choice]
+            count = keep_vote(self.votes, duel["prompt"], texts[choice], others)
+            said = f"{count} preference rows kept in {self.votes.name}" if count != 1 else \
+                f"1 preference row kept in {self.votes.name}"
+        shown = page_view.cards(page_view.Card(f"{LETTERS[place]}: {TITLES[stage]}", duel["speeds"][place],
+                                               texts[place], place == choice)
+                                for place, stage in enumerate(duel["order"]))
+        return shown, None, gr.update(visible=False), page_view.note(said)
+
+    def look(self, prompt: str, stage: str, *values: float) -> Iterator[tuple]:
+        """The reply as it grows, then its tokens with what the model thought of each."""
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            reply = None
+            for reply in paced(self.models.reply(stage, messages, self.settings(values))):
+                yield page_view.tokens(joined(messages), [(reply.text, 1.0, [])]), page_view.note(speed(reply))
+            yield page_view.tokens(prompt, self.models.look(stage, reply)), page_view.note(speed(reply))
+        except UserError as error:
+            yield "", page_view.note(str(error), "problem")
+
+    def curves(self) -> str:
+        """The loss curves of the newest run of each stage."""
+        runs = [self.models.find(stage).parent for stage in STAGES if self.found(stage)]
+        return '<div class="curves">' + "".join(
+            page_view.loss_curve(run.name, read_metrics(run / "metrics.jsonl")) for run in runs) + "</div>"
+
+
+def checked(prompt: str) -> str:
+    """A prompt that may be worked on. Shows the person what is wrong with one that may not."""
+    if not prompt.strip():
+        raise gr.Error("Write something first.", title="Nothing to do", print_exception=False)
+    if len(prompt) > PROMPT_LIMIT:
+        raise gr.Error(f"The text has {len(prompt):,} characters; the page takes {PROMPT_LIMIT:,}.",
+                       title="Too long", print_exception=False)
+    return prompt
+
+
+def speed(reply: Reply) -> str:
+    """What is known of a reply, in a line."""
+    known = [f"{len(reply.ids)} tokens", f"{reply.speed:.0f} tokens/s" if len(reply.ids) > 1 else "",
+             f"first after {reply.first:.2f} s", reply.ended or ""]
+    return " · ".join(word for word in known if word)
+
+
+def stoppable(running: bool) -> tuple[dict, dict]:
+    """Updates of a start button and a stop button: one of them is there."""
+    return gr.update(visible=not running), gr.update(visible=running)
+
+
+def wire(starts: list[tuple[Callable, gr.Component]], stop: gr.Button, begin: tuple, work: tuple, end: tuple,
+         name: str) -> None:
+    """Join events: a start does `begin` at once, then `work` in its turn, then `end`; stop ends the work where it is.
+
+    Each of the three is (function, inputs, outputs); the first input of `begin` is what was started with.
+    """
+    running = []
+    for trigger, source in starts:
+        started = trigger(begin[0], [source, *begin[1]], begin[2], **AT_ONCE)
+        work_event = started.success(work[0], work[1], work[2], show_progress="minimal", api_name=name, **TURN)
+        work_event.then(end[0], end[1], end[2], **AT_ONCE)
+        running.append(work_event)
+    stop.click(end[0], end[1], end[2], cancels=running, **AT_ONCE)
+
+
+def sampling_settings(args: ModelArgs) -> list[gr.Component]:
+    """Sliders with the names, defaults and explanations of the command line, and the seed; not placed yet."""
+    helps = {field.name: field.metadata["help"] for field in fields(ModelArgs)}
+    sliders = [gr.Slider(low, high, getattr(args, name), step=step, label=name, info=helps[name], render=False)
+               for name, (low, high, step) in RANGES.items()]
+    return [*sliders, gr.Number(args.seed, precision=0, minimum=0, label="seed", info="same seed, same text", render=False)]
+
+
+def model_choice(page: Page) -> tuple[gr.Radio, gr.HTML]:
+    """Which stage's model writes, and a line that says how it takes a text."""
+    stage = gr.Radio([(title, stage) for stage, title in TITLES.items()], value=page.first, label="Model",
+                     elem_classes="stages")
+    line = gr.HTML(lambda: page.mode(page.first()))
+    stage.change(page.mode, stage, line, **AT_ONCE)
+    return stage, line
+
+
+def prompt_row(label: str, start: str, placeholder: str) -> tuple[gr.Textbox, gr.Button, gr.Button]:
+    """A text box with a start button and a stop button, of which one is there."""
+    with gr.Row(elem_classes="composer"):
+        box = gr.Textbox(label=label, placeholder=placeholder, show_label=False, lines=1, max_lines=6, scale=8,
+                         max_length=PROMPT_LIMIT, container=False)
+        go = gr.Button(start, variant="primary", scale=1, min_width=96)
+        stop = gr.Button("Stop", variant="stop", scale=1, min_width=96, visible=False)
+    return box, go, stop
+
+
+def chat_tab(page: Page, settings: list[gr.Component]) -> None:
+    """One conversation with one model."""
+    conversation = gr.State([])
+    stage, _ = model_choice(page)
+    talk = gr.HTML(page_view.talk([], True), autoscroll=True, max_height=480, elem_id="talk")
+    status = gr.HTML(elem_id="chat-status")
+    box, send, stop = prompt_row("Message", "Send", "Write to the model")
+    with gr.Row(elem_classes="chips"):
+        chips = [gr.Button(text, size="sm", min_width=40) for text in EXAMPLES]
+        clear = gr.Button("Clear", size="sm", min_width=40, elem_classes="clear")
+    end = (page.end_chat, [conversation, stage], [talk, send, stop])
+    wire([(box.submit, box), (send.click, box), *((chip.click, chip) for chip in chips)], stop,
+         (page.begin_chat, [conversation, stage], [box, conversation, talk, send, stop]),
+         (page.chat, [conversation, stage, *settings], [conversation, talk, status]), end, "chat")
+    clear.click(lambda: ([], page_view.talk([], True), ""), None, [conversation, talk, status], **AT_ONCE)
+    stage.change(page.talk, [conversation, stage], talk, **AT_ONCE)
+
+
+def compare_tab(page: Page, settings: list[gr.Component]) -> None:
+    """One prompt, all stages, and a blind vote."""
+    duel = gr.State(None)
+    gr.HTML(page_view.note("The same prompt and the same seed for every stage. The order is drawn anew each time and "
+                           "stays hidden until you choose."))
+    box, go, stop = prompt_row("Prompt", "Compare", "One prompt for all models")
+    replies = gr.HTML(elem_id="replies")
+    with gr.Row(visible=False, elem_classes="chips", elem_id="ballot") as ballot:
+        votes = [gr.Button(f"{letter} is better", size="sm", min_width=40) for letter in LETTERS]
+        reveal = gr.Button("Just show which is which", size="sm", min_width=40)
+    status = gr.HTML(elem_id="compare-status")
+    wire([(box.submit, box), (go.click, box)], stop,
+         (lambda prompt: (checked(prompt), *stoppable(True), gr.update(visible=False), ""), [],
+          [box, go, stop, ballot, status]),
+         (page.compare, [box, *settings], [replies, duel, ballot, status]),
+         (lambda: stoppable(False), None, [go, stop]), "compare")
+    for choice, button in [*enumerate(votes), (None, reveal)]:
+        button.click(lambda state, choice=choice: page.vote(state, choice), duel, [replies, duel, ballot, status],
+                     **AT_ONCE)
+
+
+def look_tab(page: Page, settings: list[gr.Component]) -> None:
+    """Each token's probability, and the runs' losses."""
+    stage, _ = model_choice(page)
+    box, go, stop = prompt_row("Text", "Look inside", "Text to continue or to answer")
+    view = gr.HTML(elem_id="inside")
+    status = gr.HTML(elem_id="look-status")
+    gr.HTML("<h3>How the runs learned</h3>")
+    gr.HTML(page.curves)
+    wire([(box.submit, box), (go.click, box)], stop,
+         (lambda prompt: (checked(prompt), *stoppable(True), ""), [], [box, go, stop, view]),
+         (page.look, [box, stage, *settings], [view, status]), (lambda: stoppable(False), None, [go, stop]), "look")
+
+
+def build(models: Models, votes: Path) -> gr.Blocks:
+    """The page; no model is loaded before the first request."""
+    page = Page(models, votes)
+    with gr.Blocks(title="SmolLlama", analytics_enabled=False) as blocks:
+        gr.HTML("<header><h1>SmolLlama</h1><p>A small Llama, trained from nothing. What does each stage change?"
+                "</p></header>")
+        settings = sampling_settings(models.args)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300), gr.Tabs():
+                for name, fill in (("Chat", chat_tab), ("Compare", compare_tab), ("Look inside", look_tab)):
+                    with gr.Tab(name):
+                        fill(page, settings)
+            with gr.Column(scale=1, min_width=240), gr.Accordion("Sampling", open=True):
+                for setting in settings:
+                    setting.render()
+    return blocks.queue(max_size=32)
+
+
+def launch(blocks: gr.Blocks, **options) -> tuple:
+    """Serve the page in its own look, with nothing asked of any other machine."""
+    plain = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none is fetched
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="md", **plain)
+    return blocks.launch(theme=theme, css_paths=Path(__file__).with_name("page.css"), footer_links=[],
+                         run_history=False, quiet=True, **options)
+
+
+def main() -> None:
+    """Serve the page."""
+    parser = Parser(__doc__)
+    parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--server_port", type=int, default=7860, help="port (default: 7860)")
+    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's server")
+    parser.add_argument("--save_checkpoint_dir", default=str(ROOT / ModelArgs.save_checkpoint_dir),
+                        help="where runs are kept (default: checkpoints beside trainer.py)")
+    parser.add_argument("--votes", type=Path, default=ROOT / "votes.jsonl",
+                        help="file that preference rows are added to (default: votes.jsonl beside trainer.py)")
+    parser.add_settings({"sampling", "device"})
+    typed = vars(parser.parse_args())
+    args = resolve(typed)
+    env = distributed.init(args.device, args.dtype)
+    blocks = build(Models(args, env), typed["votes"])
+    try:
+        print(f"http://{typed['server_name']}:{typed['server_port']}  ({env.why})", flush=True)
+        launch(blocks, server_name=typed["server_name"], server_port=typed["server_port"], share=typed["share"])
+    except OSError as error:
+        raise UserError(f"cannot listen on {typed['server_name']}:{typed['server_port']} ({error}): choose another "
+                        "--server_port") from None
+
+
+if __name__ == "__main__":
+    run(main)
