@@ -37,8 +37,8 @@ def cards(shown: Iterable[Card], writing: bool = False) -> str:
     """Replies beside each other."""
     return f'<div class="cards{" writing" * writing}">' + "".join(
         f'<section class="card{" chosen" * card.chosen}" aria-label="{escape(card.title)}">'
-        f"<h3>{escape(card.title)}{' <span class=badge>your choice</span>' * card.chosen}</h3>"
-        f'<p class="detail">{escape(card.detail)}</p><div class="said">{escape(card.text)}</div></section>'
+        f"<h2>{escape(card.title)}{' <span class=badge>your choice</span>' * card.chosen}</h2>"
+        f'<p class="detail">{escape(card.detail)}</p><div class="said">{escape(card.text.lstrip())}</div></section>'
         for card in shown) + "</div>"
 
 
@@ -55,9 +55,9 @@ def tokens(prompt: str, seen: Iterable[tuple[str, float, Sequence[tuple[str, flo
             f'aria-label="{escape(visible(text))}, {probability:.1%}">{escape(visible(text))}</button>'
             f'<span class="others" role="note"><strong>{escape(visible(text))} &nbsp;{probability:.1%}</strong>'
             f"{rows}</span>{'<br>' * text.count(chr(10))}")
-    return (f'<div class="look"><span class="given">{escape(prompt)}</span>{"".join(pieces)}</div>'
-            '<p class="scale">less likely <span class="ramp"></span> more likely &ensp;·&ensp; point at a token, or tap '
-            "it, for what else the model considered</p>")
+    return (f'<div class="look"><span class="given">{escape(prompt)}</span>{"".join(pieces)}'
+            '<div class="hint">Point at a token, or tap it, to see what else the model considered.</div></div>'
+            '<p class="scale">less likely <span class="ramp"></span> more likely</p>')
 
 
 def visible(text: str) -> str:
@@ -75,7 +75,13 @@ def mode(instruct: bool, folder: str) -> str:
     what = ("<strong>Instruct model.</strong> Your message goes into the template: <code>### Instruction:</code> … "
             "<code>### Response:</code>" if instruct else
             "<strong>Base model.</strong> It continues your text as it stands; nothing is added.")
-    return f'<p class="mode">{what} <span class="from">{escape(folder)}</span></p>'
+    return f'<p class="note">{what} <span class="from">{escape(folder)}</span></p>'
+
+
+def loss_curves(runs: Iterable[tuple[str, Sequence[dict]]]) -> str:
+    """Training and validation loss of runs (name, rows of metrics.jsonl) beside each other."""
+    return '<h2>How the runs learned</h2><div class="curves">' + "".join(
+        loss_curve(name, rows) for name, rows in runs) + "</div>"
 
 
 def loss_curve(name: str, rows: Sequence[dict]) -> str:
@@ -93,9 +99,8 @@ def loss_curve(name: str, rows: Sequence[dict]) -> str:
     last = {split: f"{line[-1][1]:.3f}" for split, line in lines.items() if line}
     said = ", ".join(f"{'training' if split == 'train' else 'validation'} {value}" for split, value in last.items())
     return (
-        f'<figure class="curve"><figcaption><strong>{escape(name)}</strong><span>{said}</span></figcaption>'
+        f'<figure class="curve"><figcaption><strong>{escape(name)}</strong> {said}</figcaption>'
         f'<svg viewBox="-2 -4 {WIDTH + 4} {HEIGHT + 8}" role="img" preserveAspectRatio="none" '
         f'aria-label="Loss of {escape(name)}: {said} after {right:,} tokens">'
         + "".join(f'<polyline class="{split}" points="{drawn(line)}" />' for split, line in lines.items() if line)
-        + f'</svg><div class="axis"><span>0</span><span>{low:.2f} to {high:.2f} nats</span>'
-        f"<span>{right:,} tokens</span></div></figure>")
+        + f'</svg><div class="axis"><span>{high:.2f} to {low:.2f}</span><span>{right:,} tokens</span></div></figure>')

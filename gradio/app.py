@@ -26,6 +26,12 @@ from page_models import PROMPT_LIMIT, STAGES, Models, Reply, joined, keep_vote, 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {"pretrained": "Pretrained", "sft": "SFT", "dpo": "DPO"}
 RANGES = {"max_length": (1, 1000, 1), "temperature": (0, 2, 0.05), "top_k": (0, 200, 1), "top_p": (0.01, 1, 0.01)}
+# Contrast of text and buttons that is enough to read (WCAG AA), in the light scheme and in the dark one.
+COLORS = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_400",
+          "input_placeholder_color": "*neutral_600", "input_placeholder_color_dark": "*neutral_300",
+          "button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800",
+          "button_primary_background_fill_dark": "*primary_700", "slider_color": "*primary_700",
+          "block_label_text_color": "*neutral_700", "block_title_text_color": "*neutral_700"}
 EXAMPLES = ("Once upon a time", "Tom wanted", "Write a story about a fox who lost her ball.")
 LETTERS = "ABC"
 # Every reply takes its turn at one model's worth of work: in parallel all would be slower, and memory would grow.
@@ -95,9 +101,10 @@ class Page:
         except UserError as error:
             yield "", None, gr.update(visible=False), page_view.note(str(error), "problem")
 
-    def first(self) -> str:
-        """The stage that the page opens with: the last one that has a model."""
-        return next((stage for stage in reversed(STAGES) if self.found(stage)), "pretrained")
+    def opened(self) -> tuple:
+        """The last stage that has a model, for both tabs that choose one, and the loss curves of all."""
+        stage = next((stage for stage in reversed(STAGES) if self.found(stage)), "pretrained")
+        return stage, self.mode(stage), stage, self.mode(stage), self.curves()
 
     def found(self, stage: str) -> bool:
         """Whether there is a model of a stage."""
@@ -140,8 +147,7 @@ class Page:
     def curves(self) -> str:
         """The loss curves of the newest run of each stage."""
         runs = [self.models.find(stage).parent for stage in STAGES if self.found(stage)]
-        return '<div class="curves">' + "".join(
-            page_view.loss_curve(run.name, read_metrics(run / "metrics.jsonl")) for run in runs) + "</div>"
+        return page_view.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
 
 
 def checked(prompt: str) -> str:
@@ -157,7 +163,7 @@ def checked(prompt: str) -> str:
 def speed(reply: Reply) -> str:
     """What is known of a reply, in a line."""
     known = [f"{len(reply.ids)} tokens", f"{reply.speed:.0f} tokens/s" if len(reply.ids) > 1 else "",
-             f"first after {reply.first:.2f} s", reply.ended or ""]
+             f"first after {1000 * reply.first:.0f} ms", reply.ended or ""]
     return " · ".join(word for word in known if word)
 
 
@@ -191,9 +197,9 @@ def sampling_settings(args: ModelArgs) -> list[gr.Component]:
 
 def model_choice(page: Page) -> tuple[gr.Radio, gr.HTML]:
     """Which stage's model writes, and a line that says how it takes a text."""
-    stage = gr.Radio([(title, stage) for stage, title in TITLES.items()], value=page.first, label="Model",
-                     elem_classes="stages")
-    line = gr.HTML(lambda: page.mode(page.first()))
+    stage = gr.Radio([(title, stage) for stage, title in TITLES.items()], value="pretrained", label="Model", show_label=False,
+                     container=False, elem_classes="stages")
+    line = gr.HTML(elem_classes="mode")
     stage.change(page.mode, stage, line, **AT_ONCE)
     return stage, line
 
@@ -208,10 +214,10 @@ def prompt_row(label: str, start: str, placeholder: str) -> tuple[gr.Textbox, gr
     return box, go, stop
 
 
-def chat_tab(page: Page, settings: list[gr.Component]) -> None:
-    """One conversation with one model."""
+def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
+    """One conversation with one model. Returns what is filled when the page is opened."""
     conversation = gr.State([])
-    stage, _ = model_choice(page)
+    stage, line = model_choice(page)
     talk = gr.HTML(page_view.talk([], True), autoscroll=True, max_height=480, elem_id="talk")
     status = gr.HTML(elem_id="chat-status")
     box, send, stop = prompt_row("Message", "Send", "Write to the model")
@@ -224,10 +230,11 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> None:
          (page.chat, [conversation, stage, *settings], [conversation, talk, status]), end, "chat")
     clear.click(lambda: ([], page_view.talk([], True), ""), None, [conversation, talk, status], **AT_ONCE)
     stage.change(page.talk, [conversation, stage], talk, **AT_ONCE)
+    return [stage, line]
 
 
-def compare_tab(page: Page, settings: list[gr.Component]) -> None:
-    """One prompt, all stages, and a blind vote."""
+def compare_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
+    """One prompt, all stages, and a blind vote. Returns what is filled when the page is opened: nothing."""
     duel = gr.State(None)
     gr.HTML(page_view.note("The same prompt and the same seed for every stage. The order is drawn anew each time and "
                            "stays hidden until you choose."))
@@ -245,19 +252,20 @@ def compare_tab(page: Page, settings: list[gr.Component]) -> None:
     for choice, button in [*enumerate(votes), (None, reveal)]:
         button.click(lambda state, choice=choice: page.vote(state, choice), duel, [replies, duel, ballot, status],
                      **AT_ONCE)
+    return []
 
 
-def look_tab(page: Page, settings: list[gr.Component]) -> None:
-    """Each token's probability, and the runs' losses."""
-    stage, _ = model_choice(page)
-    box, go, stop = prompt_row("Text", "Look inside", "Text to continue or to answer")
+def look_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
+    """Each token's probability, and the runs' losses. Returns what is filled when the page is opened."""
+    stage, line = model_choice(page)
+    box, go, stop = prompt_row("Text", "Look", "Text to continue or to answer")
     view = gr.HTML(elem_id="inside")
     status = gr.HTML(elem_id="look-status")
-    gr.HTML("<h3>How the runs learned</h3>")
-    gr.HTML(page.curves)
+    curves = gr.HTML()
     wire([(box.submit, box), (go.click, box)], stop,
          (lambda prompt: (checked(prompt), *stoppable(True), ""), [], [box, go, stop, view]),
          (page.look, [box, stage, *settings], [view, status]), (lambda: stoppable(False), None, [go, stop]), "look")
+    return [stage, line, curves]
 
 
 def build(models: Models, votes: Path) -> gr.Blocks:
@@ -266,22 +274,23 @@ def build(models: Models, votes: Path) -> gr.Blocks:
     with gr.Blocks(title="SmolLlama", analytics_enabled=False) as blocks:
         gr.HTML("<header><h1>SmolLlama</h1><p>A small Llama, trained from nothing. What does each stage change?"
                 "</p></header>")
-        settings = sampling_settings(models.args)
+        settings, filled = sampling_settings(models.args), []
         with gr.Row():
             with gr.Column(scale=3, min_width=300), gr.Tabs():
                 for name, fill in (("Chat", chat_tab), ("Compare", compare_tab), ("Look inside", look_tab)):
                     with gr.Tab(name):
-                        fill(page, settings)
-            with gr.Column(scale=1, min_width=240), gr.Accordion("Sampling", open=True):
+                        filled += fill(page, settings)
+            with gr.Column(scale=1, min_width=240), gr.Accordion("Sampling", elem_classes="sampling"):
                 for setting in settings:
                     setting.render()
+        blocks.load(page.opened, None, filled, **AT_ONCE)
     return blocks.queue(max_size=32)
 
 
 def launch(blocks: gr.Blocks, **options) -> tuple:
     """Serve the page in its own look, with nothing asked of any other machine."""
     plain = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none is fetched
-    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="md", **plain)
+    theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="lg", **plain).set(**COLORS)
     return blocks.launch(theme=theme, css_paths=Path(__file__).with_name("page.css"), footer_links=[],
                          run_history=False, quiet=True, **options)
 
