@@ -21,7 +21,7 @@ import gradio as gr
 import page_view
 from config import ModelArgs, Parser, UserError, resolve, run
 from metrics import read_metrics
-from page_models import PROMPT_LIMIT, STAGES, Models, Reply, joined, keep_vote, paced, side_by_side
+from page_models import PROMPT_LIMIT, STAGES, Models, Reply, keep_vote, paced, side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {"pretrained": "Pretrained", "sft": "SFT", "dpo": "DPO"}
@@ -66,18 +66,20 @@ class Page:
 
     def begin_chat(self, message: str, conversation: list[dict], stage: str) -> tuple:
         """The message joins the conversation at once, whatever the queue."""
-        conversation = [*conversation, {"role": "user", "content": checked(message)}]
+        conversation = [*conversation, {"role": "user", "content": message}]
         return "", conversation, page_view.talk(conversation, stage != "pretrained", writing=True), *stoppable(True)
 
     def chat(self, conversation: list[dict], stage: str, *values: float) -> Iterator[tuple]:
-        """The reply, as it grows."""
+        """The reply, as it grows; a message that cannot be answered goes back into its box."""
+        before, message = conversation[:-1], conversation[-1]["content"]
         try:
+            check(message)
             for reply in paced(self.models.reply(stage, conversation, self.settings(values))):
                 grown = [*conversation, {"role": "assistant", "content": reply.text}]
-                yield (grown, page_view.talk(grown, stage != "pretrained", writing=not reply.ended),
+                yield (gr.skip(), grown, page_view.talk(grown, stage != "pretrained", writing=not reply.ended),
                        page_view.note(speed(reply)))
         except UserError as error:
-            yield conversation[:-1], self.talk(conversation[:-1], stage), page_view.note(str(error), "problem")
+            yield message, before, self.talk(before, stage), page_view.note(str(error), "problem")
 
     def end_chat(self, conversation: list[dict], stage: str) -> tuple:
         """The page as it is while nothing is written."""
@@ -88,9 +90,9 @@ class Page:
         there = [stage for stage in STAGES if self.found(stage)]
         order = random.SystemRandom().sample(there, len(there))
         try:
+            check(prompt)
             if len(order) < 2:
-                missing = next(stage for stage in STAGES if stage not in there)
-                self.models.find(missing)
+                self.models.find(next(stage for stage in STAGES if stage not in there))  # says how to make one
             args = self.settings(values)
             streams = [self.models.reply(stage, [{"role": "user", "content": prompt}], args) for stage in order]
             for replies in paced(side_by_side(streams)):
@@ -137,9 +139,9 @@ class Page:
         """The reply as it grows, then its tokens with what the model thought of each."""
         messages = [{"role": "user", "content": prompt}]
         try:
-            reply = None
+            check(prompt)
             for reply in paced(self.models.reply(stage, messages, self.settings(values))):
-                yield page_view.tokens(joined(messages), [(reply.text, 1.0, [])]), page_view.note(speed(reply))
+                yield page_view.tokens(prompt, [(reply.text, 1.0, [])]), page_view.note(speed(reply))
             yield page_view.tokens(prompt, self.models.look(stage, reply)), page_view.note(speed(reply))
         except UserError as error:
             yield "", page_view.note(str(error), "problem")
@@ -150,14 +152,12 @@ class Page:
         return page_view.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
 
 
-def checked(prompt: str) -> str:
-    """A prompt that may be worked on. Shows the person what is wrong with one that may not."""
+def check(prompt: str) -> None:
+    """Raises UserError for a prompt that is empty or longer than the page takes."""
     if not prompt.strip():
-        raise gr.Error("Write something first.", title="Nothing to do", print_exception=False)
+        raise UserError("Write something first.")
     if len(prompt) > PROMPT_LIMIT:
-        raise gr.Error(f"The text has {len(prompt):,} characters; the page takes {PROMPT_LIMIT:,}.",
-                       title="Too long", print_exception=False)
-    return prompt
+        raise UserError(f"The text has {len(prompt):,} characters; the page takes {PROMPT_LIMIT:,}.")
 
 
 def speed(reply: Reply) -> str:
@@ -227,7 +227,7 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     end = (page.end_chat, [conversation, stage], [talk, send, stop])
     wire([(box.submit, box), (send.click, box), *((chip.click, chip) for chip in chips)], stop,
          (page.begin_chat, [conversation, stage], [box, conversation, talk, send, stop]),
-         (page.chat, [conversation, stage, *settings], [conversation, talk, status]), end, "chat")
+         (page.chat, [conversation, stage, *settings], [box, conversation, talk, status]), end, "chat")
     clear.click(lambda: ([], page_view.talk([], True), ""), None, [conversation, talk, status], **AT_ONCE)
     stage.change(page.talk, [conversation, stage], talk, **AT_ONCE)
     return [stage, line]
@@ -245,8 +245,7 @@ def compare_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
         reveal = gr.Button("Just show which is which", size="sm", min_width=40)
     status = gr.HTML(elem_id="compare-status")
     wire([(box.submit, box), (go.click, box)], stop,
-         (lambda prompt: (checked(prompt), *stoppable(True), gr.update(visible=False), ""), [],
-          [box, go, stop, ballot, status]),
+         (lambda _: (*stoppable(True), gr.update(visible=False), ""), [], [go, stop, ballot, status]),
          (page.compare, [box, *settings], [replies, duel, ballot, status]),
          (lambda: stoppable(False), None, [go, stop]), "compare")
     for choice, button in [*enumerate(votes), (None, reveal)]:
@@ -263,7 +262,7 @@ def look_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     status = gr.HTML(elem_id="look-status")
     curves = gr.HTML()
     wire([(box.submit, box), (go.click, box)], stop,
-         (lambda prompt: (checked(prompt), *stoppable(True), ""), [], [box, go, stop, view]),
+         (lambda _: (*stoppable(True), ""), [], [go, stop, view]),
          (page.look, [box, stage, *settings], [view, status]), (lambda: stoppable(False), None, [go, stop]), "look")
     return [stage, line, curves]
 
