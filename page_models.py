@@ -1,14 +1,16 @@
-"""What the demo page works with, and no page: the newest model of each stage, replies as they grow, probabilities, votes.
+"""What the demo page works with: the newest model of each stage, replies as they grow, probabilities, votes; no page.
 
 Models are loaded on first use and kept; where a newer run or step has appeared, it takes the older one's place.
 """
 
+import contextlib
 import json
 import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,18 +25,27 @@ from tokenizer import Tokenizer
 
 Item = TypeVar("Item")
 Messages = Sequence[dict[str, str]]
-STAGES = {"pretrained": "P", "sft": "S", "dpo": "D"}  # the letter of --train for each model of the page, in order
 PROMPT_LIMIT = 8_000  # characters
+
+
+class Stage(NamedTuple):
+    """A stage of training: its letter for --train, its name on the page, whether its models answer or continue."""
+
+    letter: str
+    title: str
+    instruct: bool
+
+
+STAGES = {"pretrained": Stage("P", "Pretrained", False), "sft": Stage("S", "SFT", True), "dpo": Stage("D", "DPO", True)}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready to write, and whether it answers in the template or continues text."""
+    """A model that is ready to write."""
 
     folder: Path
     model: Llama
     tokenizer: Tokenizer
-    instruct: bool
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,26 @@ class Reply:
     ended: str | None = None
 
     @property
-    def speed(self) -> float:
-        """Tokens per second, the first token's wait left out."""
-        return (len(self.ids) - 1) / max(self.seconds - self.first, 1e-9)
+    def summary(self) -> str:
+        """What is known of it, in a line; the speed leaves out the wait for the first token."""
+        known = [f"{len(self.ids)} tokens"]
+        if len(self.ids) > 1:
+            known.append(f"{(len(self.ids) - 1) / (self.seconds - self.first):.0f} tokens/s")
+        return " · ".join([*known, f"first after {1000 * self.first:.0f} ms", *filter(None, [self.ended])])
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Replies of several stages to one prompt, in the order in which they are shown."""
+
+    prompt: str
+    order: list[str]
+    replies: list[Reply | None]
+
+    @property
+    def texts(self) -> list[str]:
+        """The replies' texts; empty where nothing has come yet."""
+        return [reply.text if reply else "" for reply in self.replies]
 
 
 class Seen(NamedTuple):
@@ -76,9 +104,17 @@ class Models:
         for latest in reversed(runs):
             folder = find_model(latest.parent)
             state = json.loads((folder / "train_state" / "state.json").read_text(encoding="utf-8"))
-            if state["args"]["train"] == STAGES[stage]:
+            if state["args"]["train"] == STAGES[stage].letter:
                 return folder
-        raise UserError(f"no {stage} model yet: python trainer.py --train {STAGES[stage]} --preset stories")
+        raise UserError(f"no {stage} model yet: python trainer.py --train {STAGES[stage].letter} --preset stories")
+
+    def found(self) -> dict[str, Path]:
+        """The newest model folder of each stage that has one, in the order of the stages."""
+        folders = {}
+        for stage in STAGES:
+            with contextlib.suppress(UserError):
+                folders[stage] = self.find(stage)
+        return folders
 
     def load(self, stage: str) -> Loaded:
         """The newest model of a stage, on its device. Raises UserError when there is none or it cannot be read."""
@@ -86,7 +122,7 @@ class Models:
             folder = self.find(stage)
             if stage not in self.kept or self.kept[stage].folder != folder:
                 model, tokenizer = load_model(folder)
-                self.kept[stage] = Loaded(folder, model.to(self.env.device), tokenizer, stage != "pretrained")
+                self.kept[stage] = Loaded(folder, model.to(self.env.device), tokenizer)
             return self.kept[stage]
 
     def reply(self, stage: str, messages: Messages, args: ModelArgs) -> Iterator[Reply]:
@@ -95,7 +131,7 @@ class Models:
         Raises UserError where the prompt does not fit.
         """
         loaded = self.load(stage)
-        prompt = prompt_ids(loaded, messages)
+        prompt = prompt_ids(loaded, messages, STAGES[stage].instruct)
         count = min(args.max_length, loaded.model.args.block_size - len(prompt))
         text, ids, t0, first = "", [], time.perf_counter(), 0.0
 
@@ -133,16 +169,23 @@ class Models:
         with self.env.autocast():
             states = loaded.model(tokens[:, :-1], head=False)[0, len(reply.prompt) - 1:]
             probabilities = loaded.model.lm_head(states).float().softmax(-1)  # (T, V)
-        best = probabilities.topk(min(top, probabilities.shape[-1]))
-        return [Seen(token_text(loaded.tokenizer, token), row[token].item(),
-                     [(token_text(loaded.tokenizer, other), value) for other, value in zip(others, values, strict=True)])
-                for token, row, others, values in zip(ids, probabilities, best.indices.tolist(), best.values.tolist(),
-                                                      strict=True)]
+        text = partial(token_text, loaded.tokenizer)
+        best, places = (found.tolist() for found in probabilities.topk(min(top, probabilities.shape[-1])))
+        return [Seen(text(token), row[token].item(), list(zip(map(text, others), values, strict=True)))
+                for token, row, others, values in zip(ids, probabilities, places, best, strict=True)]
 
 
-def prompt_ids(loaded: Loaded, messages: Messages) -> list[int]:
+def check(prompt: str) -> None:
+    """Raises UserError for a prompt that is empty or longer than the page takes."""
+    if not prompt.strip():
+        raise UserError("Write something first.")
+    if len(prompt) > PROMPT_LIMIT:
+        raise UserError(f"The text has {len(prompt):,} characters; the page takes {PROMPT_LIMIT:,}.")
+
+
+def prompt_ids(loaded: Loaded, messages: Messages, instruct: bool) -> list[int]:
     """What the model is given of a conversation. Raises UserError where it leaves no room in the context."""
-    if loaded.instruct:
+    if instruct:
         ids, _ = loaded.tokenizer.render(messages)
     else:
         ids = loaded.tokenizer.encode(joined(messages))
@@ -192,17 +235,16 @@ def paced(items: Iterable[Item], seconds: float = 0.05) -> Iterator[Item]:
     yield from waiting
 
 
-def keep_vote(file: Path, prompt: str, best: str, others: Iterable[str]) -> int:
-    """Append a preference row for each other text that the best one was chosen over; returns how many.
+def keep_vote(file: Path, duel: Duel, choice: int) -> int:
+    """Append a preference row for each other text that the chosen one was better than; returns how many.
 
     Equal and empty texts teach nothing and make no row.
     """
-    def talk(text: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": text.strip()}]
-
-    rows = [json.dumps({"chosen": talk(best), "rejected": talk(other)}, ensure_ascii=False) + "\n"
-            for other in dict.fromkeys(others) if best.strip() and other.strip() not in ("", best.strip())]
-    with file.open("ab", buffering=0) as output:  # one write, so that two votes never mix and none is half there
-        output.write("".join(rows).encode())
+    best, *others = dict.fromkeys(text.strip() for text in [duel.texts[choice], *duel.texts])
+    rows = [{side: [{"role": "user", "content": duel.prompt}, {"role": "assistant", "content": text}]
+             for side, text in (("chosen", best), ("rejected", other))} for other in others if best and other]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with file.open("ab", buffering=0) as output:  # one write, so that two votes never mix
+        output.write(lines.encode())
         os.fsync(output.fileno())
     return len(rows)

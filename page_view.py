@@ -42,6 +42,12 @@ def cards(shown: Iterable[Card], writing: bool = False) -> str:
         for card in shown) + "</div>"
 
 
+def growing(prompt: str, text: str) -> str:
+    """A text that is being written, before its tokens are looked at."""
+    return (f'<div class="look writing"><span class="given">{escape(prompt)}</span><span class="said">{escape(text)}'
+            "</span></div>")
+
+
 def tokens(prompt: str, seen: Iterable[tuple[str, float, Sequence[tuple[str, float]]]]) -> str:
     """A text whose tokens (text, probability, alternatives) are coloured, with the alternatives on hover and focus."""
     pieces = []
@@ -70,8 +76,13 @@ def note(text: str, kind: str = "quiet") -> str:
     return f'<p class="note {kind}"{" role=alert" * (kind == "problem")}>{escape(text)}</p>' if text else ""
 
 
+def way(instruct: bool) -> str:
+    """What a model does with a text."""
+    return "answers, in the template" if instruct else "continues the text as it stands"
+
+
 def mode(instruct: bool, folder: str) -> str:
-    """Which way of writing this model has, and where it comes from."""
+    """Which way of writing a model has, and where it comes from."""
     what = ("<strong>Instruct model.</strong> Your message goes into the template: <code>### Instruction:</code> … "
             "<code>### Response:</code>" if instruct else
             "<strong>Base model.</strong> It continues your text as it stands; nothing is added.")

@@ -6,11 +6,11 @@
 It listens on this machine alone unless --server_name says otherwise.
 """
 
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 # The modules of the project stand one folder up. This folder has no __init__.py, so `import gradio` is the library.
@@ -21,10 +21,9 @@ import gradio as gr
 import page_view
 from config import ModelArgs, Parser, UserError, resolve, run
 from metrics import read_metrics
-from page_models import PROMPT_LIMIT, STAGES, Models, Reply, keep_vote, paced, side_by_side
+from page_models import PROMPT_LIMIT, STAGES, Duel, Models, check, keep_vote, paced, side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = {"pretrained": "Pretrained", "sft": "SFT", "dpo": "DPO"}
 RANGES = {"max_length": (1, 1000, 1), "temperature": (0, 2, 0.05), "top_k": (0, 200, 1), "top_p": (0.01, 1, 0.01)}
 # Contrast of text and buttons that is enough to read (WCAG AA), in the light scheme and in the dark one.
 COLORS = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_400",
@@ -40,7 +39,7 @@ AT_ONCE = {"queue": False, "show_progress": "hidden", "api_visibility": "private
 
 
 class Page:
-    """What the page's events do; `build` says which event does what."""
+    """What the page's events do; the tabs say which event does what."""
 
     def __init__(self, models: Models, votes: Path):
         self.models, self.votes = models, votes
@@ -49,25 +48,30 @@ class Page:
         """The sampling settings that were chosen, checked as the command line's are."""
         return self.models.args.replace(**dict(zip([*RANGES, "seed"], values, strict=True)))
 
+    def opened(self) -> tuple:
+        """The last stage that has a model, for both tabs that choose one, and the loss curves of all."""
+        found = self.models.found()
+        stage = next((stage for stage in reversed(STAGES) if stage in found), "pretrained")
+        runs = [folder.parent for folder in found.values()]
+        curves = page_view.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
+        return stage, self.mode(stage), stage, self.mode(stage), curves
+
     def mode(self, stage: str) -> str:
-        """What the model of a stage does with a message, or how to make one."""
+        """What the model of a stage does with a text, or how to make one."""
         try:
-            return page_view.mode(stage != "pretrained", self.shown(self.models.find(stage)))
+            folder = self.models.find(stage)
         except UserError as error:
             return page_view.note(str(error), "problem")
+        return page_view.mode(STAGES[stage].instruct, f"{folder.parent.name}/{folder.name}")
 
-    def shown(self, folder: Path) -> str:
-        """A model's folder as the page names it."""
-        return "/".join(folder.parts[-2:])
-
-    def talk(self, conversation: list[dict], stage: str) -> str:
-        """A conversation that is not being written."""
-        return page_view.talk(conversation, stage != "pretrained")
+    def talk(self, conversation: list[dict], stage: str, writing: bool = False) -> str:
+        """A conversation as the model of a stage takes it."""
+        return page_view.talk(conversation, STAGES[stage].instruct, writing)
 
     def begin_chat(self, message: str, conversation: list[dict], stage: str) -> tuple:
         """The message joins the conversation at once, whatever the queue."""
         conversation = [*conversation, {"role": "user", "content": message}]
-        return "", conversation, page_view.talk(conversation, stage != "pretrained", writing=True), *stoppable(True)
+        return "", conversation, self.talk(conversation, stage, writing=True), *stoppable(True)
 
     def chat(self, conversation: list[dict], stage: str, *values: float) -> Iterator[tuple]:
         """The reply, as it grows; a message that cannot be answered goes back into its box."""
@@ -76,95 +80,63 @@ class Page:
             check(message)
             for reply in paced(self.models.reply(stage, conversation, self.settings(values))):
                 grown = [*conversation, {"role": "assistant", "content": reply.text}]
-                yield (gr.skip(), grown, page_view.talk(grown, stage != "pretrained", writing=not reply.ended),
-                       page_view.note(speed(reply)))
+                yield gr.skip(), grown, self.talk(grown, stage, not reply.ended), page_view.note(reply.summary)
         except UserError as error:
             yield message, before, self.talk(before, stage), page_view.note(str(error), "problem")
 
     def end_chat(self, conversation: list[dict], stage: str) -> tuple:
-        """The page as it is while nothing is written."""
+        """The page while nothing is written."""
         return self.talk(conversation, stage), *stoppable(False)
 
     def compare(self, prompt: str, *values: float) -> Iterator[tuple]:
         """The same prompt and seed for every stage, in an order that only the server knows."""
-        there = [stage for stage in STAGES if self.found(stage)]
-        order = random.SystemRandom().sample(there, len(there))
+        found = self.models.found()
+        order = random.SystemRandom().sample(list(found), len(found))
         try:
             check(prompt)
             if len(order) < 2:
-                self.models.find(next(stage for stage in STAGES if stage not in there))  # says how to make one
+                self.models.find(next(stage for stage in STAGES if stage not in found))  # says how to make one
             args = self.settings(values)
             streams = [self.models.reply(stage, [{"role": "user", "content": prompt}], args) for stage in order]
             for replies in paced(side_by_side(streams)):
-                duel = {"prompt": prompt, "order": order, "texts": [reply.text if reply else "" for reply in replies],
-                        "speeds": [speed(reply) if reply else "waiting" for reply in replies]}
-                done = all(reply and reply.ended for reply in replies)
-                yield self.cards(duel, writing=not done), duel, gr.update(visible=done), ""
+                duel, done = Duel(prompt, order, replies), all(reply and reply.ended for reply in replies)
+                yield self.cards(duel, writing=not done), duel, gr.update(visible=done), gr.update(
+                    visible=len(order) > 2), ""
         except UserError as error:
-            yield "", None, gr.update(visible=False), page_view.note(str(error), "problem")
+            yield "", None, gr.update(visible=False), gr.skip(), page_view.note(str(error), "problem")
 
-    def opened(self) -> tuple:
-        """The last stage that has a model, for both tabs that choose one, and the loss curves of all."""
-        stage = next((stage for stage in reversed(STAGES) if self.found(stage)), "pretrained")
-        return stage, self.mode(stage), stage, self.mode(stage), self.curves()
+    def end_compare(self, duel: Duel | None) -> tuple:
+        """The page while nothing is written."""
+        return self.cards(duel) if duel else "", *stoppable(False)
 
-    def found(self, stage: str) -> bool:
-        """Whether there is a model of a stage."""
-        try:
-            return bool(self.models.find(stage))
-        except UserError:
-            return False
-
-    def cards(self, duel: dict, writing: bool = False) -> str:
-        """The replies under letters."""
+    def cards(self, duel: Duel, writing: bool = False) -> str:
+        """The replies under letters alone."""
         return page_view.cards((page_view.Card(letter, "", text) for letter, text
-                                in zip(LETTERS, duel["texts"], strict=False)), writing)
+                                in zip(LETTERS, duel.texts, strict=False)), writing)
 
-    def vote(self, duel: dict | None, choice: int | None) -> tuple:
+    def vote(self, duel: Duel, choice: int | None) -> tuple:
         """Keep the choice, if there is one, and say which model wrote what."""
-        if duel is None:
-            return gr.skip(), None, gr.update(visible=False), ""
-        texts, said = duel["texts"], ""
+        said = ""
         if choice is not None:
-            others = [text for place, text in enumerate(texts) if place != choice]
-            count = keep_vote(self.votes, duel["prompt"], texts[choice], others)
-            said = f"{count} preference rows kept in {self.votes.name}" if count != 1 else \
-                f"1 preference row kept in {self.votes.name}"
-        shown = page_view.cards(page_view.Card(f"{LETTERS[place]}: {TITLES[stage]}", duel["speeds"][place],
-                                               texts[place], place == choice)
-                                for place, stage in enumerate(duel["order"]))
-        return shown, None, gr.update(visible=False), page_view.note(said)
+            try:
+                said = page_view.note(f"Rows added to {self.votes.name}: {keep_vote(self.votes, duel, choice)}")
+            except OSError as error:
+                said = page_view.note(f"cannot write {self.votes}: {error.strerror}", "problem")
+        shown = page_view.cards(
+            page_view.Card(f"{letter}: {STAGES[stage].title}", page_view.way(STAGES[stage].instruct), text,
+                           letter == LETTERS[choice] if choice is not None else False)
+            for letter, stage, text in zip(LETTERS, duel.order, duel.texts, strict=False))
+        return shown, None, gr.update(visible=False), said
 
     def look(self, prompt: str, stage: str, *values: float) -> Iterator[tuple]:
         """The reply as it grows, then its tokens with what the model thought of each."""
-        messages = [{"role": "user", "content": prompt}]
         try:
             check(prompt)
-            for reply in paced(self.models.reply(stage, messages, self.settings(values))):
-                yield page_view.tokens(prompt, [(reply.text, 1.0, [])]), page_view.note(speed(reply))
-            yield page_view.tokens(prompt, self.models.look(stage, reply)), page_view.note(speed(reply))
+            for reply in paced(self.models.reply(stage, [{"role": "user", "content": prompt}], self.settings(values))):
+                yield page_view.growing(prompt, reply.text), page_view.note(reply.summary)
+            yield page_view.tokens(prompt, self.models.look(stage, reply)), page_view.note(reply.summary)
         except UserError as error:
             yield "", page_view.note(str(error), "problem")
-
-    def curves(self) -> str:
-        """The loss curves of the newest run of each stage."""
-        runs = [self.models.find(stage).parent for stage in STAGES if self.found(stage)]
-        return page_view.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
-
-
-def check(prompt: str) -> None:
-    """Raises UserError for a prompt that is empty or longer than the page takes."""
-    if not prompt.strip():
-        raise UserError("Write something first.")
-    if len(prompt) > PROMPT_LIMIT:
-        raise UserError(f"The text has {len(prompt):,} characters; the page takes {PROMPT_LIMIT:,}.")
-
-
-def speed(reply: Reply) -> str:
-    """What is known of a reply, in a line."""
-    known = [f"{len(reply.ids)} tokens", f"{reply.speed:.0f} tokens/s" if len(reply.ids) > 1 else "",
-             f"first after {1000 * reply.first:.0f} ms", reply.ended or ""]
-    return " · ".join(word for word in known if word)
 
 
 def stoppable(running: bool) -> tuple[dict, dict]:
@@ -192,14 +164,15 @@ def sampling_settings(args: ModelArgs) -> list[gr.Component]:
     helps = {field.name: field.metadata["help"] for field in fields(ModelArgs)}
     sliders = [gr.Slider(low, high, getattr(args, name), step=step, label=name, info=helps[name], render=False)
                for name, (low, high, step) in RANGES.items()]
-    return [*sliders, gr.Number(args.seed, precision=0, minimum=0, label="seed", info="same seed, same text", render=False)]
+    return [*sliders, gr.Number(args.seed, precision=0, minimum=0, label="seed", info="the same seed, the same text",
+                                render=False)]
 
 
 def model_choice(page: Page) -> tuple[gr.Radio, gr.HTML]:
     """Which stage's model writes, and a line that says how it takes a text."""
-    stage = gr.Radio([(title, stage) for stage, title in TITLES.items()], value="pretrained", label="Model", show_label=False,
-                     container=False, elem_classes="stages")
-    line = gr.HTML(elem_classes="mode")
+    stage = gr.Radio([(stage.title, name) for name, stage in STAGES.items()], value="pretrained", label="Model",
+                     show_label=False, container=False, elem_classes="stages")
+    line = gr.HTML()
     stage.change(page.mode, stage, line, **AT_ONCE)
     return stage, line
 
@@ -245,12 +218,11 @@ def compare_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
         reveal = gr.Button("Just show which is which", size="sm", min_width=40)
     status = gr.HTML(elem_id="compare-status")
     wire([(box.submit, box), (go.click, box)], stop,
-         (lambda _: (*stoppable(True), gr.update(visible=False), ""), [], [go, stop, ballot, status]),
-         (page.compare, [box, *settings], [replies, duel, ballot, status]),
-         (lambda: stoppable(False), None, [go, stop]), "compare")
+         (lambda _: (None, *stoppable(True), gr.update(visible=False), ""), [], [duel, go, stop, ballot, status]),
+         (page.compare, [box, *settings], [replies, duel, ballot, votes[-1], status]),
+         (page.end_compare, [duel], [replies, go, stop]), "compare")
     for choice, button in [*enumerate(votes), (None, reveal)]:
-        button.click(lambda state, choice=choice: page.vote(state, choice), duel, [replies, duel, ballot, status],
-                     **AT_ONCE)
+        button.click(partial(page.vote, choice=choice), duel, [replies, duel, ballot, status], **AT_ONCE)
     return []
 
 

@@ -1,4 +1,4 @@
-"""Untrained models in the place of trained ones: a run of each stage, made in milliseconds, with a token for each letter."""
+"""Untrained models in the place of trained ones: a run of each stage, made in milliseconds, a token for each letter."""
 
 from pathlib import Path
 

@@ -221,7 +221,7 @@ def test_compare_vote_and_find_the_row(visit, votes):
     assert len(set(cards)) == 3 and all(cards)
     assert not any(word in page.locator("#replies").inner_html() for word in ("Pretrained", "SFT", "DPO"))
     button.click()
-    page.get_by_text("2 preference rows kept").wait_for()
+    page.get_by_text("Rows added to votes.jsonl: 2").wait_for()
     titles = page.locator(".card h2").all_inner_texts()
     assert sorted(title.split()[1] for title in titles) == ["DPO", "Pretrained", "SFT"] and "your choice" in titles[1]
     rows = [json.loads(line) for line in votes.read_text(encoding="utf-8").splitlines()]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 
@@ -11,7 +12,7 @@ from stand_ins import ARGS, run_of, three_runs
 
 import page_models
 from config import UserError
-from page_models import Models, Reply, joined, keep_vote, paced, prompt_ids, side_by_side
+from page_models import Duel, Models, Reply, joined, keep_vote, paced, prompt_ids, side_by_side
 
 ASK = [{"role": "user", "content": "tell me"}]
 
@@ -62,9 +63,9 @@ def test_a_model_is_loaded_once_and_replaced_by_a_newer_step(models, tmp_path, m
 def test_base_models_continue_and_instruct_models_answer(models):
     talk = [*ASK, {"role": "assistant", "content": " a tale"}, {"role": "user", "content": "more"}]
     base, tuned = models.load("pretrained"), models.load("sft")
-    assert base.tokenizer.decode(prompt_ids(base, talk)) == "tell me a tale more"
-    assert prompt_ids(tuned, talk) == tuned.tokenizer.render(talk)[0]
-    assert "### Response:" in tuned.tokenizer.decode(prompt_ids(tuned, talk))
+    assert base.tokenizer.decode(prompt_ids(base, talk, False)) == "tell me a tale more"
+    assert prompt_ids(tuned, talk, True) == tuned.tokenizer.render(talk)[0]
+    assert "### Response:" in tuned.tokenizer.decode(prompt_ids(tuned, talk, True))
 
 
 def test_turns_are_joined_with_one_space_where_there_is_none():
@@ -78,7 +79,8 @@ def test_a_reply_grows_and_is_the_same_for_the_same_seed(models):
     assert len(set(texts)) >= 4 and all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
     assert [bool(reply.ended) for reply in replies] == [False] * (len(replies) - 1) + [True]
     end = replies[-1]
-    assert len(end.ids) == 12 and end.ended == "reached --max_length" and 0 < end.first <= end.seconds and end.speed > 0
+    assert len(end.ids) == 12 and end.ended == "reached --max_length" and 0 < end.first <= end.seconds
+    assert re.fullmatch(r"12 tokens · \d+ tokens/s · first after \d+ ms · reached --max_length", end.summary)
     assert last(models.reply("sft", ASK, models.args)).ids == end.ids
     assert last(models.reply("sft", ASK, models.args.replace(seed=6))).ids != end.ids
     assert last(models.reply("dpo", ASK, models.args)).ids != end.ids
@@ -127,8 +129,8 @@ def test_probabilities_are_exactly_the_models(models):
 
 
 def test_the_end_of_text_is_seen_too(models):
-    prompt = models.load("sft").tokenizer.encode("hello")
-    seen = models.look("sft", Reply("ab", prompt, models.load("sft").tokenizer.encode("ab"), 0.1, 0.2, "ended by itself"))
+    encode = models.load("sft").tokenizer.encode
+    seen = models.look("sft", Reply("ab", encode("hello"), encode("ab"), 0.1, 0.2, "ended by itself"))
     assert [token.text for token in seen] == ["a", "b", "⟨end⟩"]
 
 
@@ -151,10 +153,14 @@ def test_pace_keeps_the_first_and_the_last():
 
 
 def test_a_vote_is_preference_rows(tmp_path):
+    def duel(prompt, *texts):
+        return Duel(prompt, ["pretrained", "sft", "dpo"], [text and Reply(text, [], [], 0, 0) for text in texts])
+
     file = tmp_path / "votes.jsonl"
-    assert keep_vote(file, "Hi ✓", " good\n", ["bad", "worse"]) == 2
-    assert keep_vote(file, "Hi", "same", ["same ", "", "other", "other"]) == 1
-    assert keep_vote(file, "Hi", " ", ["other"]) == 0
+    assert keep_vote(file, duel("Hi ✓", "bad", " good\n", "worse"), 1) == 2
+    assert keep_vote(file, duel("Hi", "same", "same ", "other"), 0) == 1
+    assert keep_vote(file, duel("Hi", "one", None, "one"), 0) == 0
+    assert keep_vote(file, duel("Hi", " ", "other", "another"), 0) == 0
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [row["rejected"][1]["content"] for row in rows] == ["bad", "worse", "other"]
     assert rows[0]["chosen"] == [{"role": "user", "content": "Hi ✓"}, {"role": "assistant", "content": "good"}]

@@ -32,6 +32,7 @@ class Reader(HTMLParser):
     page_view.talk([{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}], True),
     page_view.cards([page_view.Card(HOSTILE, HOSTILE, HOSTILE)]),
     page_view.tokens(HOSTILE, [(HOSTILE, 0.5, [(HOSTILE, 0.5)])]),
+    page_view.growing(HOSTILE, HOSTILE),
     page_view.note(HOSTILE, "problem"),
     page_view.mode(True, HOSTILE),
     page_view.loss_curves([(HOSTILE, [{"split": "val", "loss": 1.0, "tokens": 10}]), (HOSTILE, [])]),
