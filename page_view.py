@@ -12,25 +12,26 @@ WIDTH, HEIGHT = 320, 150  # of a loss curve, in the SVG's own units
 
 @dataclass(frozen=True)
 class Card:
-    """One reply beside others: its title, what is known of it, its text, and whether it was chosen."""
+    """One reply beside others: its title, what is known of it, its text, the text that it continues, the choice."""
 
     title: str
     detail: str
     text: str
+    given: str = ""
     chosen: bool = False
 
 
 def talk(messages: Sequence[dict[str, str]], instruct: bool, writing: bool = False) -> str:
     """A conversation: turns for a model that answers, one running text for a model that continues."""
     if not messages:
-        return ('<div class="talk empty"><p>Small enough to train on a laptop. Write something below, '
-                "or take an example.</p></div>")
-    turns = "".join(f'<div class="turn {message["role"]}"><span class="who">'
-                    f'{"You" if message["role"] == "user" else "Model"}</span>'
-                    f'<span class="said">{escape(message["content"])}</span></div>' for message in messages)
+        return '<div class="talk empty"><p>Write something below, or take an example.</p></div>'
+    turns = "".join(
+        f'<div class="turn {message["role"]}"><span class="who">{"You" if message["role"] == "user" else "Model"}: '
+        f'</span><span class="said">{escape(message["content"].strip() if instruct else message["content"])}</span>'
+        "</div>" for message in messages)
     kind = "answers" if instruct else "continues"
     return (f'<div class="talk {kind}{" writing" * writing}" role="log" aria-label="Conversation" tabindex="0">'
-            f"{turns}</div>")
+            f'<div class="turns">{turns}</div></div>')
 
 
 def cards(shown: Iterable[Card], writing: bool = False) -> str:
@@ -38,7 +39,8 @@ def cards(shown: Iterable[Card], writing: bool = False) -> str:
     return f'<div class="cards{" writing" * writing}">' + "".join(
         f'<section class="card{" chosen" * card.chosen}" aria-label="{escape(card.title)}">'
         f"<h2>{escape(card.title)}{' <span class=badge>your choice</span>' * card.chosen}</h2>"
-        f'<p class="detail">{escape(card.detail)}</p><div class="said">{escape(card.text.lstrip())}</div></section>'
+        f'<p class="detail">{escape(card.detail)}</p><span class="given">{escape(card.given)}</span>'
+        f'<span class="said">{escape(card.text if card.given else card.text.lstrip())}</span></section>'
         for card in shown) + "</div>"
 
 
@@ -114,4 +116,5 @@ def loss_curve(name: str, rows: Sequence[dict]) -> str:
         f'<svg viewBox="-2 -4 {WIDTH + 4} {HEIGHT + 8}" role="img" preserveAspectRatio="none" '
         f'aria-label="Loss of {escape(name)}: {said} after {right:,} tokens">'
         + "".join(f'<polyline class="{split}" points="{drawn(line)}" />' for split, line in lines.items() if line)
-        + f'</svg><div class="axis"><span>{high:.2f} to {low:.2f}</span><span>{right:,} tokens</span></div></figure>')
+        + f'</svg><div class="axis"><span>{high:.2f} to {low:.2f}</span><span>{right / 1e6:.2f}M tokens</span></div>'
+        "</figure>")

@@ -6,19 +6,48 @@ Starts gradio/app.py on this machine, sends to it alone, and ends it. A round is
 """
 
 import argparse
+import contextlib
 import json
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from gradio_client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLING = (100, 0.8, 50, 1.0)  # max_length, temperature, top_k, top_p
+
+
+@contextlib.contextmanager
+def served(checkpoints: str | Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The page, started for these runs on a free port of this machine: its address and its process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    votes = tempfile.TemporaryDirectory()
+    process = subprocess.Popen([sys.executable, ROOT / "gradio" / "app.py", "--server_port", str(port), "--device",
+                                "cpu", "--save_checkpoint_dir", checkpoints, "--votes", f"{votes.name}/votes.jsonl"],
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().split()[0]
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            time.sleep(0.1)
+        yield address, process
+    finally:
+        process.terminate()
+        process.wait(20)
+        votes.cleanup()
 
 
 def memory(process: subprocess.Popen) -> float:
@@ -72,24 +101,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    page = subprocess.Popen([sys.executable, ROOT / "gradio" / "app.py", "--server_port", str(port), "--device", "cpu",
-                             "--save_checkpoint_dir", args.save_checkpoint_dir], stdout=subprocess.PIPE, text=True)
-    try:
-        page.stdout.readline()
-        time.sleep(3)
-        clients = [Client(f"http://127.0.0.1:{port}", verbose=False) for _ in range(args.clients)]
+    with served(args.save_checkpoint_dir) as (address, process):
+        clients = [Client(address, verbose=False) for _ in range(args.clients)]
         ask(clients[0], 0, threading.Barrier(1), [])  # loads the model
-        resident, rounds = [memory(page)], []
+        resident, rounds = [memory(process)], []
         for _ in range(args.rounds):
             rounds.append(figures(one_round(clients)))
-            resident.append(memory(page))
-        print(json.dumps({"clients": args.clients, "rounds": rounds, "resident_mib": [round(m) for m in resident]}))
-    finally:
-        page.terminate()
-        page.wait(20)
+            resident.append(memory(process))
+    print(json.dumps({"clients": args.clients, "rounds": rounds, "resident_mib": [round(m) for m in resident]}))
 
 
 if __name__ == "__main__":

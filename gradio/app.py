@@ -123,9 +123,9 @@ class Page:
             except OSError as error:
                 said = page_view.note(f"cannot write {self.votes}: {error.strerror}", "problem")
         shown = page_view.cards(
-            page_view.Card(f"{letter}: {STAGES[stage].title}", page_view.way(STAGES[stage].instruct), text,
-                           letter == LETTERS[choice] if choice is not None else False)
-            for letter, stage, text in zip(LETTERS, duel.order, duel.texts, strict=False))
+            page_view.Card(f"{LETTERS[place]}: {STAGES[stage].title}", page_view.way(STAGES[stage].instruct), text,
+                           "" if STAGES[stage].instruct else duel.prompt, place == choice)
+            for place, (stage, text) in enumerate(zip(duel.order, duel.texts, strict=True)))
         return shown, None, gr.update(visible=False), said
 
     def look(self, prompt: str, stage: str, *values: float) -> Iterator[tuple]:
@@ -191,7 +191,7 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     """One conversation with one model. Returns what is filled when the page is opened."""
     conversation = gr.State([])
     stage, line = model_choice(page)
-    talk = gr.HTML(page_view.talk([], True), autoscroll=True, max_height=480, elem_id="talk")
+    talk = gr.HTML(page_view.talk([], True), elem_id="talk")
     status = gr.HTML(elem_id="chat-status")
     box, send, stop = prompt_row("Message", "Send", "Write to the model")
     with gr.Row(elem_classes="chips"):

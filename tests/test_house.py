@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     "config distributed story_tables",
     "model tokenizer story_world sources store batch optimizers metrics",
-    "data batches objectives checkpoint generate plots plan",
-    "trainer evaluation export",
+    "data batches objectives checkpoint generate plots plan page_view",
+    "trainer evaluation export page_models",
     "inference_sft download_model_weight gradio/app",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}

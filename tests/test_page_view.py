@@ -30,7 +30,7 @@ class Reader(HTMLParser):
 
 @pytest.mark.parametrize("html", [
     page_view.talk([{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}], True),
-    page_view.cards([page_view.Card(HOSTILE, HOSTILE, HOSTILE)]),
+    page_view.cards([page_view.Card(HOSTILE, HOSTILE, HOSTILE, HOSTILE)]),
     page_view.tokens(HOSTILE, [(HOSTILE, 0.5, [(HOSTILE, 0.5)])]),
     page_view.growing(HOSTILE, HOSTILE),
     page_view.note(HOSTILE, "problem"),
@@ -47,7 +47,7 @@ def test_a_conversation_looks_like_what_the_model_does():
     messages = [{"role": "user", "content": "once"}, {"role": "assistant", "content": " upon"}]
     assert 'class="talk continues"' in page_view.talk(messages, instruct=False)
     assert 'class="talk answers writing"' in page_view.talk(messages, instruct=True, writing=True)
-    assert Reader(page_view.talk(messages, False)).text == "YouonceModel upon"
+    assert Reader(page_view.talk(messages, False)).text == "You: onceModel:  upon"
 
 
 def test_tokens_say_their_probability_and_the_others():
