@@ -2,8 +2,8 @@
 
     python config.py        prints the table of settings that the README shows
 
-Precedence: default < preset < stored in the checkpoint that is resumed < flag typed. This file imports no torch and
-reads no hardware, so it can be imported, tested and documented anywhere.
+Precedence: default (of the stage) < preset < stored in the checkpoint that is resumed < flag typed. This file imports
+no torch and reads no hardware, so it can be imported, tested and documented anywhere.
 """
 
 import argparse
@@ -35,8 +35,11 @@ def opt(default: object, group: str, help: str, minimum: float | None = None) ->
 class ModelArgs:
     """All settings. Fields left at None are derived from others (DERIVED); `given` keeps what was asked for."""
 
-    train: typing.Literal["P"] = opt("P", "run", "stage: P = pretraining")
-    preset: typing.Literal["smol-130m", "stories", "shakespeare"] | None = opt(None, "run", "a named set of settings")
+    train: typing.Literal["P", "S", "D"] = opt(
+        "P", "run", "stage: P = pretraining, S = supervised fine-tuning (so does P on instructions), D = DPO")
+    preset: typing.Literal[
+        "smol-130m", "stories", "stories-instruct", "stories-preference", "shakespeare"] | None = opt(
+        None, "run", "a named set of settings")
     dataset: str | None = opt(
         None, "run", "folder under data_dir (default: the first prepared one that fits the stage)")
     data_dir: str = opt("data", "data", "where prepared datasets are")
@@ -100,6 +103,8 @@ class ModelArgs:
     val_epochs: int = opt(2, "evaluation", "every N epochs, evaluate on the whole validation set; 0 = never", 0)
 
     beta: float = opt(0.1, "dpo", "strength of the pull towards the reference in DPO", 0.0)
+    dpo_loss: typing.Literal["sigmoid", "ipo"] = opt("sigmoid", "dpo", "loss of a preference pair")
+    label_smoothing: float = opt(0.0, "dpo", "share of pairs that are taken to be the wrong way round", 0.0)
 
     prompt: str = opt("Once upon a time", "sampling", "text to continue")
     max_length: int = opt(100, "sampling", "new tokens, at most", 1)
@@ -121,9 +126,14 @@ class ModelArgs:
         return ModelArgs(**{**self.given, **changes})
 
     @property
+    def row_tokens(self) -> int:
+        """Tokens of a row: a row of preference pairs has room for two answers of block_size."""
+        return self.block_size * (2 if self.train == "D" else 1)
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens that one optimizer step sees on all ranks together."""
-        return self.rows_per_step * self.block_size
+        return self.rows_per_step * self.row_tokens
 
     @property
     def rows_per_step(self) -> int:
@@ -142,7 +152,7 @@ def round_up(n: int, multiple: int) -> int:
 
 
 def _accumulation(a: ModelArgs) -> int:
-    return max(1, a.total_batch_size // max(1, a.micro_batch_size * a.block_size * world_size()))
+    return max(1, a.total_batch_size // max(1, a.micro_batch_size * a.row_tokens * world_size()))
 
 
 # In this order: each rule may use the fields above it.
@@ -156,6 +166,14 @@ DERIVED: dict[str, Callable[[ModelArgs], object]] = {
     "lr_decay_iters": lambda a: a.total_iters,
 }
 
+# What a stage does otherwise than pretraining, unless a preset or a flag says something else.
+STAGE_DEFAULTS: dict[str, dict[str, object]] = {
+    "P": {},
+    "S": dict(max_lr=2e-4, warmup_iters=50, total_batch_size=32768, batch_size=16, epochs=3),
+    "D": dict(max_lr=2e-6, warmup_iters=20, total_batch_size=65536, batch_size=8, epochs=1, weight_decay_optim=0.0,
+              dropout=0.0, attn_dropout=0.0),
+}
+
 PRESETS: dict[str, dict[str, object]] = {
     # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304
     "smol-130m": dict(embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
@@ -165,6 +183,14 @@ PRESETS: dict[str, dict[str, object]] = {
                     block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0, attn_dropout=0.0,
                     optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=900, eval_iters=225, eval_check=25,
                     save_checkpoint_iter=225, max_length=150),
+    "stories-instruct": dict(train="S", dataset="stories_instruct", block_size=256, batch_size=8, total_batch_size=4096,
+                             dropout=0.0, attn_dropout=0.0, optimizer="muon", max_lr=5e-3, muon_lr=0.01,
+                             warmup_iters=20, total_iters=500, eval_iters=125, eval_check=10, save_checkpoint_iter=250,
+                             max_length=150, prompt="Write a story about Tom and a bell."),
+    "stories-preference": dict(train="D", dataset="stories_preference", block_size=256, batch_size=4,
+                               total_batch_size=8192, dropout=0.0, attn_dropout=0.0, max_lr=5e-5, warmup_iters=10,
+                               total_iters=100, eval_iters=25, eval_check=10, save_checkpoint_iter=50, max_length=150,
+                               prompt="Write a story about Tom and a bell."),
     # characters of Shakespeare, 0.8M parameters: under three minutes on two CPU cores
     "shakespeare": dict(dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,
                         no_kv_heads=2, block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0,
@@ -191,6 +217,8 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
     if a.given["lr_decay_iters"] is not None and a.lr_decay_iters < a.warmup_iters:
         yield f"--lr_decay_iters {a.lr_decay_iters} is below --warmup_iters {a.warmup_iters}"
+    if a.label_smoothing >= 0.5:
+        yield f"--label_smoothing {a.label_smoothing} must be below 0.5"
     for name in ("dropout", "attn_dropout", "beta_1", "beta_2"):
         if getattr(a, name) >= 1:
             yield f"--{name} {getattr(a, name)} must be below 1"
@@ -240,8 +268,8 @@ def _flag(hint: type, f: dataclasses.Field) -> dict:
 def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -> ModelArgs:
     """Settings by precedence: default < preset < stored in a checkpoint < typed. Other names are left out."""
     names = {f.name for f in fields(ModelArgs)}
-    preset = PRESETS.get(typed.get("preset"), {})
-    merged = {**preset, **(stored or {}), **typed}
+    preset = {**PRESETS.get(typed.get("preset"), {}), **(stored or {}), **typed}
+    merged = {**STAGE_DEFAULTS[preset.get("train", "P")], **preset}
     return ModelArgs(**{name: value for name, value in merged.items() if name in names})
 
 

@@ -1,15 +1,16 @@
 """Prepare a dataset: read rows, make token ids with all cores, write shards that the trainer reads.
 
-    python data.py --stories                         the built-in story world, offline
-    python data.py --tinystories | --fw              from the Hugging Face hub (FineWeb sample-10BT is streamed)
-    python data.py --files a.txt b.jsonl c.parquet --name mine --kind text
+    python data.py --stories                         the built-in story world, offline: texts, instructions, preferences
+    python data.py --tinystories | --fw              texts from the Hugging Face hub (FineWeb sample-10BT is streamed)
+    python data.py --alpaca | --dpo                  instructions, preferences (UltraFeedback) from the hub
+    python data.py --files a.txt b.jsonl c.parquet --name mine --kind text | instruct | preference
+    python data.py --show NAME [--row N]             print a prepared row, what is learned in green
 
 The input is cut into units of fixed size. Each unit becomes one shard, whichever process makes it and however often it
 is tried, so the result depends on the input alone. Everything is made in data/.<name>.partial, where a run that was
 killed goes on, and takes its place under data/<name> when it is complete (store.py has the format).
 """
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -23,24 +24,28 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
+from catalog import (
+    STORIES,
+    VAL_FRACTION,
+    Source,
+    file_source,
+    hub_source,
+    story_rows,
+    story_sources,
+    story_tokenizer,
+    unit_bytes,
+)
 from config import Parser, UserError, resolve, run
-from sources import READ_ERRORS, HubDataset, Span, brief, hub_spans, in_validation, local_spans, retry, text_documents
+from conversations import COLUMNS
+from documents import Document, cut, documents, row_documents
+from show import show
+from sources import READ_ERRORS, Span, brief, in_validation, retry
 from store import FORMAT, SPLITS, ShardWriter, Store, claimed, hold_out, id_dtype, read_meta, replace_folder, write_json
-from story_world import stories, story_at
-from tokenizer import Tokenizer, load_tokenizer, train_bpe
+from template import CHAT_TEMPLATE
+from tokenizer import Tokenizer, load_tokenizer
 
-HUB = {
-    "fw": HubDataset("HuggingFaceFW/fineweb", {None: "sample/10BT/*.parquet"}),
-    "tinystories": HubDataset("roneneldan/TinyStories",
-                              {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}),
-}
-VAL_FRACTION = {"fw": 0.2}  # of the documents, where a dataset has no split of its own; 0.1 elsewhere
-STORIES = {"train": 60_000, "val": 2_000}
-STORY_BYTES = 800  # of one story, about
-STORY_VOCABULARY = 2048
 BYTES_PER_TOKEN = 8  # at most, about: a unit has at least its bytes / 8 tokens
 
 
@@ -49,6 +54,7 @@ class Plan:
     """All that determines a prepared dataset. Two runs with equal plans make equal files."""
 
     kind: str
+    template: str
     tokenizer: dict
     source: dict
     val_fraction: float
@@ -66,11 +72,6 @@ def plan_units(spans: list[Span], target: int) -> list[list[dict]]:
         else:
             units.append([span])
     return [[asdict(span) for span in unit] for unit in units]
-
-
-def unit_bytes(total: int) -> int:
-    """Size of a unit: about a hundredth of the input, from 1 to 32 MB."""
-    return min(max(total // 100, 1 << 20), 32 << 20)
 
 
 # --- one unit, in a worker process -----------------------------------------------------------------------------------
@@ -102,26 +103,25 @@ def make_unit(index: int, budget: int | None) -> dict:
 
 
 def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
-    tokenizer, folder, fraction = _worker["tokenizer"], _worker["folder"], _worker["plan"]["val_fraction"]
-    dtype = id_dtype(tokenizer.vocab_size)
-    writers = {split: ShardWriter(folder, split, index, dtype, with_keep=False) for split in SPLITS}
+    tokenizer, folder, plan = _worker["tokenizer"], _worker["folder"], _worker["plan"]
+    writers = {split: ShardWriter(folder, split, index, id_dtype(tokenizer.vocab_size), plan["kind"] != "text")
+               for split in SPLITS}
     left, empty, uncounted = budget, 0, 0
-    for span, text, ended in _documents(spans):
-        if not text:
+    for span, document in _documents(spans, plan, tokenizer):
+        if document is None:
             empty += 1
             continue
-        split = span.split or ("val" if span.whole and in_validation(text, fraction) else "train")
-        ids = tokenizer.encode_array(text)
-        ids = np.append(ids, np.uint32(tokenizer.eos_id)) if ended else ids
-        if left is not None and len(ids) >= left:
-            ids, ended = ids[:left], ended and len(ids) == left
-            text = text if ended else tokenizer.decode(ids)
-        writers[split].add(ids, None, len(text.encode()), ended)
-        left = left if left is None else left - len(ids)
-        uncounted += len(ids)
+        whole, document = document, document if left is None else cut(document, left, tokenizer)
+        if document is None:
+            break
+        split = span.split or ("val" if span.whole and in_validation(document.key, plan["val_fraction"]) else "train")
+        for ids, keep, size in document.parts:
+            writers[split].add(ids, keep, size, document.ended)
+        left = left if left is None else left - document.tokens
+        uncounted += document.tokens
         if uncounted > 100_000:
             uncounted = _count(uncounted)
-        if left == 0:
+        if left == 0 or document is not whole:
             break
     _count(uncounted)
     entry = {"empty": empty, "shards": {split: writer.close() for split, writer in writers.items()}}
@@ -129,14 +129,12 @@ def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
     return entry
 
 
-def _documents(spans: list[Span]) -> Iterator[tuple[Span, str, bool]]:
-    """(span, text, ended) of each document of a unit."""
+def _documents(spans: list[Span], plan: dict, tokenizer: Tokenizer) -> Iterator[tuple[Span, Document | None]]:
+    """The documents of a unit, each with the span that it is from."""
     for span in spans:
-        if span.form == "stories":
-            seed = _worker["plan"]["source"]["seed"]
-            yield from ((span, story_at(span.split, row, seed)[1], True) for row in range(span.start, span.stop))
-        else:
-            yield from ((span, text, ended) for text, ended in text_documents(span))
+        found = (row_documents(story_rows(span, plan["source"]["seed"]), plan["kind"], tokenizer)
+                 if span.form in STORIES else documents(span, plan["kind"], tokenizer))
+        yield from ((span, document) for document in found)
 
 
 def _count(tokens: int) -> int:
@@ -167,11 +165,12 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
             if path.is_file() and path.name not in {"meta.json", "plan.json", *whole}:
                 path.unlink()
         replace_folder(folder, target)
+    noun = {"text": "documents", "instruct": "conversations", "preference": "answers"}[plan.kind]
     for split in SPLITS:
         documents, tokens, size = (sum(shard[key] for shard in meta["splits"][split])
                                    for key in ("documents", "tokens", "bytes"))
-        print(f"{split}: {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
-    print(f"{target}: done" + (f"; {meta['empty']:,} empty rows left out" if meta["empty"] else ""))
+        print(f"{split}: {documents:,} {noun}, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
+    print(f"{target}: done" + (f"; {meta['empty']:,} rows with nothing to learn left out" if meta["empty"] else ""))
     return target
 
 
@@ -208,7 +207,7 @@ def make_meta(folder: Path, name: str, plan: dict, entries: list[dict]) -> dict:
     shards = {split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
               for split in SPLITS}
     if bool(shards["train"]) != bool(shards["val"]):
-        shards = hold_out(folder, shards["train"] or shards["val"], plan["val_fraction"],
+        shards = hold_out(folder, shards["train"] or shards["val"], plan["kind"], plan["val_fraction"],
                           id_dtype(plan["tokenizer"]["vocab_size"]), len(plan["units"]))
     train, val = (sum(shard["tokens"] for shard in shards[split]) for split in SPLITS)
     if min(train, val) < 2:
@@ -265,7 +264,8 @@ def _run_group(folder: Path, pool: ProcessPoolExecutor, plan: dict, numbers: lis
             expected += sum(span["bytes"] for span in plan["units"][upcoming]) // BYTES_PER_TOKEN
         entry = _kept(folder, number) or _wait(running[number], tick)
         if left is not None and _tokens(entry) > left:
-            entry = _wait(_submit(pool, number, left), tick)
+            entries[number] = _wait(_submit(pool, number, left), tick)
+            break
         entries[number] = entry
         left = left if left is None else left - _tokens(entry)
     for future in running.values():
@@ -304,12 +304,17 @@ def parse() -> dict:
     """The command line of this script."""
     parser = Parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    for name, what in (("stories", "the built-in story world"), ("tinystories", "TinyStories"),
-                       ("fw", "FineWeb sample-10BT")):
+    for name, what in (("stories", "the built-in story world: texts, instructions, preferences"),
+                       ("tinystories", "TinyStories"), ("fw", "FineWeb sample-10BT"),
+                       ("alpaca", "Alpaca, cleaned: instructions"), ("dpo", "UltraFeedback, binarized: preferences")):
         which.add_argument(f"--{name}", action="store_const", const=name, dest="named", help=what)
     which.add_argument("--files", nargs="+", metavar="FILE", help=".txt, .jsonl, .json or .parquet files")
+    which.add_argument("--show", metavar="NAME", help="print a row of a prepared dataset, what is learned in green")
+    parser.add_argument("--row", type=int, default=1, help="the row to show, from 1 (default: 1)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="the split to show (default: train)")
+    parser.add_argument("--block_size", type=int, help="show what a context of so many tokens leaves of the row")
     parser.add_argument("--name", help="name of the dataset made from --files")
-    parser.add_argument("--kind", choices=["text"], default="text", help="what the rows are (default: text)")
+    parser.add_argument("--kind", choices=list(COLUMNS), help="what the rows of --files are (default: text)")
     parser.add_argument("--tokenizer", help="gpt2, bytes, or a folder with a tokenizer (default: gpt2; for --stories, "
                                             "one trained on them)")
     parser.add_argument("--val_fraction", type=float, help="share of documents held out (default: 0.1; 0.2 for --fw)")
@@ -317,63 +322,54 @@ def parse() -> dict:
     parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="worker processes (default: all cores)")
     parser.add_settings({"data"})
     args = vars(parser.parse_args())
-    name = args["named"] or args["name"]
-    if args["files"] and not name:
+    name = args["named"] or args["name"] or args["show"]
+    if not name:
         parser.error("--files needs --name NAME")
-    if args["named"] and args["name"]:
-        parser.error(f"--name goes with --files; --{name} is called {name}")
+    for flag in ("name", "kind"):
+        if args[flag] and not args["files"]:
+            parser.error(f"--{flag} goes with --files")
     if Path(name).name != name or name.startswith("."):
         parser.error(f"--name {name} must be a plain folder name")
     if args["val_fraction"] is None:
         args["val_fraction"] = VAL_FRACTION.get(name, 0.1)
     if not 0 < args["val_fraction"] < 1:
         parser.error(f"--val_fraction {args['val_fraction']} must lie between 0 and 1")
-    for flag in ("max_tokens", "num_proc"):
+    for flag in ("max_tokens", "num_proc", "row", "block_size"):
         if args[flag] is not None and args[flag] < 1:
             parser.error(f"--{flag} {args[flag]} must be 1 or more")
     return {**args, "name": name}
 
 
-def find_spans(args: dict, data_dir: Path, seed: int) -> tuple[list[Span], dict]:
-    """The spans of the dataset that the flags name, and the words for meta.json that say where it is from."""
+def find_sources(args: dict, data_dir: Path, seed: int) -> list[Source]:
+    """The datasets that the flags name."""
     if args["named"] == "stories":
-        rows = unit_bytes(sum(STORIES.values()) * STORY_BYTES) // STORY_BYTES
-        spans = [Span("story world", "stories", start, stop, (stop - start) * STORY_BYTES, split)
-                 for split, count in STORIES.items()
-                 for start, stop in ((first, min(first + rows, count)) for first in range(0, count, rows))]
-        sample = json.dumps([list(stories(split, 100, seed)) for split in STORIES])  # so that new words make a new plan
-        return spans, {"generator": "story_world.py", "sha256": hashlib.sha256(sample.encode()).hexdigest(),
-                       "seed": seed, "stories": STORIES}
+        return story_sources(seed)
     if args["files"]:
-        sizes = [os.stat(file).st_size if os.path.isfile(file) else 0 for file in args["files"]]
-        spans = local_spans(args["files"], unit_bytes(sum(sizes)))
-        return spans, {"files": [{"path": file, "bytes": size, "modified": os.stat(file).st_mtime}
-                                 for file, size in zip(args["files"], sizes, strict=True)]}
-    dataset = HUB[args["named"]]
+        return [file_source(args["name"], args["kind"] or "text", args["files"])]
     begun = (_planned(data_dir / f".{args['name']}.partial") or {"source": {}})["source"]
-    spans, revision = hub_spans(dataset, unit_bytes(1 << 32), begun.get("revision"))
-    return spans, {"repo": dataset.repo, "revision": revision}
+    return [hub_source(args["named"], begun.get("revision"))]
 
 
 def main() -> None:
-    """Prepare the dataset that the flags name."""
+    """Prepare the datasets that the flags name, or show a row of one."""
     args, t0 = parse(), time.perf_counter()
-    settings = resolve(args)
+    settings = resolve({name: value for name, value in args.items() if value is not None})
     data_dir = Path(settings.data_dir)
+    if args["show"]:
+        print(show(data_dir / args["show"], args["split"], args["row"], args["block_size"]))
+        return
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        spans, source = find_spans(args, data_dir, settings.seed)
-        tokenizer_name = args["tokenizer"] or ("stories" if args["named"] == "stories" else "gpt2")
-        if args["named"] == "stories" and not args["tokenizer"]:
-            texts = (row["text"] for row in stories("train", 10_000, settings.seed))
-            tokenizer = train_bpe(texts, STORY_VOCABULARY)
-        else:
-            tokenizer = load_tokenizer(tokenizer_name)
-        described = {"name": tokenizer_name, "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size,
-                     "eos_id": tokenizer.eos_id}
-        units = plan_units(spans, unit_bytes(sum(span.bytes for span in spans)))
-        plan = Plan(args["kind"], described, source, args["val_fraction"], args["max_tokens"], units)
-        prepare(data_dir, args["name"], plan, tokenizer, args["num_proc"])
+        found = find_sources(args, data_dir, settings.seed)
+        trained = args["named"] == "stories" and not args["tokenizer"]
+        tokenizer = story_tokenizer(settings.seed) if trained else load_tokenizer(args["tokenizer"] or "gpt2")
+        described = {"name": "stories" if trained else args["tokenizer"] or "gpt2", "hash": tokenizer.hash,
+                     "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+        for source in found:
+            units = plan_units(source.spans, unit_bytes(sum(span.bytes for span in source.spans)))
+            plan = Plan(source.kind, CHAT_TEMPLATE, described, source.described, args["val_fraction"],
+                        args["max_tokens"], units)
+            prepare(data_dir, source.name, plan, tokenizer, args["num_proc"])
     except OSError as error:  # of reading, all are said already
         raise UserError(f"cannot write to {data_dir} ({error.strerror or error}): make room there, or choose another "
                         "--data_dir; what is done so far is kept") from None

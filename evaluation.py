@@ -1,57 +1,154 @@
-"""Measure a model on a prepared dataset: loss, perplexity, bits per byte on the whole validation set.
+"""Measure models: loss, perplexity and bits per byte on prepared data, and preferences.
 
     python evaluation.py --model checkpoints/P-stories --dataset stories [--json]
+    python evaluation.py --model checkpoints/D-dpo --dataset dpo [--reference checkpoints/S-alpaca]
+    python evaluation.py --model checkpoints/P-fw --lm_eval hellaswag,arc_easy     with pip install lm-eval
+
+Several models make a table with a column for each. Preferences: `preferred` is the share of pairs whose chosen answer
+has the higher log-prob; `accuracy` and `margin` compare rewards, beta * (log-prob - reference's), where a reference is
+known: the one given, or the weights that a DPO run started from.
 """
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 import distributed
-from batches import validation_batches
+from batch import Batch
+from batches import PackedRows, PairRows, StreamValidation, fixed_batches
 from checkpoint import find_model, load_model
-from config import Parser, UserError, resolve, run
-from objectives import evaluate, next_token
+from config import ModelArgs, Parser, UserError, resolve, run
+from distributed import Env
+from model import Llama
+from objectives import completion_logps, evaluate, lengths, next_token
 from store import Store, read_meta
+from tokenizer import Tokenizer
+
+ROWS = {"text": StreamValidation, "instruct": PackedRows}
 
 
-def scores(folder: str, data: Path, env: distributed.Env, batch_size: int, block_size: int | None) -> dict[str, float]:
-    """{"loss" in nats per token, "perplexity", "bits_per_byte", "tokens"} on a dataset's whole validation set."""
-    model, tokenizer = load_model(folder)
+def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, data: Path, args: ModelArgs,
+                   env: Env) -> dict[str, float]:
+    """{"loss" in nats per learned token, "perplexity", "bits_per_byte", "tokens"} on a dataset's whole validation set.
+
+    Of preferences, where both answers count, also {"pairs", "preferred"} and, with a reference, {"accuracy", "margin"}.
+    """
     meta = read_meta(data)
     if meta["tokenizer"]["hash"] != tokenizer.hash:
-        raise UserError(f"{data} was prepared with another tokenizer than that of {folder}: prepare it with "
-                        f"data.py --tokenizer {find_model(folder)}")
+        raise UserError(f"{data} was prepared with another tokenizer than the model's: prepare it with "
+                        "data.py --tokenizer and the model's folder")
     store = Store(data, "val", meta)
-    model.to(env.device)
-    T = min(block_size or model.args.block_size, model.args.block_size)
-    means = evaluate(next_token, model, validation_batches(store, T, batch_size, env.rank, env.world_size), env)
-    nats = means["loss"] * means["count"]
-    return {"loss": means["loss"], "perplexity": math.exp(means["loss"]), "tokens": int(means["count"]),
+    T = min(args.block_size, model.args.block_size, *([reference.args.block_size] if reference else []))
+    if meta["kind"] == "preference":
+        found = _preference_scores(model, reference, PairRows(store, T, 0), args, env)
+    else:
+        batches = fixed_batches(ROWS[meta["kind"]](store, T, 0), args.batch_size, env.rank, env.world_size)
+        found = evaluate(next_token, model, batches, env)
+        found = {"loss": found["loss"], "tokens": found["count"]}
+    nats = found["loss"] * found["tokens"]
+    return {**found, "tokens": int(found["tokens"]), "perplexity": math.exp(found["loss"]),
             "bits_per_byte": nats / math.log(2) / store.bytes}
 
 
+def _preference_scores(model: Llama, reference: Llama | None, rows: PairRows, args: ModelArgs,
+                       env: Env) -> dict[str, float]:
+    """The scores of pairs, all ranks together."""
+    batches = fixed_batches(rows, args.batch_size, env.rank, env.world_size)
+    means = evaluate(_pair_objective(reference, args.beta), model, batches, env)
+    tokens = means["tokens"] * means["count"]
+    found = {"loss": means["loss"] * means["count"] / tokens, "tokens": tokens, "pairs": int(means["count"]),
+             "preferred": means["preferred"]}
+    return found | ({name: means[name] for name in ("accuracy", "margin")} if reference else {})
+
+
+def _pair_objective(reference: Llama | None, beta: float) -> Callable:
+    """What is summed over pairs: the loss of both answers, their tokens, and how chosen and rejected compare."""
+    def objective(model: Llama, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        logps = completion_logps(model, batch)
+        chosen, rejected = logps.view(-1, 2).unbind(1)
+        sums = {"tokens": lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
+        if reference:
+            margin = beta * ((logps - completion_logps(reference, batch)).view(-1, 2) @ logps.new_tensor([1.0, -1.0]))
+            sums |= {"accuracy": (margin > 0).sum(), "margin": margin.sum()}
+        return -logps.sum(), torch.tensor(len(chosen), device=logps.device), sums
+    return objective
+
+
+def start_of(folder: Path) -> str | None:
+    """The model that a DPO run started from, as its checkpoint says, when it is still there."""
+    path = folder / "train_state" / "state.json"
+    state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    start = state.get("init_from") if state.get("reference") else None
+    return start if start and (Path(start) / "config.json").is_file() else None
+
+
+def lm_eval_scores(folder: Path, tasks: str) -> dict[str, float]:
+    """Scores of EleutherAI's lm-evaluation-harness on the checkpoint folder, {"task/metric": value}."""
+    try:
+        from lm_eval import simple_evaluate  # an extra, and slow to import
+    except ImportError:
+        raise UserError("--lm_eval needs the lm-evaluation-harness: pip install lm-eval") from None
+    found = simple_evaluate("hf", model_args={"pretrained": str(folder)}, tasks=tasks.split(","))
+    return {f"{task}/{metric.removesuffix(',none')}": value for task, metrics in found["results"].items()
+            for metric, value in metrics.items() if isinstance(value, float)}
+
+
+def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
+    """All that is asked for, of one model."""
+    folder = find_model(name)
+    model, tokenizer = load_model(folder)
+    model.to(env.device)
+    found: dict = {"model": str(folder)}
+    if asked["dataset"]:
+        data = Path(args.data_dir) / asked["dataset"]
+        start = asked["reference"] or start_of(folder)
+        reference = load_model(start)[0].to(env.device) if start and read_meta(data)["kind"] == "preference" else None
+        found |= {"dataset": asked["dataset"], **dataset_scores(model, tokenizer, reference, data, args, env)}
+    return found | (lm_eval_scores(folder, asked["lm_eval"]) if asked["lm_eval"] else {})
+
+
+def table(measured: list[dict]) -> str:
+    """The scores for people: a line for each, a column for each model."""
+    names = dict.fromkeys(name for scores in measured for name in scores if name not in ("model", "dataset"))
+    heads = [Path(scores["model"]).parent.name or scores["model"] for scores in measured]
+    width = max(12, *map(len, heads))
+    lines = [f"{'':22}" + "".join(f"  {head:>{width}}" for head in heads)]
+    for name in names:
+        cells = [scores.get(name) for scores in measured]
+        shown = ["-" if cell is None else f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" for cell in cells]
+        lines.append(f"{name:22}" + "".join(f"  {cell:>{width}}" for cell in shown))
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print the scores of a model on a dataset."""
+    """Print the scores of models."""
     parser = Parser(__doc__)
-    parser.add_argument("--model", required=True, help="run folder, step folder or Llama folder in Hugging Face format")
-    parser.add_argument("--dataset", required=True, help="folder under data_dir")
+    parser.add_argument("--model", nargs="+", required=True, metavar="DIR",
+                        help="run folders, step folders or Llama folders in Hugging Face format")
+    parser.add_argument("--dataset", help="folder under data_dir, of which the whole validation set is taken")
+    parser.add_argument("--reference", metavar="DIR", help="model that preferences are compared with "
+                                                           "(default: what a DPO run started from)")
+    parser.add_argument("--lm_eval", metavar="TASKS", help="tasks of the lm-evaluation-harness, with commas between")
     parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
-    parser.add_argument("--block_size", type=int, help="shorter rows than the model's context")
+    parser.add_argument("--block_size", type=int, default=1 << 20, help="shorter rows than the model's context")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_settings({"data", "device"})
-    typed = vars(parser.parse_args())
-    args = resolve({name: typed[name] for name in ("data_dir", "seed", "device", "dtype") if name in typed})
+    parser.add_settings({"data", "device", "dpo"})
+    asked = vars(parser.parse_args())
+    if not (asked["dataset"] or asked["lm_eval"]):
+        parser.error("nothing to measure: give --dataset NAME or --lm_eval TASKS")
+    args = resolve(asked)
     env = distributed.init(args.device, args.dtype)
-    data = Path(args.data_dir) / typed["dataset"]
-    result = scores(typed["model"], data, env, typed["batch_size"], typed["block_size"])
-    if env.main and typed["json"]:
-        print(json.dumps({"model": str(find_model(typed["model"])), "dataset": typed["dataset"], **result}))
-    elif env.main:
-        print(f"{find_model(typed['model'])} on the validation set of {typed['dataset']} ({result['tokens']:,} tokens)")
-        for name in ("loss", "perplexity", "bits_per_byte"):
-            print(f"  {name:14} {result[name]:.4f}")
-    distributed.shutdown()
+    try:
+        measured = [measure(name, asked, args, env) for name in asked["model"]]
+        if env.main and asked["json"]:
+            print(json.dumps(measured[0] if len(measured) == 1 else {"models": measured}))
+        elif env.main:
+            print(table(measured))
+    finally:
+        distributed.shutdown()
 
 
 if __name__ == "__main__":

@@ -139,17 +139,21 @@ class Llama(nn.Module):
                 nn.init.normal_(weight, std=residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02)
 
     def forward(self, tokens: Tensor, doc_ids: Tensor | None = None, cache: KVCache | None = None,
-                head: bool = True) -> Tensor:
+                head: bool = True, branches: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
 
-        With doc_ids (B, T) a token attends to its own document only. With a cache the tokens continue those in it.
-        Raises ValueError when the tokens reach past block_size.
+        With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
+        0 of it. With a cache the tokens continue those in it. Positions (B, T), where they are not 0, 1, 2 ..., must be
+        below block_size; without them, raises ValueError when the tokens reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
-        if start + T > self.args.block_size:
+        if positions is not None:
+            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D)
+        elif start + T <= self.args.block_size:
+            cos, sin = self.cos[start:start + T], self.sin[start:start + T]
+        else:
             raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
-        cos, sin = self.cos[start:start + T], self.sin[start:start + T]
-        mask = attention_mask(T, start, doc_ids, tokens.device)
+        mask = attention_mask(T, start, doc_ids, branches, tokens.device)
         x = self.dropout(self.model["embed_tokens"](tokens))
         for block in self.model["layers"]:
             x = block(x, cos, sin, mask, cache)
@@ -159,17 +163,21 @@ class Llama(nn.Module):
         return self.lm_head(x) if head else x
 
 
-def attention_mask(T: int, start: int, doc_ids: Tensor | None, device: torch.device) -> Tensor | None:
+def attention_mask(T: int, start: int, doc_ids: Tensor | None, branches: Tensor | None,
+                   device: torch.device) -> Tensor | None:
     """Who may be attended to, True = yes, (B or 1, 1, T, start + T); None where plain causal attention is meant.
 
-    Rotary attention depends on distances only, so packed documents need no position of their own.
+    Rotary attention depends on distances only, so packed documents need no position of their own. Branches do: each
+    goes on where branch 0 of its document ends.
     """
     if doc_ids is None and (start == 0 or T == 1):
         return None
-    causal = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)
-    if doc_ids is None:
-        return causal[None, None]
-    return (causal & (doc_ids[:, :, None] == doc_ids[:, None, :]))[:, None]
+    mask = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)[None]
+    if doc_ids is not None:
+        mask = mask & (doc_ids[:, :, None] == doc_ids[:, None, :])
+    if branches is not None:
+        mask = mask & ((branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :]))
+    return mask[:, None]
 
 
 def count_parameters(args: ModelArgs) -> int:

@@ -9,43 +9,72 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from batch import Batch
-from config import IGNORE
+from config import IGNORE, ModelArgs
 from distributed import Env, all_reduce_sum
+from head import head_loss, label_logps, output_weight
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 def next_token(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Cross-entropy of the labels in nats. Unit: learned tokens."""
-    states = model(batch.tokens, batch.doc_ids, head=False)  # (B, T, C)
-    loss = head_loss(states.flatten(0, 1), output_weight(model), batch.labels.flatten())
+    loss = head_loss(*learned_states(model, batch))
     return loss, (batch.labels != IGNORE).sum(), {}
 
 
-def head_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross-entropy of labels (N,) under the head weight (V, C) at states (N, C), in float32.
+def preference(args: ModelArgs) -> Objective:
+    """The objective of preference pairs with the settings' --dpo_loss, --beta and --label_smoothing. Unit: pairs."""
+    def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        logps = completion_logps(model, batch)
+        rewards = args.beta * (logps - batch.reference)
+        chosen, rejected = rewards.detach().view(-1, 2).unbind(1)
+        ratios = (logps - batch.reference) / (lengths(batch) if args.dpo_loss == "ipo" else 1)
+        loss = preference_loss(*ratios.view(-1, 2).unbind(1), args.beta, args.label_smoothing, args.dpo_loss)
+        chosen_logps, rejected_logps = logps.detach().view(-1, 2).unbind(1)
+        sums = {"accuracy": (chosen > rejected).float().sum(), "margin": (chosen - rejected).sum(),
+                "chosen_reward": chosen.sum(), "rejected_reward": rejected.sum(),
+                "chosen_logps": chosen_logps.sum(), "rejected_logps": rejected_logps.sum()}
+        return loss.sum(), torch.tensor(len(loss), device=loss.device), sums
+    return objective
 
-    The logits are made and used up some rows at a time: all at once would be the largest tensor of a step.
+
+def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float = 0.0,
+                    kind: str = "sigmoid") -> Tensor:
+    """Losses (P,) of log-ratios policy : reference of the chosen and rejected answers (P,).
+
+    sigmoid: DPO, arXiv 2305.18290 eq. 7, with label_smoothing the conservative one (eq. 3 of its authors' cDPO note).
+    ipo: arXiv 2310.12036 eq. 17, whose log-ratios are means over the tokens of an answer.
     """
-    if torch.is_autocast_enabled(states.device.type):
-        # Products in the low precision, softmax and sum in float32; linear_cross_entropy knows only one of the two.
-        return sum(checkpoint(_rows_loss, rows, weight, wanted, use_reentrant=False, preserve_rng_state=False)
-                   for rows, wanted in zip(states.split(4096), labels.split(4096), strict=True))
-    rows = max(256, (1 << 24) // weight.shape[0])
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
-    return F.linear_cross_entropy(states, weight, labels, ignore_index=IGNORE, reduction="sum", options=options)
+    difference = chosen - rejected
+    if kind == "ipo":
+        return (difference - 1 / (2 * beta)) ** 2
+    return (-(1 - label_smoothing) * F.logsigmoid(beta * difference)
+            - label_smoothing * F.logsigmoid(-beta * difference))
 
 
-def _rows_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(states, weight).float(), labels, ignore_index=IGNORE, reduction="sum")
+def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
+    """Summed log-prob (2P,) of each completion of the batch: chosen, rejected, chosen, ..."""
+    return _per_completion(batch, label_logps(*learned_states(model, batch)))
 
 
-def output_weight(model: nn.Module) -> Tensor:
-    """The head's weight (V, C) of a Llama, bare or wrapped."""
-    return getattr(model, "module", model).lm_head.weight
+def lengths(batch: Batch) -> Tensor:
+    """Learned tokens (2P,) of each completion."""
+    return _per_completion(batch, torch.ones_like(batch.owners, dtype=torch.float32))
+
+
+def _per_completion(batch: Batch, values: Tensor) -> Tensor:
+    return torch.zeros_like(batch.reference).index_add(0, batch.owners, values)
+
+
+def learned_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(states (N, C), head weight (V, C), labels (N,)) of the positions that are learned."""
+    states = model(batch.tokens, batch.doc_ids, head=False, branches=batch.branches, positions=batch.positions)
+    states, labels = states.flatten(0, 1), batch.labels.flatten()
+    if batch.learned is not None:
+        states, labels = states[batch.learned], labels[batch.learned]
+    return states, output_weight(model), labels
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from model import count_parameters, flops_per_token
 EXPECTED_MFU = {"cpu": 0.8, "cuda": 0.4, "mps": 0.3}
 
 
-def describe(args: ModelArgs, env: Env, steps: int, done: int, train_tokens: int, peak: float | None,
+def describe(args: ModelArgs, env: Env, steps: int, done: int, epochs: float, peak: float | None,
              compiled: bool) -> list[str]:
     """The lines of the plan: model, device and why, tokens per step, steps, memory and time, and what looks odd."""
     tokens, dtype = steps * args.tokens_per_step, str(env.dtype).removeprefix("torch.")
@@ -19,9 +19,9 @@ def describe(args: ModelArgs, env: Env, steps: int, done: int, train_tokens: int
         f"width {args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, "
         f"vocabulary {args.vocab_size}, context {args.block_size})",
         f"device: {env.device}, {dtype} ({env.why}){', compiled' if compiled else ''}",
-        f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.block_size} tokens x "
+        f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
         f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks",
-        f"steps: {steps:,} ({tokens / train_tokens:.2f} epochs, {tokens:,} tokens); optimizer {args.optimizer}, "
+        f"steps: {steps:,} ({epochs:.2f} epochs, {tokens:,} tokens); optimizer {args.optimizer}, "
         f"learning rate up to {args.max_lr:g}, down to {args.min_lr:g}",
         f"memory: about {memory_bytes(args, env.dtype) / 1e9:.1f} GB a rank; time: "
         + (f"about {duration(expected_seconds(args, env, steps - done, peak))}" if peak else "unknown on this device"),
@@ -46,7 +46,7 @@ def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
     """A rough count of a rank's memory: weights, gradients, two moments, and what backward needs of a micro-batch."""
     heads = args.head_dim * (4 * args.no_of_heads + 4 * args.no_kv_heads)
     per_token = args.no_of_decoder_layers * (6 * args.embeddings_dims + heads + 4 * args.hidden_dims)
-    activations = args.micro_batch_size * args.block_size * per_token * (4 if dtype == torch.float32 else 3)
+    activations = args.micro_batch_size * args.row_tokens * per_token * (4 if dtype == torch.float32 else 3)
     head = 2 * 4 * max(1 << 24, 256 * args.vocab_size)
     return 16 * count_parameters(args) + activations + head + 3e8
 

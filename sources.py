@@ -26,7 +26,6 @@ from config import EOS, UserError
 
 SEPARATOR = EOS.encode()
 WHITESPACE = re.compile(rb"\s")
-COLUMNS = ("text",)  # what is read of a Parquet file
 TIME_LIMIT = 10.0  # seconds without an answer after which a request is tried again
 # The hub's own errors are one of the first two; an answer that was cut short may be neither JSON nor Parquet.
 READ_ERRORS = (OSError, httpx.HTTPError, json.JSONDecodeError, pa.ArrowInvalid)
@@ -47,10 +46,11 @@ class Span:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset on the hub: its repository and which Parquet files make which split (None: split by hash)."""
+    """A dataset on the hub: its repository and which Parquet or JSON files make which split (None: split by hash)."""
 
     repo: str
     files: dict[str | None, str]
+    kind: str = "text"
 
 
 # --- local files -----------------------------------------------------------------------------------------------------
@@ -115,7 +115,8 @@ def _line_spans(path: str, target: int) -> list[Span]:
 
 
 def _json_span(path: str, target: int) -> list[Span]:
-    return [Span(path, "json", 0, 0, Path(path).stat().st_size)]  # an array must be parsed whole
+    size = hub().info(path)["size"] if path.startswith("hf://") else Path(path).stat().st_size
+    return [Span(path, "json", 0, 0, size)]  # an array must be parsed whole
 
 
 def _parquet_spans(path: str, target: int) -> list[Span]:
@@ -150,7 +151,8 @@ def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[l
             if not names:
                 raise UserError(f"{dataset.repo} on the hub holds no {pattern} any more")
             for name in sorted(names):
-                found = retry(lambda n=name: _parquet_spans(f"hf://{n}", target), name)
+                cut = CUTTERS[Path(name).suffix]
+                found = retry(lambda n=name, cut=cut: cut(f"hf://{n}", target), name)
                 spans += [replace(span, split=split) for span in found]
     except GatedRepoError:
         raise UserError(f"{dataset.repo} is gated: accept its terms at {files.endpoint}/datasets/{dataset.repo}, "
@@ -225,35 +227,27 @@ def _footer(path: str) -> pq.FileMetaData:
 
 # --- rows ------------------------------------------------------------------------------------------------------------
 
-def text_documents(span: Span) -> Iterator[tuple[str, bool]]:
-    """(text, ended) of each document in the span; only the last part of a long one has ended.
-
-    Raises UserError with file and row for a row that is not usable.
-    """
-    if span.form not in ("txt", "part"):
-        for row, where in _rows(span):
-            yield _text(row, "text", where), True
-        return
+def plain_text(span: Span) -> tuple[str, bool]:
+    """The text of a span of a .txt file, and whether the file ends with it. Raises UserError when it is not UTF-8."""
     with open(span.path, "rb") as file:
         file.seek(span.start)
         data = file.read(span.stop - span.start)
         at_end = not file.read(1)
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8"), at_end
     except UnicodeDecodeError as error:
         raise UserError(f"{span.path} is not UTF-8 text (byte {span.start + error.start}): convert it first") from None
-    if span.form == "part":
-        yield text, at_end
-    else:
-        yield from ((document.strip(), True) for document in text.split(EOS) if document.strip())
 
 
-def _rows(span: Span) -> Iterator[tuple[object, object]]:
-    """The rows of a span, each with the words that name it in an error."""
-    return {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}[span.form](span)
+def rows(span: Span, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+    """The rows of a span, each with the words that name it in an error; of a Parquet file, just these columns.
+
+    Raises UserError with file and row for what cannot be read.
+    """
+    return {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}[span.form](span, columns)
 
 
-def _jsonl_rows(span: Span) -> Iterator[tuple[object, object]]:
+def _jsonl_rows(span: Span, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
     with open(span.path, "rb") as file:
         file.seek(span.start)
         while (position := file.tell()) < span.stop:
@@ -279,9 +273,13 @@ class _LineName:
         return f"{self.path} row {number}"
 
 
-def _json_rows(span: Span) -> Iterator[tuple[object, object]]:
+def _json_rows(span: Span, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+    with _open(span.path) as file:
+        content = file.read()
+    if len(content) != span.bytes:  # cut off on the way: a fault that passes, not a broken file
+        raise ConnectionError(f"{len(content)} of {span.bytes} bytes came")
     try:
-        rows = json.loads(Path(span.path).read_bytes())
+        rows = json.loads(content)
     except ValueError as error:
         raise UserError(f"{span.path} is not JSON: {error} "
                         "(a file with one object on each line must end in .jsonl)") from None
@@ -291,35 +289,19 @@ def _json_rows(span: Span) -> Iterator[tuple[object, object]]:
         yield row, f"{span.path} row {number}"
 
 
-def _parquet_rows(span: Span) -> Iterator[tuple[object, object]]:
+def _parquet_rows(span: Span, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
     footer = _footer(span.path)
     number = sum(footer.row_group(group).num_rows for group in range(span.start))
     there = footer.schema.to_arrow_schema().names
-    wanted = [name for name in there if name in COLUMNS]
+    wanted = [name for name in there if name in columns]
     if not wanted:
-        raise UserError(f"{span.path} has no column {' or '.join(COLUMNS)}; it has {', '.join(there)}")
+        raise UserError(f"{span.path} has no column {' or '.join(columns)}; it has {', '.join(there)}")
     with _open(span.path) as file:
         parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=True)
         for batch in parquet.iter_batches(256, row_groups=range(span.start, span.stop), columns=wanted):
             for row in batch.to_pylist():
                 number += 1
                 yield row, f"{span.path} row {number}"
-
-
-def _text(row: object, name: str, where: object) -> str:
-    """A text column of a row. Raises UserError when it is not there or not text."""
-    if not isinstance(row, dict):
-        raise UserError(f"{where} is a {type(row).__name__}, not an object with a column {name!r}")
-    if name not in row:
-        raise UserError(f"{where} has no column {name!r}; it has {', '.join(map(repr, row)) or 'none'}")
-    text = row[name]
-    if not isinstance(text, str):
-        raise UserError(f"{where}: column {name!r} holds {text!r:.40}, not text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: column {name!r} holds half a surrogate pair, which is no character") from None
-    return text
 
 
 def in_validation(text: str, fraction: float) -> bool:

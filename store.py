@@ -12,6 +12,7 @@ shard to the next. Of preference data, document 2i is the chosen and document 2i
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -87,13 +88,13 @@ class Store:
         self.starts = np.cumsum([0, *(shard["tokens"] for shard in shards)])
         self.bytes = sum(shard["bytes"] for shard in shards)
         self.documents = sum(shard["documents"] for shard in shards)
-        names = [{name.split(".")[1]: name for name in shard["sha256"]} for shard in shards]
         dtype = id_dtype(meta["tokenizer"]["vocab_size"])
-        self._tokens = [self._map(name["tokens"], dtype, shard["tokens"])
-                        for name, shard in zip(names, shards, strict=True)]
+        self._tokens = [self._map(shard, "tokens", dtype, shard["tokens"]) for shard in shards]
+        self._keep = [self._map(shard, "keep", np.uint8, shard["tokens"])
+                      for shard in shards if "keep" in _names(shard)]
 
-    def _map(self, name: str, dtype: type, count: int) -> np.ndarray:
-        path = self.folder / name
+    def _map(self, shard: dict, part: str, dtype: type, count: int) -> np.ndarray:
+        path = self.folder / _names(shard)[part]
         if not path.is_file() or path.stat().st_size != count * np.dtype(dtype).itemsize:
             raise UserError(f"{path} is missing or was cut short: prepare the dataset again with data.py")
         return np.memmap(path, dtype=dtype, mode="r")
@@ -104,36 +105,62 @@ class Store:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens start .. start + count as int64 (count,), past the end from the beginning again."""
+        return self._read(self._tokens, start, count).astype(np.int64)
+
+    def _read(self, shards: list[np.ndarray], start: int, count: int) -> np.ndarray:
         pieces = []
         while count > 0:
             start %= len(self)
             shard = int(np.searchsorted(self.starts, start, side="right")) - 1
             offset = start - int(self.starts[shard])
-            piece = self._tokens[shard][offset:offset + count]
+            piece = shards[shard][offset:offset + count]
             pieces.append(piece)
             start, count = start + len(piece), count - len(piece)
-        return np.concatenate(pieces).astype(np.int64)
+        return np.concatenate(pieces)
+
+    @functools.cached_property
+    def bounds(self) -> np.ndarray:
+        """Where each document begins, and where the last one ends: (documents + 1,)."""
+        shards = self.meta["splits"][self.split]
+        ends = [self._map(shard, "ends", np.int64, shard["documents"]) + start
+                for shard, start in zip(shards, self.starts, strict=False)]
+        return np.concatenate([[0], *ends])
+
+    def document(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (T,) of document n, and which of them are learned."""
+        start, count = int(self.bounds[n]), int(self.bounds[n + 1] - self.bounds[n])
+        keep = self._read(self._keep, start, count).astype(bool) if self._keep else np.ones(count, bool)
+        return self.read(start, count), keep
 
 
-def hold_out(folder: Path, shards: list[dict], fraction: float, dtype: type, free: int) -> dict[str, list[dict]]:
+def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype: type,
+             free: int) -> dict[str, list[dict]]:
     """The shards of both splits where every document fell on one side (there are few): the last part is held out.
 
-    What is equal counts once and is cut at the same place, so that no text is on both sides; the document at the cut
-    is divided. The new shards are numbered from `free` on, beside the old ones, which a kill leaves whole.
+    What is equal counts once and is cut at the same place, so that no text is on both sides; the text at the cut is
+    divided, conversations and pairs stay whole. The new shards are numbered from `free` on, beside the old ones, which
+    a kill leaves whole.
     """
     starts: dict[bytes, int] = {}  # of each distinct document, or part of one, in the row of them all
     total = 0
     for shard in shards:
-        for ids, _ in _documents(folder, shard, dtype):
-            if starts.setdefault(_digest(ids), total) == total:
-                total += len(ids)
+        for group in _groups(folder, shard, kind, dtype):
+            if starts.setdefault(_digest(group), total) == total:
+                total += sum(len(ids) for ids, *_ in group)
     cut, made = total - round(total * fraction), {split: [] for split in SPLITS}
     for index, shard in enumerate(shards, free):
-        writers = {split: ShardWriter(folder, split, index, dtype, with_keep=False) for split in SPLITS}
-        for ids, ended in _documents(folder, shard, dtype):
-            here = min(max(cut - starts[_digest(ids)], 0), len(ids))
+        writers = {split: ShardWriter(folder, split, index, dtype, with_keep=kind != "text") for split in SPLITS}
+        for group in _groups(folder, shard, kind, dtype):
+            start = starts[_digest(group)]
+            if kind != "text":
+                split = "train" if start == 0 or start + sum(len(ids) for ids, *_ in group) <= cut else "val"
+                for ids, keep, ended in group:
+                    writers[split].add(ids, keep, 0, ended)
+                continue
+            (ids, _, ended), = group
+            here = min(max(cut - start, 0), len(ids))
             if here > 0:
-                writers["train"].add(ids[:here], None, 0, ended or starts[_digest(ids)] + len(ids) >= cut)
+                writers["train"].add(ids[:here], None, 0, ended or start + len(ids) >= cut)
             if here < len(ids):
                 writers["val"].add(ids[here:], None, 0, ended)
         for split, writer in writers.items():
@@ -143,16 +170,24 @@ def hold_out(folder: Path, shards: list[dict], fraction: float, dtype: type, fre
     return made
 
 
-def _documents(folder: Path, shard: dict, dtype: type) -> Iterator[tuple[np.ndarray, bool]]:
-    """(ids, ended) of each document of a shard; only the last may go on in the next shard."""
-    names = {name.split(".")[1]: name for name in shard["sha256"]}
+def _groups(folder: Path, shard: dict, kind: str, dtype: type) -> Iterator[list[tuple]]:
+    """(ids, keep, ended) of what stays together in a shard: a document, or a pair. Only a last text may go on."""
+    names = _names(shard)
     ids, ends = np.fromfile(folder / names["tokens"], dtype), np.fromfile(folder / names["ends"], np.int64)
-    pieces = np.split(ids, ends)
-    yield from ((piece, number < len(ends)) for number, piece in enumerate(pieces) if len(piece))
+    keep = np.fromfile(folder / names["keep"], np.uint8) if "keep" in names else np.ones_like(ids, np.uint8)
+    parts = [(piece, kept, number < len(ends)) for number, (piece, kept)
+             in enumerate(zip(np.split(ids, ends), np.split(keep, ends), strict=True)) if len(piece)]
+    size = 2 if kind == "preference" else 1
+    yield from (parts[first:first + size] for first in range(0, len(parts), size))
 
 
-def _digest(ids: np.ndarray) -> bytes:
-    return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
+def _digest(group: list[tuple]) -> bytes:
+    return hashlib.blake2b(b"".join(ids.tobytes() for ids, *_ in group), digest_size=16).digest()
+
+
+def _names(shard: dict) -> dict[str, str]:
+    """The files of a shard by what they hold: tokens, ends, keep."""
+    return {name.split(".")[1]: name for name in shard["sha256"]}
 
 
 @contextmanager

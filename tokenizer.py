@@ -20,23 +20,12 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from config import EOS, Parser, UserError, run
+from template import CHAT_TEMPLATE, HEADINGS
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's own, of encoder.json
 # GPT-2's pre-tokenizer, written for tiktoken; the same cuts as tokenizers' ByteLevel.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-# The one prompt template: what stands before each turn. A response ends with the end-of-text token.
-HEADINGS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant": "### Response:\n"}
-INPUT_HEADING = "\n\n### Input:\n"
-# The same for Hugging Face's apply_chat_template; tests/test_tokenizer.py holds it against render().
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    + "".join(f"{{%- {'el' if number else ''}if message['role'] == '{role}' -%}}{{{{ {heading!r} }}}}"
-              for number, (role, heading) in enumerate(HEADINGS.items()))
-    + "{%- else -%}{{ raise_exception('unknown role: ' + message['role']) }}{%- endif -%}"
-    "{{ message['content'] | trim }}{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}"
-    "{%- endfor -%}"
-    f"{{%- if add_generation_prompt -%}}{{{{ {HEADINGS['assistant']!r} }}}}{{%- endif -%}}")
 
 
 class Tokenizer:
@@ -95,11 +84,6 @@ class Tokenizer:
         (folder / FILES[0]).write_text(self.hf.to_str(), encoding="utf-8")
         settings = {**self.settings, "chat_template": CHAT_TEMPLATE}
         (folder / FILES[1]).write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def instruction_text(instruction: str, given: str) -> str:
-    """The user's turn of an instruction and the input that it is about, if there is one."""
-    return instruction.strip() + INPUT_HEADING + given.strip() if given.strip() else instruction.strip()
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

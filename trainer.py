@@ -3,6 +3,8 @@
     python trainer.py --train P --preset stories                                           on a laptop
     torchrun --standalone --nproc_per_node=gpu trainer.py --train P --dataset fw           on all GPUs of a machine
     python trainer.py --train P --preset stories --resume                                  go on, exactly
+    python trainer.py --train S --dataset alpaca --init_from checkpoints/P-fw              learn to answer
+    python trainer.py --train D --dataset dpo --init_from checkpoints/S-alpaca             learn what is preferred
 
 Writes <save_checkpoint_dir>/<run_name>/: metrics.jsonl, loss_curves.png, step folders (Hugging Face models), latest.
 SIGTERM and Ctrl-C finish the step, save and leave. `--help` lists every setting, `--dry_run` prints the plan and stops.
@@ -26,30 +28,52 @@ import checkpoint
 import distributed
 import plan
 import plots
-from batches import Loader, StreamRows, validation_batches
-from config import ModelArgs, Parser, RunError, UserError, resolve, round_up, run
+from batches import (
+    FixedRows,
+    Loader,
+    PackedRows,
+    PairRows,
+    Rows,
+    StreamRows,
+    StreamValidation,
+    fixed_batches,
+)
+from config import ModelArgs, Parser, RunError, UserError, resolve, run
 from distributed import Env
+from fitting import choose_dataset, with_architecture_of, with_vocabulary
 from generate import generate
 from metrics import Metrics, read_metrics
 from model import Llama, flops_per_token
-from objectives import Objective, evaluate, global_means, next_token
+from objectives import (
+    Objective,
+    completion_logps,
+    evaluate,
+    global_means,
+    next_token,
+    preference,
+    preference_loss,
+)
 from optimizers import build_optimizers, set_lr
-from store import Store, read_meta
-from tokenizer import Tokenizer, load_tokenizer
+from reference import make_table, reference_key, table_path
+from store import SPLITS, Store, read_meta
+from tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What tells one stage from another: its name, the kind of data, how rows are cut, what is optimised."""
+    """What tells one stage from another: its name, the kind of data, how rows are cut, what is optimised.
+
+    `prepare` is called once, with the model that the run starts from.
+    """
 
     name: str
     kind: str
-    rows: Callable[[Store, int, int], StreamRows]
-    objective: Objective
+    rows: Callable[[Store, int, int], Rows]
+    fixed_rows: Callable[[Store, int, int], FixedRows]
+    objective: Callable[[ModelArgs], Objective]
+    prepare: Callable[["Run"], None]
 
 
-STAGES = {"P": Stage("pretraining", "text", StreamRows, next_token)}
-FAVOURITES = {"text": ("fw", "tinystories", "stories")}  # taken in this order where --dataset is not given
 GROUPS = ("run", "data", "device", "model", "optimization", "evaluation", "dpo", "sampling")
 NOT_STORED = ("resume", "dry_run", "init_from", "preset", "device")  # belong to one start of a run, not to the run
 PROBE_SECONDS = 600  # a CPU run shorter than this is over before compiling has paid
@@ -60,8 +84,10 @@ class Run:
 
     def __init__(self, typed: dict):
         args = resolve(typed)
-        self.stage = STAGES[args.train]
-        dataset = choose_dataset(args, self.stage.kind)
+        dataset = choose_dataset(args, STAGES[args.train].kind)
+        if args.train == "P" and read_meta(dataset)["kind"] == "instruct":
+            typed = {**typed, "train": "S"}
+            args = resolve(typed)
         self.folder = Path(args.save_checkpoint_dir) / (args.run_name or f"{args.train}-{dataset.name}")
         self.progress, self.source, state = checkpoint.Progress(0, 0, 0), None, {}
         if args.resume:
@@ -71,6 +97,8 @@ class Run:
             dataset = Path(args.data_dir) / args.dataset
         elif args.init_from:
             self.source = checkpoint.find_model(args.init_from)
+        self.stage = STAGES[args.train]
+        self.start = {"init_from": state.get("init_from", str(self.source or "")), "reference": state.get("reference")}
         self.meta = read_meta(dataset)
         self.tokenizer = load_tokenizer(dataset / "tokenizer")
         if state and state["data"] != checkpoint.data_hash(self.meta):
@@ -79,11 +107,14 @@ class Run:
         if self.source:
             args = with_architecture_of(self.source, args, typed, self.tokenizer)
         args = with_vocabulary(args, self.tokenizer).replace(dataset=dataset.name, run_name=self.folder.name)
-        self.prompt = self.tokenizer.encode(args.prompt) or [self.tokenizer.eos_id]
+        self.prompt = (self.tokenizer.encode(args.prompt) or [self.tokenizer.eos_id] if self.stage.kind == "text" else
+                       self.tokenizer.render([{"role": "user", "content": args.prompt}])[0])
         if len(self.prompt) >= args.block_size:
             raise UserError(f"--prompt has {len(self.prompt)} tokens; a --block_size of {args.block_size} holds fewer")
-        self.train_store, self.val_store = (Store(dataset, split, self.meta) for split in ("train", "val"))
-        self.rows = self.stage.rows(self.train_store, args.block_size, args.seed)
+        self.dataset, (train, val) = dataset, (Store(dataset, split, self.meta) for split in SPLITS)
+        self.rows = self.stage.rows(train, args.block_size, args.seed)
+        self.val_rows = self.stage.fixed_rows(val, args.block_size, args.seed)
+        self.objective = self.stage.objective(args)
         self.steps = min(args.total_iters, max(1, args.epochs * len(self.rows) // args.rows_per_step))
         self.decay_end = args.lr_decay_iters if args.given["lr_decay_iters"] else self.steps
         self.args = args
@@ -95,13 +126,16 @@ class Run:
         long = self.peak and plan.expected_seconds(self.args, env, remaining, self.peak) > PROBE_SECONDS
         asked = self.args.compile
         self.may_compile = (env.device.type == "cuda" or bool(long)) if asked is None else asked
-        head = [f"{self.stage.name} on {self.args.dataset} ({len(self.train_store):,} tokens, "
-                f"{self.train_store.documents:,} documents; validation {len(self.val_store):,} tokens) "
-                f"-> {self.folder}"]
+        train, val = self.rows.store, self.val_rows.store
+        head = [f"{self.stage.name} on {self.args.dataset} ({len(train):,} tokens, {train.documents:,} documents; "
+                f"validation {len(val):,} tokens) -> {self.folder}"]
         if self.progress.step:
             head.append(f"resuming from {self.source}: step {self.progress.step}, {self.progress.tokens:,} tokens seen")
-        return head + plan.describe(self.args, env, self.steps, self.progress.step, len(self.train_store), self.peak,
-                                    self.may_compile)
+        elif self.stage.kind != "text":
+            head.append(f"starting from {self.source or 'random weights (--init_from FOLDER takes a trained model)'}")
+        epochs = self.steps * self.args.rows_per_step / len(self.rows)
+        return head + self.rows.notes + plan.describe(self.args, env, self.steps, self.progress.step, epochs, self.peak,
+                                                      self.may_compile)
 
     def build(self) -> None:
         """Model, optimizers and position in the data, restored where the run is resumed; then the wrappers."""
@@ -111,6 +145,7 @@ class Run:
         if self.source:
             checkpoint.load_weights(self.model, self.source)
         self.model.to(env.device).train()
+        self.stage.prepare(self)
         self.optimizers = build_optimizers(self.model, args)
         self.scaler = torch.amp.GradScaler(env.device.type, enabled=env.dtype == torch.float16)
         self.loader = Loader(self.rows, args.micro_batch_size, env.rank, env.world_size, self.progress.cursor)
@@ -135,7 +170,7 @@ class Run:
             for _ in range(4):  # the first compiles and warms up
                 t0 = time.perf_counter()
                 with env.autocast():
-                    loss, _, _ = self.stage.objective(model, batch)
+                    loss, _, _ = self.objective(model, batch)
                 loss.backward()
                 loss.item()
                 best[model] = min(best.get(model, math.inf), time.perf_counter() - t0)
@@ -150,7 +185,7 @@ class Run:
             stored = {name: value for name, value in self.args.given.items() if name not in NOT_STORED}
             stored["dtype"] = str(self.env.dtype).removeprefix("torch.")
             state = {"args": stored, "data": checkpoint.data_hash(self.meta), "stage": self.stage.name,
-                     "world_size": self.env.world_size}
+                     "world_size": self.env.world_size, **self.start}
             checkpoint.save(self.folder, self.progress, self.model, self.tokenizer, state, generators,
                             [*self.optimizers, self.scaler], self.args.keep_checkpoints)
         distributed.barrier()
@@ -159,13 +194,13 @@ class Run:
         """Evaluate on the fixed validation rows, write the figure down, draw the curves, show a sample."""
         args, env = self.args, self.env
         limit = None if whole else args.eval_check * args.batch_size  # whatever the split into micro-batches and ranks
-        batches = validation_batches(self.val_store, args.block_size, args.micro_batch_size, env.rank, env.world_size,
-                                     limit)
-        means = evaluate(self.stage.objective, self.model, batches, env)
+        batches = fixed_batches(self.val_rows, args.micro_batch_size, env.rank, env.world_size, limit)
+        means = evaluate(self.objective, self.model, batches, env)
         if metrics:
             metrics.write(self.progress.step, "val", {**means, "tokens": self.progress.tokens})
             plots.loss_curves(self.folder)
-            tqdm.write(f"step {self.progress.step}: validation loss {means['loss']:.4f}\n  {self.sample()!r}",
+            also = "".join(f", {name} {means[name]:.3f}" for name in ("accuracy", "margin") if name in means)
+            tqdm.write(f"step {self.progress.step}: validation loss {means['loss']:.4f}{also}\n  {self.sample()!r}",
                        sys.stderr)
 
     def sample(self) -> str:
@@ -177,7 +212,40 @@ class Run:
                 self.model, self.prompt, args.max_length, self.tokenizer.eos_id, seed=args.seed,
                 temperature=args.temperature, top_k=args.top_k, top_p=args.top_p))
         self.model.train()
-        return args.prompt + text
+        return args.prompt + (text if self.stage.kind == "text" else " -> " + text)
+
+
+def know_reference(run: Run) -> None:
+    """Give every pair its log-probs under the starting weights, and see that the first loss is that of no preference.
+
+    A wrong shift, mask or reference shows here: policy and reference are the same model, so all margins are zero.
+    """
+    args, env = run.args, run.env
+    if not run.progress.step:
+        run.start["reference"] = reference_key(run.model, checkpoint.data_hash(run.meta), args.block_size, env.dtype)
+    run.model.eval()
+    for split, rows in zip(SPLITS, (run.rows, run.val_rows), strict=True):
+        path = table_path(run.dataset, run.start["reference"], split)
+        if run.progress.step and not path.is_file():
+            raise UserError(f"the reference log-probs of this run are gone ({path}): start it again with --init_from "
+                            f"{run.start['init_from']}")
+        rows.reference = make_table(path, rows, lambda batch: completion_logps(run.model, batch),
+                                    args.micro_batch_size, env)
+    if not run.progress.step:
+        batches = fixed_batches(run.rows, args.micro_batch_size, env.rank, env.world_size, limit=args.micro_batch_size)
+        loss = evaluate(run.objective, run.model, batches, env)["loss"]
+        even = preference_loss(torch.zeros(1), torch.zeros(1), args.beta, args.label_smoothing, args.dpo_loss).item()
+        if not abs(loss - even) <= (1e-4 if env.dtype == torch.float32 else 1e-2) * max(1.0, even):
+            raise RunError(f"the loss before the first step is {loss:.6f}, not {even:.6f}: the reference log-probs in "
+                           f"{path.parent} are not those of {run.source}: delete that folder and start again")
+    run.model.train()
+
+
+STAGES = {
+    "P": Stage("pretraining", "text", StreamRows, StreamValidation, lambda args: next_token, lambda run: None),
+    "S": Stage("fine-tuning", "instruct", PackedRows, PackedRows, lambda args: next_token, lambda run: None),
+    "D": Stage("preference alignment", "preference", PairRows, PairRows, preference, know_reference),
+}
 
 
 def train(run: Run) -> None:
@@ -191,7 +259,7 @@ def train(run: Run) -> None:
     while progress.step < run.steps and not stopping:
         t0 = time.perf_counter()
         lr = set_lr(run.optimizers, progress.step, args, run.decay_end)
-        means = train_step(run.stage.objective, run.wrapped, run.optimizers, run.scaler, run.loader, args, env)
+        means = train_step(run.objective, run.wrapped, run.optimizers, run.scaler, run.loader, args, env)
         first_row, progress.cursor = progress.cursor, run.loader.cursor
         progress.step, progress.tokens = progress.step + 1, progress.tokens + args.tokens_per_step
         if not math.isfinite(means["loss"] + (0.0 if run.scaler.is_enabled() else means["grad_norm"])):
@@ -282,45 +350,6 @@ def farewell(run: Run) -> str:
     validation = next(row["loss"] for row in reversed(rows) if row["split"] == "val")
     return (f"done: {run.progress.tokens:,} tokens; training loss {loss:.4f} (last {len(train)} steps), "
             f"validation loss {validation:.4f}. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}")
-
-
-def choose_dataset(args: ModelArgs, kind: str) -> Path:
-    """The folder of --dataset, or of the first prepared one of the right kind. Raises UserError for a wrong kind."""
-    data_dir = Path(args.data_dir)
-    if args.dataset:
-        meta = read_meta(data_dir / args.dataset)
-        if meta["kind"] != kind:
-            raise UserError(f"--dataset {args.dataset} is of kind {meta['kind']}; --train {args.train} needs {kind}")
-        return data_dir / args.dataset
-    favourites = FAVOURITES[kind]
-    prepared = (path.parent for path in data_dir.glob("*/meta.json") if read_meta(path.parent)["kind"] == kind)
-    rank = {name: number for number, name in enumerate(favourites)}
-    return min(prepared, key=lambda folder: (rank.get(folder.name, len(rank)), folder.name),
-               default=data_dir / favourites[-1])
-
-
-def with_vocabulary(args: ModelArgs, tokenizer: Tokenizer) -> ModelArgs:
-    """vocab_size follows the tokenizer unless it is given. Raises UserError when it is too small."""
-    if args.given["vocab_size"] is None:
-        return args.replace(vocab_size=round_up(tokenizer.vocab_size, 64))
-    if args.vocab_size < tokenizer.vocab_size:
-        raise UserError(f"--vocab_size {args.vocab_size} is smaller than the {tokenizer.vocab_size} tokens of the data")
-    return args
-
-
-def with_architecture_of(source: Path, args: ModelArgs, typed: dict, tokenizer: Tokenizer) -> ModelArgs:
-    """Settings that fit the weights in a folder. Raises UserError where a typed one or the tokenizer does not."""
-    theirs = checkpoint.load_args(source)
-    free = None if args.resume else "block_size"  # rotary positions have no weights: a new run may choose its context
-    fixed = [name for name in checkpoint.ARCHITECTURE if name != free or name not in typed]
-    wrong = [f"--{name} {typed[name]} (there {getattr(theirs, name)})" for name in fixed
-             if name in typed and typed[name] != getattr(theirs, name)]
-    if wrong:
-        raise UserError(f"{', '.join(wrong)}: the model in {source} is another one")
-    if load_tokenizer(source).hash != tokenizer.hash:
-        raise UserError(f"the model in {source} has another tokenizer than the data: prepare the data with "
-                        f"data.py --tokenizer {source}")
-    return args.replace(**{name: getattr(theirs, name) for name in fixed})
 
 
 def main() -> None:

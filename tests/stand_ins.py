@@ -1,8 +1,11 @@
 """Untrained models in the place of trained ones: a run of each stage, made in milliseconds, a token for each letter."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import torch
+from toy import ROOT
 
 import checkpoint
 from checkpoint import Progress
@@ -45,3 +48,10 @@ def three_runs(runs: Path) -> Path:
         run_of(stage, runs, seed=seed)
     return runs
 
+
+def load_app() -> ModuleType:
+    """gradio/app.py as a module: its folder is no package, so that `gradio` stays the library."""
+    spec = importlib.util.spec_from_file_location("page_app", ROOT / "gradio" / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from batch import Batch
-from batches import Loader, StreamRows, keyed_hash, shuffled, validation_batches
+from batches import Loader, StreamRows, StreamValidation, fixed_batches, keyed_hash, shuffled
 from config import IGNORE, UserError
 from store import Store
 
@@ -56,7 +56,7 @@ def test_an_epoch_has_every_token_once(store: Store, T: int, epoch: int) -> None
     rows = StreamRows(store, T, seed=3)
     assert len(rows) == 1003 // T
     cut = [rows[n] for n in range(epoch * len(rows), (epoch + 1) * len(rows))]
-    tokens, labels, _ = (np.concatenate(column) for column in zip(*cut, strict=True))
+    tokens, labels = (np.concatenate([row[part] for row in cut]) for part in (0, 1))
     assert len(set(tokens.tolist())) == len(tokens) == 1003 // T * T
     assert np.array_equal(labels, (tokens + 1) % 1003)  # across shards, and from the end to the start
     starts = [row[0][0] for row in cut]
@@ -110,17 +110,17 @@ def test_a_batch_is_what_the_contract_says(store: Store) -> None:
 
 def test_rows_name_the_document_of_each_token(make_store: Callable[..., Store]) -> None:
     store = make_store([[[5, 6, 0], [7, 0], [8, 9, 9, 9, 9, 9, 9, 9, 9, 0]]], eos_id=0)
-    batch, = validation_batches(store, 7, 4, 0, 1)
+    batch, = fixed_batches(StreamValidation(store, 7, 0), 4, 0, 1)
     assert batch.tokens.tolist() == [[5, 6, 0, 7, 0, 8, 9], [9, 9, 9, 9, 9, 9, 9]]
     assert batch.doc_ids.tolist() == [[0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 0, 0]]
-    alone, = validation_batches(make_store([[[5, 6, 7, 8, 0]]], "val", eos_id=0), 4, 4, 0, 1)
+    alone, = fixed_batches(StreamValidation(make_store([[[5, 6, 7, 8, 0]]], "val", eos_id=0), 4, 0), 4, 0, 1)
     assert alone.doc_ids is None  # one document: plain causal attention, which is faster
 
 
 @pytest.mark.parametrize("T", [10, 17, 333, 1002, 2000])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_validation_counts_every_token_once(store: Store, T: int, world: int) -> None:
-    shares = [list(validation_batches(store, T, 4, rank, world)) for rank in range(world)]
+    shares = [list(fixed_batches(StreamValidation(store, T, 0), 4, rank, world)) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1  # no rank waits for another
     tokens, labels = flat([batch for share in shares for batch in share])
     counted = labels != IGNORE
@@ -130,17 +130,18 @@ def test_validation_counts_every_token_once(store: Store, T: int, world: int) ->
 
 
 def test_limited_validation_is_fixed_and_spread(store: Store) -> None:
-    starts = [flat(list(validation_batches(store, 10, 4, 0, 1, limit=20)))[0][:, 0] for _ in range(2)]
+    starts = [flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=20)))[0][:, 0] for _ in range(2)]
     assert np.array_equal(*starts) and len(starts[0]) == 20
     assert starts[0].tolist() == list(range(0, 1000, 50))  # of the rows 0, 10, ... 1000
-    uneven = flat(list(validation_batches(store, 10, 4, 0, 1, limit=24)))[0][:, 0]
+    uneven = flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=24)))[0][:, 0]
     assert len(uneven) == 24 and uneven[-1] > 950 and set(np.diff(uneven)) == {40, 50}
     for world in (2, 3):
-        shares = [list(validation_batches(store, 10, 4, rank, world, limit=20)) for rank in range(world)]
+        rows = StreamValidation(store, 10, 0)
+        shares = [list(fixed_batches(rows, 4, rank, world, limit=20)) for rank in range(world)]
         tokens, labels = flat([batch for share in shares for batch in share])
         assert sorted(tokens[(labels != IGNORE).any(1), 0]) == starts[0].tolist()  # the same rows on any ranks
-    whole = flat(list(validation_batches(store, 10, 4, 0, 1)))
-    assert np.array_equal(flat(list(validation_batches(store, 10, 4, 0, 1, limit=10**6)))[0], whole[0])
+    whole = flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1)))
+    assert np.array_equal(flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=10**6)))[0], whole[0])
 
 
 def test_too_little_text_is_a_users_error(make_store: Callable[..., Store]) -> None:
@@ -149,10 +150,10 @@ def test_too_little_text_is_a_users_error(make_store: Callable[..., Store]) -> N
     with pytest.raises(UserError, match="10 tokens.* --block_size 10 "):
         StreamRows(store, 10, seed=0)
     with pytest.raises(UserError, match="val set .* 1 tokens"):
-        next(validation_batches(make_store([[np.arange(1)]], "val"), 4, 1, 0, 1))
+        next(fixed_batches(StreamValidation(make_store([[np.arange(1)]], "val"), 4, 0), 1, 0, 1))
 
 
 def test_large_vocabularies_are_read(make_store: Callable[..., Store]) -> None:
     store = make_store([[np.arange(70_000, 70_050)]], vocab_size=70_050)
-    tokens, labels, _ = StreamRows(store, 10, seed=0)[0]
+    tokens, labels, *_ = StreamRows(store, 10, seed=0)[0]
     assert np.array_equal(labels, tokens + 1) and tokens.min() >= 70_000 and tokens.dtype == np.int64

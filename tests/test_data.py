@@ -1,5 +1,6 @@
 """Preparing data: the right tokens, the same files however it is run or broken off, and errors that say what to do."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,10 +19,12 @@ from hub import REVISION, Hub
 from test_sources import parquet
 from test_store import documents
 
+import catalog
 import data
 from config import EOS, run
 from sources import in_validation
 from store import Store, claimed, read_meta
+from story_world import stories
 from tokenizer import load_tokenizer, train_bpe
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +59,8 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(data, "ProcessPoolExecutor", Inline)
     monkeypatch.setattr(data, "_end_with_main", lambda: None)
-    monkeypatch.setattr(data, "unit_bytes", lambda total: 3_000)
+    for module in (data, catalog):
+        monkeypatch.setattr(module, "unit_bytes", lambda total: 3_000)
 
 
 @pytest.fixture
@@ -139,7 +143,7 @@ def test_a_special_token_in_a_row_stays_text_and_empty_rows_are_counted(inline, 
     path, text = tmp_path / "a.jsonl", f"before{EOS}after "
     path.write_text("".join(json.dumps({"text": text * (n % 7)}) + "\n" for n in range(70)))
     code, out, _ = command("--files", path, "--name", "mine", "--tokenizer", "bytes", "--val_fraction", "0.5")
-    assert code == 0 and "10 empty rows left out" in out
+    assert code == 0 and "10 rows with nothing to learn left out" in out
     found = split_texts(tmp_path / "data" / "mine")
     assert sorted(found["train"] + found["val"]) == sorted(text * (n % 7) for n in range(70) if n % 7)
     assert not set(found["train"]) & set(found["val"])
@@ -183,7 +187,8 @@ def test_max_tokens_is_exact_and_a_prefix_of_all(inline, command, rows: Path, tm
 
 
 def test_a_limit_counts_a_split_of_its_own(inline, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "STORIES", {"train": 60, "val": 20})
+    few = dataclasses.replace(catalog.STORIES["stories"], rows={"train": 60, "val": 20})
+    monkeypatch.setattr(catalog, "STORIES", {"stories": few})
     for limit, val in ((5_000, 500), (20_000, 2_000)):
         assert command("--stories", "--tokenizer", "bytes", "--max_tokens", limit)[0] == 0
         splits = read_meta(tmp_path / "data" / "stories")["splits"]
@@ -192,14 +197,14 @@ def test_a_limit_counts_a_split_of_its_own(inline, command, tmp_path: Path, monk
 
 
 def test_stories_have_their_own_tokenizer(inline, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "STORIES", {"train": 30, "val": 10})
-    stories = data.stories
-    monkeypatch.setattr(data, "stories", lambda split, count, seed: stories(split, min(count, 200), seed))
+    monkeypatch.setattr(catalog, "TOLD", 200)
+    few = dataclasses.replace(catalog.STORIES["stories"], rows={"train": 30, "val": 10})
+    monkeypatch.setattr(catalog, "STORIES", {"stories": few})
     assert command("--stories")[0] == 0
     folder = tmp_path / "data" / "stories"
     assert split_texts(folder) == {split: [row["text"] for row in stories(split, count, 1337)]
-                                   for split, count in data.STORIES.items()}
-    assert 300 < read_meta(folder)["tokenizer"]["vocab_size"] <= data.STORY_VOCABULARY
+                                   for split, count in few.rows.items()}
+    assert 300 < read_meta(folder)["tokenizer"]["vocab_size"] <= catalog.STORY_VOCABULARY
 
 
 # --- broken off, repeated, refused -----------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "config distributed story_tables",
-    "model tokenizer story_world sources store batch optimizers metrics",
-    "data batches objectives checkpoint generate plots plan page_view",
-    "trainer evaluation export page_models",
+    "config distributed template story_tables story_task_tables",
+    "model tokenizer story_world sources store conversations batch optimizers metrics head",
+    "documents story_tasks batches objectives checkpoint generate plots plan page_view",
+    "catalog show reference fitting page_models",
+    "data trainer evaluation export",
     "inference_sft download_model_weight gradio/app",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}

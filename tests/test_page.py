@@ -1,6 +1,5 @@
 """The demo page as a person meets it: Chromium clicks and reads; the models behind it are stand-ins of real shape."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from stand_ins import ARGS, letters, three_runs
+from stand_ins import ARGS, letters, load_app, three_runs
 from toy import QUIET, ROOT
 
 import page_models
@@ -45,14 +44,6 @@ class Decoding:
         before = self.count
         time.sleep(0.4)
         return self.count == before
-
-
-def load_app():
-    """gradio/app.py as a module: its folder is no package, so that `gradio` stays the library."""
-    spec = importlib.util.spec_from_file_location("page_app", ROOT / "gradio" / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def free_port() -> int:

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from hub import REVISION, Hub
 
+import conversations
+import documents
 import sources
 from config import EOS, UserError
-from sources import HubDataset, hub_spans, in_validation, local_spans, text_documents
+from sources import HubDataset, hub_spans, in_validation, local_spans
 from tokenizer import load_tokenizer
 
 # Each is one document in which a careless cut changes the tokens of GPT-2.
@@ -31,6 +33,13 @@ PROSE = {
 
 def texts(spans: list[sources.Span]) -> list[str]:
     return [text for span in spans for text, _ in text_documents(span)]
+
+
+def text_documents(span: sources.Span) -> Iterator[tuple[str, bool]]:
+    """What data.py makes documents of: the texts of .txt files, the column `text` of rows."""
+    if span.form in ("txt", "part"):
+        return documents.texts(span)
+    return ((conversations.text(row, "text", where), True) for row, where in sources.rows(span, ("text",)))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bytes"])

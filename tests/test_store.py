@@ -117,7 +117,7 @@ def test_a_folder_is_claimed_by_one(tmp_path: Path) -> None:
 def test_the_tail_of_one_document_is_held_out(tmp_path: Path) -> None:
     parts = [write_shard(tmp_path, 0, [[*range(60)]], last_goes_on=True), write_shard(tmp_path, 1, [[*range(60, 100)]])]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    made = hold_out(tmp_path, parts, 0.3, np.uint16, free=2)
+    made = hold_out(tmp_path, parts, "text", 0.3, np.uint16, free=2)
     assert documents(tmp_path, made["train"]) == [list(range(70))]
     assert documents(tmp_path, made["val"]) == [list(range(70, 100))]
     assert sum(shard["bytes"] for split in made.values() for shard in split) == 20
@@ -126,7 +126,7 @@ def test_the_tail_of_one_document_is_held_out(tmp_path: Path) -> None:
 
 def test_a_cut_between_two_parts_ends_the_document(tmp_path: Path) -> None:
     parts = [write_shard(tmp_path, 0, [[1, 2, 3]], last_goes_on=True), write_shard(tmp_path, 1, [[4, 5, 6]])]
-    made = hold_out(tmp_path, parts, 0.5, np.uint16, free=2)
+    made = hold_out(tmp_path, parts, "text", 0.5, np.uint16, free=2)
     assert [shard["documents"] for shard in made["train"]] == [1]
     assert documents(tmp_path, made["val"]) == [[4, 5, 6]]
 
@@ -134,7 +134,7 @@ def test_a_cut_between_two_parts_ends_the_document(tmp_path: Path) -> None:
 def test_equal_documents_are_held_out_together(tmp_path: Path) -> None:
     a, b, c = [1] * 10, [2] * 10, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     shards = [write_shard(tmp_path, 0, [a, c, b]), write_shard(tmp_path, 1, [c, b, a])]
-    made = hold_out(tmp_path, shards, 0.5, np.uint16, free=2)  # of a, c, b: a and the head of c are trained on
+    made = hold_out(tmp_path, shards, "text", 0.5, np.uint16, free=2)  # of a, c, b: a and the head of c are trained on
     assert documents(tmp_path, made["train"]) == [a, c[:5], c[:5], a]
     assert documents(tmp_path, made["val"]) == [c[5:], b, c[5:], b]
     assert [shard["tokens"] for shard in made["train"]] == [15, 15]

@@ -183,7 +183,7 @@ def test_not_finite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
             "def objective(model, batch):\n count[0] += 1\n loss, n, sums = real(model, batch)\n"
             " return (loss * float('nan') if count[0] == 3 else loss), n, sums\n"
             "import dataclasses\n"
-            "trainer.STAGES['P'] = dataclasses.replace(trainer.STAGES['P'], objective=objective)")
+            "trainer.STAGES['P'] = dataclasses.replace(trainer.STAGES['P'], objective=lambda args: objective)")
     failed = trainer(tmp_path, code=code)
     assert failed.returncode == 1
     assert re.search(r"error: step 3: loss nan, .* in rows 16 to 23; .* go on from step_000002 with --resume",
