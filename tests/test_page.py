@@ -26,24 +26,30 @@ needs_browser = pytest.mark.skipif(not CHROMIUM and os.environ.get("CI") != "tru
 
 
 class Decoding:
-    """In the place of generate: counts tokens, takes a set time for each, and says HOSTILE when asked to attack."""
+    """In the place of generate: counts tokens and replies under way, takes its time, says HOSTILE if told to attack."""
 
     def __init__(self, real):
         self.real, self.count, self.pace = real, 0, 0.0
+        self.under_way, self.most = 0, 0
 
     def __call__(self, model, prompt, *args, **options):
-        attack = "attack" in letters().decode(prompt)
-        for token in letters().encode(HOSTILE) if attack else self.real(model, prompt, *args, **options):
-            time.sleep(self.pace)
-            self.count += 1
-            yield token
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            attack = "attack" in letters().decode(prompt)
+            for token in letters().encode(HOSTILE) if attack else self.real(model, prompt, *args, **options):
+                time.sleep(self.pace)
+                self.count += 1
+                yield token
+        finally:
+            self.under_way -= 1
 
     def is_over(self) -> bool:
         """Whether no more tokens are made."""
         time.sleep(0.3)  # the step that was under way
         before = self.count
         time.sleep(0.4)
-        return self.count == before
+        return self.count == before and self.under_way == 0
 
 
 def free_port() -> int:
@@ -302,6 +308,34 @@ def test_what_cannot_be_done_is_said(visit):
     page.get_by_text("the context holds 512").wait_for()
     assert page.get_by_role("textbox", name="Message").input_value() == "x" * 600  # to be shortened
     page.get_by_role("button", name="Send").wait_for()
+
+
+def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
+    page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env), tmp_path / "votes.jsonl")
+    settings = (5, 0.8, 50, 1.0, 1)
+    *_, message, conversation, talk, status = next(page.chat([{"role": "user", "content": "hi"}], "sft", *settings))
+    assert "trainer.py --train S" in status and conversation == [] and message == "hi"
+    assert "trainer.py --train P" in next(page.compare("hi", *settings))[-1]
+    assert "trainer.py --train D" in next(page.look("hi", "dpo", *settings))[-1]
+    assert "trainer.py --train P" in page.opened()[1]
+
+
+def test_the_order_of_a_comparison_is_drawn_anew(tmp_path, env):
+    page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path))), env), tmp_path)
+    orders = {tuple(list(page.compare("hi", 2, 0.8, 50, 1.0, 1))[-1][1].order) for _ in range(12)}
+    assert len(orders) > 1 and {frozenset(order) for order in orders} == {frozenset(["pretrained", "sft", "dpo"])}
+
+
+def test_twenty_people_at_once_are_served_in_turn(address, decoding, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import page
+    from gradio_client import Client
+
+    decoding.pace = decoding.most = 0
+    clients = [Client(address, verbose=False) for _ in range(20)]
+    done = page.figures(page.one_round(clients, max_length=20))
+    assert done["failures"] == 0 and done["errors"] == []
+    assert decoding.most == 1 and decoding.under_way == 0
 
 
 def test_it_starts_as_the_readme_says(tmp_path):
