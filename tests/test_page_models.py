@@ -10,6 +10,7 @@ import pytest
 import torch
 from stand_ins import ARGS, run_of, three_runs
 
+import conversations
 import page_models
 from config import UserError
 from page_models import Duel, Models, Reply, joined, keep_vote, paced, prompt_ids, side_by_side
@@ -164,4 +165,4 @@ def test_a_vote_is_preference_rows(tmp_path):
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [row["rejected"][1]["content"] for row in rows] == ["bad", "worse", "other"]
     assert rows[0]["chosen"] == [{"role": "user", "content": "Hi ✓"}, {"role": "assistant", "content": "good"}]
-    assert rows[0]["chosen"][0] == rows[0]["rejected"][0]
+    assert conversations.preference(rows[0], "row 1") == (rows[0]["chosen"], rows[0]["rejected"], 1)  # as data.py reads
