@@ -9,7 +9,7 @@ import shutil
 from page import ROOT, served
 from playwright.sync_api import Browser, Page, sync_playwright
 
-CHAT = ("Write a story about a fox who lost her ball.", "Who helped her?")
+CHAT = ("What is the opposite of big?", "Write a story about Tom and a bell.")
 
 # Opens the token whose probability is nearest to two fifths: there the model had a choice.
 UNDECIDED = """() => {
@@ -40,7 +40,7 @@ def main() -> None:
     """Take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save_checkpoint_dir", default=ROOT / "checkpoints")
-    parser.add_argument("--prompt", default=CHAT[0], help="for the tabs that compare and look inside")
+    parser.add_argument("--prompt", default=CHAT[1], help="for the tabs that compare and look inside")
     parser.add_argument("--choice", default="A", help="the reply that is voted for")
     args = parser.parse_args()
     with served(args.save_checkpoint_dir) as (address, _), sync_playwright() as playwright:

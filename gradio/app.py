@@ -31,7 +31,7 @@ COLORS = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_da
           "button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800",
           "button_primary_background_fill_dark": "*primary_700", "slider_color": "*primary_700",
           "block_label_text_color": "*neutral_700", "block_title_text_color": "*neutral_700"}
-EXAMPLES = ("Once upon a time", "Tom wanted", "Write a story about a fox who lost her ball.")
+EXAMPLES = ("Once upon a time", "Write a story about Tom and a bell.", "What is the opposite of big?")
 LETTERS = "ABC"
 # Every reply takes its turn at one model's worth of work: in parallel all would be slower, and memory would grow.
 TURN = {"concurrency_id": "model", "concurrency_limit": 1}
