@@ -68,25 +68,33 @@ class Page:
         """A conversation as the model of a stage takes it."""
         return page_view.talk(conversation, STAGES[stage].instruct, writing)
 
-    def begin_chat(self, message: str, conversation: list[dict], stage: str) -> tuple:
-        """The message joins the conversation at once, whatever the queue."""
+    def begin_chat(self, message: str, conversation: list[dict], stage: str, writing: bool) -> tuple:
+        """The message joins the conversation at once, whatever the queue; while a reply is written it stays in its box.
+        """
+        if writing:
+            return (gr.skip(),) * 6
         conversation = [*conversation, {"role": "user", "content": message}]
-        return "", conversation, self.talk(conversation, stage, writing=True), *stoppable(True)
+        return "", conversation, True, self.talk(conversation, stage, writing=True), *stoppable(True)
 
     def chat(self, conversation: list[dict], stage: str, *values: float) -> Iterator[tuple]:
-        """The reply, as it grows; a message that cannot be answered goes back into its box."""
-        before, message = conversation[:-1], conversation[-1]["content"]
+        """The reply, as it grows; nothing where there is nothing to answer, as after a message that had to wait."""
+        if not unanswered(conversation):
+            return
         try:
-            check(message)
+            check(conversation[-1]["content"])
             for reply in paced(self.models.reply(stage, conversation, self.settings(values))):
                 grown = [*conversation, {"role": "assistant", "content": reply.text}]
-                yield gr.skip(), grown, self.talk(grown, stage, not reply.ended), page_view.note(reply.summary)
+                yield grown, self.talk(grown, stage, not reply.ended), page_view.note(reply.summary)
         except UserError as error:
-            yield message, before, self.talk(before, stage), page_view.note(str(error), "problem")
+            yield conversation, gr.skip(), page_view.note(str(error), "problem")
 
     def end_chat(self, conversation: list[dict], stage: str) -> tuple:
-        """The page while nothing is written."""
-        return self.talk(conversation, stage), *stoppable(False)
+        """The page while nothing is written; a message without an answer goes back into its box."""
+        back = gr.skip()
+        if unanswered(conversation):
+            *conversation, message = conversation
+            back = message["content"]
+        return back, conversation, False, self.talk(conversation, stage), *stoppable(False)
 
     def compare(self, prompt: str, *values: float) -> Iterator[tuple]:
         """The same prompt and seed for every stage, in an order that only the server knows."""
@@ -139,16 +147,22 @@ class Page:
             yield "", page_view.note(str(error), "problem")
 
 
+def unanswered(conversation: list[dict]) -> bool:
+    """Whether the last turn is a person's."""
+    return bool(conversation) and conversation[-1]["role"] == "user"
+
+
 def stoppable(running: bool) -> tuple[dict, dict]:
     """Updates of a start button and a stop button: one of them is there."""
     return gr.update(visible=not running), gr.update(visible=running)
 
 
 def wire(starts: list[tuple[Callable, gr.Component]], stop: gr.Button, begin: tuple, work: tuple, end: tuple,
-         name: str) -> None:
+         name: str) -> list[gr.events.Dependency]:
     """Join events: a start does `begin` at once, then `work` in its turn, then `end`; stop ends the work where it is.
 
-    Each of the three is (function, inputs, outputs); the first input of `begin` is what was started with.
+    Each of the three is (function, inputs, outputs); the first input of `begin` is what was started with. Returns the
+    work's events, which may be cancelled.
     """
     running = []
     for trigger, source in starts:
@@ -156,16 +170,22 @@ def wire(starts: list[tuple[Callable, gr.Component]], stop: gr.Button, begin: tu
         work_event = started.success(work[0], work[1], work[2], show_progress="minimal", api_name=name, **TURN)
         work_event.then(end[0], end[1], end[2], **AT_ONCE)
         running.append(work_event)
-    stop.click(end[0], end[1], end[2], cancels=running, **AT_ONCE)
+    cancel(stop, running, *end)
+    return running
+
+
+def cancel(button: gr.Button, running: list[gr.events.Dependency], *end: object) -> None:
+    """The button ends what is running; only then comes (function, inputs, outputs), so that nothing late undoes it."""
+    button.click(None, None, None, cancels=running, **AT_ONCE).then(*end, **AT_ONCE)
 
 
 def sampling_settings(args: ModelArgs) -> list[gr.Component]:
     """Sliders with the names, defaults and explanations of the command line, and the seed; not placed yet."""
     helps = {field.name: field.metadata["help"] for field in fields(ModelArgs)}
-    sliders = [gr.Slider(low, high, getattr(args, name), step=step, label=name, info=helps[name], render=False)
-               for name, (low, high, step) in RANGES.items()]
-    return [*sliders, gr.Number(args.seed, precision=0, minimum=0, label="seed", info="the same seed, the same text",
-                                render=False)]
+    sliders = [gr.Slider(low, max(high, value), value, step=step, label=name, info=helps[name], render=False)
+               for name, (low, high, step) in RANGES.items() for value in [getattr(args, name)]]
+    return [*sliders, gr.Number(args.seed, precision=0, minimum=0, label="seed", render=False,
+                                info="the same seed gives the same text; empty: another each time")]
 
 
 def model_choice(page: Page) -> tuple[gr.Radio, gr.HTML]:
@@ -189,7 +209,7 @@ def prompt_row(label: str, start: str, placeholder: str) -> tuple[gr.Textbox, gr
 
 def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     """One conversation with one model. Returns what is filled when the page is opened."""
-    conversation = gr.State([])
+    conversation, writing = gr.State([]), gr.State(False)
     stage, line = model_choice(page)
     talk = gr.HTML(page_view.talk([], True), elem_id="talk")
     status = gr.HTML(elem_id="chat-status")
@@ -197,11 +217,12 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     with gr.Row(elem_classes="chips"):
         chips = [gr.Button(text, size="sm", min_width=40) for text in EXAMPLES]
         clear = gr.Button("Clear", size="sm", min_width=40, elem_classes="clear")
-    end = (page.end_chat, [conversation, stage], [talk, send, stop])
-    wire([(box.submit, box), (send.click, box), *((chip.click, chip) for chip in chips)], stop,
-         (page.begin_chat, [conversation, stage], [box, conversation, talk, send, stop]),
-         (page.chat, [conversation, stage, *settings], [box, conversation, talk, status]), end, "chat")
-    clear.click(lambda: ([], page_view.talk([], True), ""), None, [conversation, talk, status], **AT_ONCE)
+    whole = [box, conversation, writing, talk, send, stop]
+    running = wire([(box.submit, box), (send.click, box), *((chip.click, chip) for chip in chips)], stop,
+                   (page.begin_chat, [conversation, stage, writing], whole),
+                   (page.chat, [conversation, stage, *settings], [conversation, talk, status]),
+                   (page.end_chat, [conversation, stage], whole), "chat")
+    cancel(clear, running, lambda stage: (*page.end_chat([], stage), ""), stage, [*whole, status])
     stage.change(page.talk, [conversation, stage], talk, **AT_ONCE)
     return [stage, line]
 

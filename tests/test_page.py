@@ -179,6 +179,29 @@ def test_stop_ends_the_work_and_keeps_the_text(visit, decoding):
 
 
 @needs_browser
+def test_a_message_sent_while_a_reply_is_written_waits_in_its_box(visit, decoding):
+    page, decoding.pace = visit(), 0.03
+    say(page, "first")
+    page.locator("#talk .assistant .said").wait_for()
+    say(page, "second")
+    assert "40 tokens" in ended(page)
+    page.get_by_role("button", name="Send").wait_for()
+    decoding.pace = 0.0
+    assert page.locator("#talk .user .said").all_inner_texts() == ["first"]
+    assert page.get_by_role("textbox", name="Message").input_value() == "second"
+    page.get_by_role("textbox", name="Message").press("Enter")
+    page.locator("#talk .assistant .said").nth(1).wait_for()
+    ended(page)
+    assert page.locator("#talk .user .said").all_inner_texts() == ["first", "second"]
+    decoding.pace = 0.03
+    say(page, "third")
+    page.locator("#talk .assistant .said").nth(2).wait_for()
+    page.get_by_role("button", name="Clear").click()
+    page.locator(".talk.empty").wait_for()
+    assert decoding.is_over() and page.locator(".talk.empty").count() == 1
+
+
+@needs_browser
 def test_a_page_that_is_closed_stops_computing(visit, decoding):
     page, decoding.pace = visit(), 0.03
     page.get_by_role("spinbutton", name="max_length").fill("400")
@@ -315,8 +338,9 @@ def test_what_cannot_be_done_is_said(visit):
 def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
     page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env), tmp_path / "votes.jsonl")
     settings = (5, 0.8, 50, 1.0, 1)
-    *_, message, conversation, talk, status = next(page.chat([{"role": "user", "content": "hi"}], "sft", *settings))
-    assert "trainer.py --train S" in status and conversation == [] and message == "hi"
+    asked = [{"role": "user", "content": "hi"}]
+    assert "trainer.py --train S" in next(page.chat(asked, "sft", *settings))[-1]
+    assert page.end_chat(asked, "sft")[:2] == ("hi", [])
     assert "trainer.py --train P" in next(page.compare("hi", *settings))[-1]
     assert "trainer.py --train D" in next(page.look("hi", "dpo", *settings))[-1]
     assert "trainer.py --train P" in page.opened()[1]
