@@ -19,13 +19,14 @@ import torch
 from checkpoint import find_model, load_model
 from config import ModelArgs, UserError
 from distributed import Env
-from generate import generate
+from generate import generate, sampling_of, until
 from model import Llama
 from tokenizer import Tokenizer
 
 Item = TypeVar("Item")
 Messages = Sequence[dict[str, str]]
 PROMPT_LIMIT = 8_000  # characters
+BY_ITSELF = "ended by itself"
 
 
 class Stage(NamedTuple):
@@ -133,22 +134,21 @@ class Models:
         loaded = self.load(stage)
         prompt = prompt_ids(loaded, messages, STAGES[stage].instruct)
         count = min(args.max_length, loaded.model.args.block_size - len(prompt))
-        text, ids, t0, first = "", [], time.perf_counter(), 0.0
+        text, ids, t0, first, ended = "", [], time.perf_counter(), 0.0, "met --stop"
 
         def recorded(tokens: Iterator[int]) -> Iterator[int]:
-            nonlocal first
+            nonlocal first, ended
             for token in tokens:
                 first = first or time.perf_counter() - t0
                 ids.append(token)
                 yield token
+            ended = BY_ITSELF if len(ids) < count else (
+                "reached --max_length" if count == args.max_length else "the context is full")
 
-        tokens = generate(loaded.model, prompt, count, loaded.tokenizer.eos_id, temperature=args.temperature,
-                          top_k=args.top_k, top_p=args.top_p, seed=args.seed)
-        for piece in loaded.tokenizer.stream(recorded(self._steps(tokens))):
+        tokens = generate(loaded.model, prompt, count, loaded.tokenizer.eos_id, **sampling_of(args))
+        for piece in until(loaded.tokenizer.stream(recorded(self._steps(tokens))), args.stop):
             text += piece
             yield Reply(text, prompt, list(ids), first, time.perf_counter() - t0)
-        ended = "ended by itself" if len(ids) < count else (
-            "reached --max_length" if count == args.max_length else "the context is full")
         yield Reply(text, prompt, ids, first, time.perf_counter() - t0, ended)
 
     def _steps(self, tokens: Iterator[int]) -> Iterator[int]:
@@ -164,7 +164,7 @@ class Models:
     def look(self, stage: str, reply: Reply, top: int = 6) -> list[Seen]:
         """The reply's tokens as the model sees them: one pass without a cache, at temperature 1, nothing filtered."""
         loaded = self.load(stage)
-        ids = [*reply.ids, loaded.tokenizer.eos_id] if reply.ended == "ended by itself" else reply.ids
+        ids = [*reply.ids, loaded.tokenizer.eos_id] if reply.ended == BY_ITSELF else reply.ids
         tokens = torch.tensor([reply.prompt + ids], device=self.env.device)
         with self.env.autocast():
             states = loaded.model(tokens[:, :-1], head=False)[0, len(reply.prompt) - 1:]

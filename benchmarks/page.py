@@ -22,7 +22,7 @@ from pathlib import Path
 from gradio_client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLING = (0.8, 50, 1.0)  # temperature, top_k, top_p
+SAMPLING = (0.8, 50, 1.0, 0.0, 1.0, 0.0)  # temperature, top_k, top_p, min_p and the two penalties
 
 
 @contextlib.contextmanager

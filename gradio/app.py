@@ -24,7 +24,8 @@ from metrics import read_metrics
 from page_models import PROMPT_LIMIT, STAGES, Duel, Models, check, keep_vote, paced, side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
-RANGES = {"max_length": (1, 1000, 1), "temperature": (0, 2, 0.05), "top_k": (0, 200, 1), "top_p": (0.01, 1, 0.01)}
+RANGES = {"max_length": (1, 1000, 1), "temperature": (0, 2, 0.05), "top_k": (0, 200, 1), "top_p": (0.01, 1, 0.01),
+          "min_p": (0, 1, 0.01), "repetition_penalty": (0.5, 2, 0.05), "frequency_penalty": (0, 2, 0.05)}
 # Contrast of text and buttons that is enough to read (WCAG AA), in the light scheme and in the dark one.
 COLORS = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_400",
           "input_placeholder_color": "*neutral_600", "input_placeholder_color_dark": "*neutral_300",

@@ -19,6 +19,7 @@ from config import UserError
 from page_models import Models
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SAMPLING = (0.8, 50, 1.0, 0.0, 1.0, 0.0)  # from temperature to the penalties, in the page's order
 HOSTILE = "<script>window.hit=1</script><img src=x onerror='window.hit=2'>${window.hit=3}{{hit}}**b**$$x$$"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")  # of the library's own use of pandas
 # Writes down when Enter is pressed, and each text that the reply then has.
@@ -337,7 +338,7 @@ def test_what_cannot_be_done_is_said(visit):
 
 def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
     page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env), tmp_path / "votes.jsonl")
-    settings = (5, 0.8, 50, 1.0, 1)
+    settings = (5, *SAMPLING, 1)
     asked = [{"role": "user", "content": "hi"}]
     assert "trainer.py --train S" in next(page.chat(asked, "sft", *settings))[-1]
     assert page.end_chat(asked, "sft")[:2] == ("hi", [])
@@ -348,7 +349,7 @@ def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
 
 def test_the_order_of_a_comparison_is_drawn_anew(tmp_path, env):
     page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path))), env), tmp_path)
-    orders = {tuple(list(page.compare("hi", 2, 0.8, 50, 1.0, 1))[-1][1].order) for _ in range(12)}
+    orders = {tuple(list(page.compare("hi", 2, *SAMPLING, 1))[-1][1].order) for _ in range(12)}
     assert len(orders) > 1 and {frozenset(order) for order in orders} == {frozenset(["pretrained", "sft", "dpo"])}
 
 

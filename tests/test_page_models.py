@@ -87,6 +87,12 @@ def test_a_reply_grows_and_is_the_same_for_the_same_seed(models):
     assert last(models.reply("dpo", ASK, models.args)).ids != end.ids
 
 
+def test_a_stop_string_ends_a_reply_before_it(models):
+    whole = last(models.reply("sft", ASK, models.args)).text
+    end = last(models.reply("sft", ASK, models.args.replace(stop=(whole[5:7],))))
+    assert whole.startswith(end.text) and len(end.text) <= 5 and end.ended == "met --stop"
+
+
 def test_a_reply_ends_where_the_context_ends_and_a_longer_prompt_is_refused(models):
     long = [{"role": "user", "content": "x" * 505}]
     end = last(models.reply("pretrained", long, models.args))
