@@ -50,12 +50,15 @@ class Page:
         return self.models.args.replace(**dict(zip([*RANGES, "seed"], values, strict=True)))
 
     def opened(self) -> tuple:
-        """The last stage that has a model, for both tabs that choose one, and the loss curves of all."""
-        found = self.models.found()
-        stage = next((stage for stage in reversed(STAGES) if stage in found), "pretrained")
-        runs = [folder.parent for folder in found.values()]
+        """The stage that is shown first, for both tabs that choose one, and the loss curves of all."""
+        stage, runs = self.newest(), [folder.parent for folder in self.models.found().values()]
         curves = page_view.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
         return stage, self.mode(stage), stage, self.mode(stage), curves
+
+    def newest(self) -> str:
+        """The last stage that has a model."""
+        found = self.models.found()
+        return next((stage for stage in reversed(STAGES) if stage in found), "pretrained")
 
     def mode(self, stage: str) -> str:
         """What the model of a stage does with a text, or how to make one."""
@@ -191,7 +194,7 @@ def sampling_settings(args: ModelArgs) -> list[gr.Component]:
 
 def model_choice(page: Page) -> tuple[gr.Radio, gr.HTML]:
     """Which stage's model writes, and a line that says how it takes a text."""
-    stage = gr.Radio([(stage.title, name) for name, stage in STAGES.items()], value="pretrained", label="Model",
+    stage = gr.Radio([(stage.title, name) for name, stage in STAGES.items()], value=page.newest(), label="Model",
                      show_label=False, container=False, elem_classes="stages")
     line = gr.HTML()
     stage.change(page.mode, stage, line, **AT_ONCE)
@@ -269,11 +272,11 @@ def build(models: Models, votes: Path) -> gr.Blocks:
                 "</p></header>")
         settings, filled = sampling_settings(models.args), []
         with gr.Row():
-            with gr.Column(scale=3, min_width=300), gr.Tabs():
+            with gr.Column(scale=5, min_width=300), gr.Tabs():
                 for name, fill in (("Chat", chat_tab), ("Compare", compare_tab), ("Look inside", look_tab)):
                     with gr.Tab(name):
                         filled += fill(page, settings)
-            with gr.Column(scale=1, min_width=240), gr.Accordion("Sampling", elem_classes="sampling"):
+            with gr.Column(scale=2, min_width=260), gr.Accordion("Sampling", elem_classes="sampling"):
                 for setting in settings:
                     setting.render()
         blocks.load(page.opened, None, filled, **AT_ONCE)
