@@ -16,48 +16,39 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from checkpoint import find_model, load_model
 from config import ModelArgs, UserError
 from distributed import Env
-from generate import generate, sampling_of, until
-from model import Llama
+from talk import Messages, Speaker, choose_model, load_speaker
 from tokenizer import Tokenizer
 
 Item = TypeVar("Item")
-Messages = Sequence[dict[str, str]]
 PROMPT_LIMIT = 8_000  # characters
 BY_ITSELF = "ended by itself"
 
 
 class Stage(NamedTuple):
-    """A stage of training: its letter for --train, its name on the page, whether its models answer or continue."""
+    """A stage of training on the page: its title, and whether its models answer or continue."""
 
-    letter: str
     title: str
     instruct: bool
 
 
-STAGES = {"pretrained": Stage("P", "Pretrained", False), "sft": Stage("S", "SFT", True), "dpo": Stage("D", "DPO", True)}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model that is ready to write."""
-
-    folder: Path
-    model: Llama
-    tokenizer: Tokenizer
+STAGES = {"pretrained": Stage("Pretrained", False), "sft": Stage("SFT", True), "dpo": Stage("DPO", True)}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply so far: its text, the prompt's ids and its own, seconds to the first token and in all, what ended it."""
+    """A reply so far: its text, the prompt's ids and its own, seconds to the first token and in all, what ended it.
+
+    `dropped` are the turns of the conversation that had to be left out, the oldest ones.
+    """
 
     text: str
     prompt: list[int]
     ids: list[int]
     first: float
     seconds: float
+    dropped: int = 0
     ended: str | None = None
 
     @property
@@ -66,7 +57,10 @@ class Reply:
         known = [f"{len(self.ids)} tokens"]
         if len(self.ids) > 1:
             known.append(f"{(len(self.ids) - 1) / (self.seconds - self.first):.0f} tokens/s")
-        return " · ".join([*known, f"first after {1000 * self.first:.0f} ms", *filter(None, [self.ended])])
+        known += [f"first after {1000 * self.first:.0f} ms", *filter(None, [self.ended])]
+        if self.dropped:
+            known.append(f"the context is full: the oldest {self.dropped} turns left out")
+        return " · ".join(known)
 
 
 @dataclass(frozen=True)
@@ -96,18 +90,12 @@ class Models:
 
     def __init__(self, args: ModelArgs, env: Env):
         self.args, self.env = args, env
-        self.kept: dict[str, Loaded] = {}
+        self.kept: dict[str, tuple[Path, Speaker]] = {}
         self.lock = threading.Lock()
 
     def find(self, stage: str) -> Path:
-        """The newest model folder of a stage. Raises UserError with the command that makes one."""
-        runs = sorted(Path(self.args.save_checkpoint_dir).glob("*/latest"), key=lambda path: path.stat().st_mtime)
-        for latest in reversed(runs):
-            folder = find_model(latest.parent)
-            state = json.loads((folder / "train_state" / "state.json").read_text(encoding="utf-8"))
-            if state["args"]["train"] == STAGES[stage].letter:
-                return folder
-        raise UserError(f"no {stage} model yet: python trainer.py --train {STAGES[stage].letter} --preset stories")
+        """The newest model folder of a stage. Raises UserError with the commands that make one."""
+        return choose_model(stage, self.args)
 
     def found(self) -> dict[str, Path]:
         """The newest model folder of each stage that has one, in the order of the stages."""
@@ -117,59 +105,51 @@ class Models:
                 folders[stage] = self.find(stage)
         return folders
 
-    def load(self, stage: str) -> Loaded:
+    def load(self, stage: str) -> Speaker:
         """The newest model of a stage, on its device. Raises UserError when there is none or it cannot be read."""
         with self.lock:
             folder = self.find(stage)
-            if stage not in self.kept or self.kept[stage].folder != folder:
-                model, tokenizer = load_model(folder)
-                self.kept[stage] = Loaded(folder, model.to(self.env.device), tokenizer)
-            return self.kept[stage]
+            if stage not in self.kept or self.kept[stage][0] != folder:
+                self.kept[stage] = folder, load_speaker(folder)
+                self.kept[stage][1].model.to(self.env.device)
+            return self.kept[stage][1]
 
     def reply(self, stage: str, messages: Messages, args: ModelArgs) -> Iterator[Reply]:
         """Yield the reply to a conversation as it grows, the last time with what ended it; closing it ends the work.
 
         Raises UserError where the prompt does not fit.
         """
-        loaded = self.load(stage)
-        prompt = prompt_ids(loaded, messages, STAGES[stage].instruct)
-        count = min(args.max_length, loaded.model.args.block_size - len(prompt))
-        text, ids, t0, first, ended = "", [], time.perf_counter(), 0.0, "met --stop"
+        speaker = self.load(stage)
+        prompt, dropped = speaker.prompt(messages, args.max_length)
+        count = min(args.max_length, speaker.model.args.block_size - len(prompt))
+        ids: list[int] = []
+        text, first, t0 = "", 0.0, time.perf_counter()
+        for piece in self._steps(speaker.reply(prompt, args, ids)):
+            text, first = text + piece, first or time.perf_counter() - t0
+            yield Reply(text, prompt, list(ids), first, time.perf_counter() - t0, dropped)
+        ended = ("the context is full" if count < args.max_length else "reached --max_length") if len(ids) >= count \
+            else "met --stop or ended" if args.stop else BY_ITSELF
+        yield Reply(text, prompt, ids, first, time.perf_counter() - t0, dropped, ended)
 
-        def recorded(tokens: Iterator[int]) -> Iterator[int]:
-            nonlocal first, ended
-            for token in tokens:
-                first = first or time.perf_counter() - t0
-                ids.append(token)
-                yield token
-            ended = BY_ITSELF if len(ids) < count else (
-                "reached --max_length" if count == args.max_length else "the context is full")
-
-        tokens = generate(loaded.model, prompt, count, loaded.tokenizer.eos_id, **sampling_of(args))
-        for piece in until(loaded.tokenizer.stream(recorded(self._steps(tokens))), args.stop):
-            text += piece
-            yield Reply(text, prompt, list(ids), first, time.perf_counter() - t0)
-        yield Reply(text, prompt, ids, first, time.perf_counter() - t0, ended)
-
-    def _steps(self, tokens: Iterator[int]) -> Iterator[int]:
-        """The tokens; autocast belongs to a thread, and each step may run in another one, so it is entered for each."""
+    def _steps(self, pieces: Iterator[str]) -> Iterator[str]:
+        """The pieces; autocast belongs to a thread, and each step may run in another one, so it is entered for each."""
         while True:
             with self.env.autocast():
-                token = next(tokens, None)
-            if token is None:
+                piece = next(pieces, None)
+            if piece is None:
                 return
-            yield token
+            yield piece
 
     @torch.inference_mode()
     def look(self, stage: str, reply: Reply, top: int = 6) -> list[Seen]:
         """The reply's tokens as the model sees them: one pass without a cache, at temperature 1, nothing filtered."""
-        loaded = self.load(stage)
-        ids = [*reply.ids, loaded.tokenizer.eos_id] if reply.ended == BY_ITSELF else reply.ids
+        speaker = self.load(stage)
+        ids = [*reply.ids, speaker.tokenizer.eos_id] if reply.ended == BY_ITSELF else reply.ids
         tokens = torch.tensor([reply.prompt + ids], device=self.env.device)
         with self.env.autocast():
-            states = loaded.model(tokens[:, :-1], head=False)[0, len(reply.prompt) - 1:]
-            probabilities = loaded.model.lm_head(states).float().softmax(-1)  # (T, V)
-        text = partial(token_text, loaded.tokenizer)
+            states = speaker.model(tokens[:, :-1], head=False)[0, len(reply.prompt) - 1:]
+            probabilities = speaker.model.lm_head(states).float().softmax(-1)  # (T, V)
+        text = partial(token_text, speaker.tokenizer)
         best, places = (found.tolist() for found in probabilities.topk(min(top, probabilities.shape[-1])))
         return [Seen(text(token), row[token].item(), list(zip(map(text, others), values, strict=True)))
                 for token, row, others, values in zip(ids, probabilities, places, best, strict=True)]
@@ -181,27 +161,6 @@ def check(prompt: str) -> None:
         raise UserError("Write something first.")
     if len(prompt) > PROMPT_LIMIT:
         raise UserError(f"The text has {len(prompt):,} characters; the page takes {PROMPT_LIMIT:,}.")
-
-
-def prompt_ids(loaded: Loaded, messages: Messages, instruct: bool) -> list[int]:
-    """What the model is given of a conversation. Raises UserError where it leaves no room in the context."""
-    if instruct:
-        ids, _ = loaded.tokenizer.render(messages)
-    else:
-        ids = loaded.tokenizer.encode(joined(messages))
-    if not ids or len(ids) >= loaded.model.args.block_size:
-        raise UserError(f"the prompt has {len(ids)} tokens; the context holds {loaded.model.args.block_size}, "
-                        "the answer included")
-    return ids
-
-
-def joined(messages: Messages) -> str:
-    """The turns of a conversation as one text, for a model that continues text."""
-    text = ""
-    for message in messages:
-        gap = message["role"] == "user" and text and not text[-1].isspace() and not message["content"][:1].isspace()
-        text += " " * bool(gap) + message["content"]
-    return text
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

@@ -86,7 +86,7 @@ def _instruction(kind: str, split: str, slots: dict[str, str], rng: random.Rando
 
 
 def _telling(kind: str, tale: Tale, rng: random.Random, brief: bool, max_words: int) -> tuple[str, str] | None:
-    """One telling, if it fits, in two parts: the first paragraph where it is to be continued, else nothing; the rest."""
+    """One telling, if it fits, in two parts: the paragraph that is to be continued, or nothing; and the rest."""
     text = tell(tale, rng, brief)
     beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
     about = names(rest, tale.character) and names(rest, tale.object)

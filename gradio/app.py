@@ -51,7 +51,9 @@ class Page:
 
     def opened(self) -> tuple:
         """The stage that is shown first, for both tabs that choose one, and the loss curves of all."""
-        stage, runs = self.newest(), [folder.parent for folder in self.models.found().values()]
+        stage = self.newest()
+        runs = [folder.parent if (folder.parent / "latest").is_file() else folder  # a run's step, or downloaded
+                for folder in self.models.found().values()]
         curves = page_view.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
         return stage, self.mode(stage), stage, self.mode(stage), curves
 

@@ -14,7 +14,7 @@ import pytest
 from stand_ins import ARGS, letters, load_app, three_runs
 from toy import QUIET, ROOT
 
-import page_models
+import talk
 from config import UserError
 from page_models import Models
 
@@ -73,8 +73,8 @@ def free_port() -> int:
 def decoding():
     """How the models of the page decode."""
     with pytest.MonkeyPatch.context() as patch:
-        watched = Decoding(page_models.generate)
-        patch.setattr(page_models, "generate", watched)
+        watched = Decoding(talk.generate)
+        patch.setattr(talk, "generate", watched)
         yield watched
 
 
