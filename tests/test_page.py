@@ -328,12 +328,12 @@ def test_what_cannot_be_done_is_said(visit):
     page = visit()
     say(page, " ")
     page.get_by_text("Write something first.").wait_for()
-    assert page.locator("#talk .turn").count() == 0
+    page.locator(".talk.empty").wait_for()
     page.get_by_role("spinbutton", name="max_length").fill("10")
     say(page, "x" * 600)  # within the page's limit, over the model's context
     page.get_by_text("the context holds 512").wait_for()
-    assert page.get_by_role("textbox", name="Message").input_value() == "x" * 600  # to be shortened
     page.get_by_role("button", name="Send").wait_for()
+    assert page.get_by_role("textbox", name="Message").input_value() == "x" * 600  # to be shortened
 
 
 def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
