@@ -153,7 +153,8 @@ def test_tokens_arrive_one_after_another(visit, decoding):
     sent, *seen = page.evaluate("window.seen")
     texts = [text for _, text in seen]
     assert len(texts) >= 8 and all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
-    assert seen[0][0] - sent < 1000 and seen[-1][0] - seen[0][0] > 600  # milliseconds; 40 tokens take 1200
+    assert seen[0][0] - sent < 3000  # milliseconds; on idle cores it is a tenth of that
+    assert seen[-1][0] - seen[0][0] > 600  # 40 tokens take 1200
     assert page.locator("#talk .user .said").inner_text() == "hello there"
     page.get_by_role("button", name="Send").wait_for()
     assert page.locator(".writing").count() == 0
