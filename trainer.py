@@ -41,7 +41,7 @@ from batches import (
 from config import ModelArgs, Parser, RunError, UserError, resolve, run
 from distributed import Env
 from fitting import choose_dataset, with_architecture_of, with_vocabulary
-from generate import generate
+from generate import generate, sampling_of
 from metrics import Metrics, read_metrics
 from model import Llama, flops_per_token
 from objectives import (
@@ -209,8 +209,7 @@ class Run:
         self.model.eval()
         with self.env.autocast():
             text = self.tokenizer.decode(generate(
-                self.model, self.prompt, args.max_length, self.tokenizer.eos_id, seed=args.seed,
-                temperature=args.temperature, top_k=args.top_k, top_p=args.top_p))
+                self.model, self.prompt, args.max_length, self.tokenizer.eos_id, **sampling_of(args)))
         self.model.train()
         return args.prompt + (text if self.stage.kind == "text" else " -> " + text)
 
