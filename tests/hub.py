@@ -1,4 +1,4 @@
-"""A little of the Hugging Face hub on 127.0.0.1: dataset info, file lists, ranges of files; with faults on demand."""
+"""A little of the Hugging Face hub on 127.0.0.1: dataset info, file lists, files and ranges; with faults on demand."""
 
 import http.server
 import json
@@ -92,7 +92,9 @@ class Hub:
                 rows += [{"type": "directory", "path": name, "oid": "0"} for name in
                          {name.rpartition("/")[0] for name in files} - {""} if name.rpartition("/")[0] == folder]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
-            if (name := path.removeprefix(resolve)) in files:
+            if (name := path.removeprefix(resolve)) in files and span is None:
+                return 200, files[name], {}
+            if name in files:
                 first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
                 body = files[name][first:last + 1]
                 return 206, body, {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"}
