@@ -253,13 +253,13 @@ class Parser(argparse.ArgumentParser):
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
-    def add_settings(self, groups: Iterable[str]) -> None:
-        """One flag for each field of the groups; a flag that is not typed leaves nothing behind."""
+    def add_settings(self, wanted: Iterable[str]) -> None:
+        """A flag for each field that is wanted by its name or its group's; if not typed, it leaves nothing behind."""
         hints = typing.get_type_hints(ModelArgs)
         sections: dict[str, argparse._ArgumentGroup] = {}
         for f in fields(ModelArgs):
             name = f.metadata["group"]
-            if name in groups:
+            if name in wanted or f.name in wanted:
                 if name not in sections:
                     sections[name] = self.add_argument_group(name)
                 sections[name].add_argument(f"--{f.name}", default=argparse.SUPPRESS, **_flag(hints[f.name], f))
