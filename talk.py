@@ -105,6 +105,6 @@ def choose_model(name: str | None, args: ModelArgs) -> Path:
         folder = find_model(path.parent)
         if stage in (None, stage_of(folder)):
             return folder
-    train = f"python trainer.py --train {stage or 'P'} --preset stories"
-    raise UserError(f"no {name or 'model'} in {there}: train one with {train}, download the published one with "
-                    f"python download_model_weight.py --model_type {name or 'pretrained'}, or give --model FOLDER")
+    raise UserError(f"no {name or 'model'} in {there}: bash install.sh quickstart trains one of each stage, "
+                    f"python download_model_weight.py --model_type {name or 'pretrained'} gets the published one; "
+                    "or give --model FOLDER")
