@@ -103,7 +103,9 @@ class Hub:
                 rows += [{"type": "directory", "path": name, "oid": "0"} for name in
                          {name.rpartition("/")[0] for name in files} - {""} if name.rpartition("/")[0] == folder]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
-            if (name := path.removeprefix(resolve)) in files:
+            if (name := path.removeprefix(resolve)) in files and span is None:
+                return 200, files[name], {}
+            if name in files:
                 first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
                 body = files[name][first:last + 1]
                 return 206, body, {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"}
