@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from hub import Hub
-from toy import TINY, flags, toy_dataset
+from toy import QUIET, TINY, flags, toy_dataset
 
 import card
 import download_model_weight
@@ -252,6 +257,30 @@ def test_a_hub_that_does_not_take_it_is_one_line(token, repo, said, runs, tmp_pa
     with pytest.raises(UserError, match=said):
         call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", tmp_path / "made", "--push_to_hub", repo)
     assert not hub.models
+
+
+@pytest.mark.slow
+def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys):
+    """Its OpenAI-compatible server on an export; needs pip install "transformers[serving]"."""
+    pytest.importorskip("uvicorn")
+    call(export, monkeypatch, capsys, "--model", runs / "S-asked", "--to", tmp_path / "made")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([Path(sys.executable).with_name("transformers"), "serve", tmp_path / "made",
+                               "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+                              env={**QUIET, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
+    try:
+        assert any("Uvicorn running" in line for line in server.stderr)
+        asked = {"model": str(tmp_path / "made"), "messages": [{"role": "user", "content": "Say fox"}],
+                 "temperature": 0, "max_tokens": 30}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(asked).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = json.load(answer)["choices"][0]["message"]["content"]
+    finally:
+        server.kill()
+    assert text.strip() == greedy_text(runs / "S-asked").strip() and len(text) > 10
 
 
 # --- llama.cpp, where llama-cpp-python is installed ------------------------------------------------------------------
