@@ -73,9 +73,10 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
     """How many of our greedy tokens llama.cpp gives for a GGUF file, in words."""
     if not importlib.util.find_spec("llama_cpp"):
         return "not compared with llama.cpp itself: pip install llama-cpp-python, and it will be"
-    from llama_cpp import Llama as LlamaCpp  # an extra
+    import llama_cpp  # an extra
 
-    theirs = LlamaCpp(str(file), n_ctx=0, verbose=False)
+    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}  # its cache is in half precision
+    theirs = llama_cpp.Llama(str(file), n_ctx=0, verbose=False, **exact)
     tokens = theirs.generate(prompt, temp=0.0, repeat_penalty=1.0)
     same = 0
     for ours, token in zip(greedy, tokens, strict=False):

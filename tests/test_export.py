@@ -1,6 +1,7 @@
 """Exports: read by transformers and by llama.cpp as we read them; folders that are not replaced; the model card."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,9 @@ import huggingface_hub
 import pytest
 import torch
 from hub import Hub
+from jinja2 import Environment
 from toy import QUIET, TINY, flags, toy_dataset
+from transformers.utils.import_utils import is_serve_available
 
 import card
 import download_model_weight
@@ -169,11 +172,23 @@ def test_gguf_refuses_what_llama_cpp_does_not_have(spread_model, tmp_path, tiny)
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_modelfile_holds_the_template_of_models_that_answer(tiny):
+def test_ollamas_template_gives_our_prompts(tiny):
+    """Ollama itself is not here: its template is rendered by Jinja, word by word."""
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"},
+                {"role": "assistant", "content": "Me."}, {"role": "user", "content": "Why?"}]
     text = modelfile("model-q8_0.gguf", True, tiny)
-    assert text.startswith('FROM ./model-q8_0.gguf\nTEMPLATE """{{ range .Messages }}')
-    assert '{{ else if eq .Role "user" }}### Instruction:\n{{ .Content }}\n\n{{' in text
-    assert text.count("<|endoftext|>") == 2 and '{{ end }}{{ end }}### Response:\n"""\n' in text
+    template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
+    for go, jinja in ((r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
+                      (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
+                      (r'\{\{ else if eq \.Role ("\w+") \}\}', r"{% elif m.role == \1 %}"),
+                      (r"\{\{ \.Content \}\}", "{{ m.content }}"),
+                      (r"\{\{ end \}\}\{\{ end \}\}", "{% endif %}{% endfor %}")):
+        template, count = re.subn(go, jinja, template)
+        assert count
+    rendered = Environment(keep_trailing_newline=True).from_string(template).render(messages=messages)
+    tokenizer = byte_level()
+    assert rendered == tokenizer.hf.decode(tokenizer.render(messages)[0], skip_special_tokens=False)
+    assert text.startswith("FROM ./model-q8_0.gguf\n") and 'PARAMETER stop "<|endoftext|>"\n' in text
     assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("model-q8_0.gguf", False, tiny)
 
 
@@ -262,7 +277,8 @@ def test_a_hub_that_does_not_take_it_is_one_line(token, repo, said, runs, tmp_pa
 @pytest.mark.slow
 def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys):
     """Its OpenAI-compatible server on an export; needs pip install "transformers[serving]"."""
-    pytest.importorskip("uvicorn")
+    if not is_serve_available():
+        pytest.skip("needs transformers[serving]")
     call(export, monkeypatch, capsys, "--model", runs / "S-asked", "--to", tmp_path / "made")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -292,7 +308,8 @@ def llama_cpp(tmp_path):
     opened = []
 
     def load(file):
-        opened.append(library.Llama(str(file), n_ctx=0, verbose=False))
+        opened.append(library.Llama(str(file), n_ctx=0, verbose=False, type_k=library.GGML_TYPE_F32,
+                                    type_v=library.GGML_TYPE_F32))  # its cache is in half precision
         return opened[-1]
     yield load
     for model in opened:
