@@ -95,18 +95,18 @@ def test_transformers_reads_an_export_in_its_dtype(runs, tmp_path, dtype, monkey
 
 @pytest.mark.parametrize("settings", [{}, {"no_kv_heads": 4, "tie_embeddings": False}, {"head_dim": 16}])
 def test_transformers_reads_our_gguf_file(spread_model, tmp_path, settings):
-    """Its reader of GGUF files has its own permutation of queries and keys."""
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    """Its reader of GGUF files knows nothing of ours, and llama.cpp's order of queries and keys."""
+    from transformers import AutoModelForCausalLM
 
     _, model, tokenizer = spread_model(byte_level(), **settings)
     write_gguf(tmp_path / "model.gguf", model, tokenizer, "float32")
     again = read_gguf(tmp_path / "model.gguf", model)
     weights = model.state_dict()
     assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
-    found = load_gguf_checkpoint(tmp_path / "model.gguf")["config"]
-    ours = model.args
-    assert (found["hidden_size"], found["num_key_value_heads"], found["max_position_embeddings"]) == (
-        ours.embeddings_dims, ours.no_kv_heads, ours.block_size)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
+    tokens = torch.tensor([tokenizer.encode("the red fox saw a small boat")])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "q8_0"])
@@ -134,7 +134,7 @@ def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(export, "load_weights", damaged)
     with pytest.raises(RunError, match="model.norm.weight, read again, is off by 0.01"):
         call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", target)
-    assert (target / "config.json").stat().st_ino == before
+    assert (target / "config.json").stat().st_ino == before and len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(export, "load_weights", real)
     call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", target)  # its own folder is replaced
     assert (target / "config.json").stat().st_ino != before
@@ -160,6 +160,19 @@ def test_flags_that_do_not_go_together_are_one_line(words, said, monkeypatch, ca
         export.main()
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_legacy_weights_and_tiny_contexts_are_exported_too(tmp_path, tiny, monkeypatch, capsys):
+    """A context that the template alone fills gives no sample."""
+    model = Llama(tiny.replace(vocab_size=320), legacy=True).eval()
+    (tmp_path / "legacy").mkdir()
+    write_model(tmp_path / "legacy", model, byte_level(), {"stage": "D", "legacy": True})
+    call(export, monkeypatch, capsys, "--model", tmp_path / "legacy", "--to", tmp_path / "made")
+    assert read_config(tmp_path / "made")["smolllama"] == {"stage": "D", "legacy": True}
+    tokens = torch.tensor([[1, 2, 3]])
+    assert torch.equal(load_model(tmp_path / "made")[0](tokens), model(tokens))
+    text = (tmp_path / "made" / "README.md").read_text()
+    assert "no other library has this architecture" in text and "## Samples" not in text
 
 
 def test_gguf_refuses_what_llama_cpp_does_not_have(spread_model, tmp_path, tiny):
