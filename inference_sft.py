@@ -89,6 +89,5 @@ def main() -> None:
     say(speaker, ids, args, env)
 
 
-
 if __name__ == "__main__":
     run(main)

@@ -105,6 +105,7 @@ def choose_model(name: str | None, args: ModelArgs) -> Path:
         folder = find_model(path.parent)
         if stage in (None, stage_of(folder)):
             return folder
-    train = f"python trainer.py --train {stage or 'P'} --preset stories"
-    raise UserError(f"no {name or 'model'} in {there}: train one with {train}, download the published one with "
-                    f"python download_model_weight.py --model_type {name or 'pretrained'}, or give --model FOLDER")
+    train = f"python trainer.py --train {stage or 'P'}" + (" --init_from RUN" if stage in ("S", "D") else "")
+    raise UserError(f"no {name or 'model'} in {there}: train one with {train} (bash install.sh quickstart trains all "
+                    f"three), get the published one with python download_model_weight.py --model_type "
+                    f"{name or 'pretrained'}, or give --model FOLDER")
