@@ -56,8 +56,8 @@ def _training(state: dict, rows: list[dict]) -> str:
     if state:
         facts.append(f"{state['step']:,} steps, {state['tokens']:,} tokens" + (
             f", on {state['world_size']} x {state['hardware']}" if "hardware" in state else ""))
-    if trained.get("init_from") or state.get("init_from"):
-        facts.append(f"started from {trained.get('init_from') or state['init_from']}")
+    if state.get("init_from"):
+        facts.append(f"started from {'/'.join(Path(state['init_from']).parts[-2:])}")
     if train:
         last = train[-50:]
         loss = sum(row["loss"] * row["count"] for row in last) / sum(row["count"] for row in last)

@@ -27,7 +27,7 @@ from template import HEADINGS
 
 CHECKED = 128  # tokens of the text that is compared
 SAMPLES = ("Once upon a time", "The little", "One day")
-GAP = "\n\n"  # after a turn that is not the assistant's
+ENDS, GAP = {"assistant": EOS}, "\n\n"  # what stands after a turn, after any other
 SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -48,7 +48,7 @@ def check(speaker: Speaker, ids: list[int], reader: str, logits: Tensor, exact: 
 
 
 @torch.no_grad()
-def to_safetensors(speaker: Speaker, folder: Path, dtype: str, ids: list[int]) -> str:
+def to_safetensors(speaker: Speaker, folder: Path, dtype: str, ids: list[int], name: str) -> str:
     """Write a Hugging Face folder; returns how the model that transformers reads in it compares with ours."""
     write_model(folder, speaker.model, speaker.tokenizer, {"stage": speaker.stage}, getattr(torch, dtype))
     import transformers  # seconds, which only this format needs
@@ -67,9 +67,12 @@ def to_gguf(speaker: Speaker, folder: Path, dtype: str, ids: list[int], name: st
     return check(speaker, ids, "gguf", again(torch.tensor([ids]))[0], dtype == "float32")
 
 
+FORMATS = {"safetensors": to_safetensors, "gguf": to_gguf}
+
+
 def modelfile(file: str, speaker: Speaker) -> str:
     """What `ollama create` reads: the file, the prompt template in its language, where to stop."""
-    turns = " else ".join(f'if eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{EOS if role == "assistant" else GAP}{{{{'
+    turns = " else ".join(f'if eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{ENDS.get(role, GAP)}{{{{'
                           for role, heading in HEADINGS.items())
     template = f"{{{{ range .Messages }}}}{{{{ {turns} end }}}}{{{{ end }}}}{HEADINGS['assistant']}"
     return (f'FROM ./{file}\nTEMPLATE """{template if speaker.answers else "{{ .Prompt }}"}"""\n'
@@ -87,6 +90,21 @@ def write_card(speaker: Speaker, step: Path, name: str, folder: Path) -> Path:
     return path
 
 
+def export(speaker: Speaker, step: Path, folder: Path, form: str, dtype: str, name: str) -> None:
+    """Make the folder of an export, read it back, say how it compares; half an export never has the folder's name."""
+    ids = torch.randint(speaker.tokenizer.vocab_size, (min(CHECKED, speaker.model.args.block_size),),
+                        generator=torch.Generator().manual_seed(0)).tolist()
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        print(FORMATS[form](speaker, partial, dtype, ids, name.split("/")[-1]), flush=True)
+        write_card(speaker, step, name, partial)
+        publish(partial, folder)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror or error}): choose another --to") from None
+
+
 def push(folder: Path, repo: str) -> None:
     """Publish a folder as a model on the hub. Raises UserError when that cannot be done."""
     api = huggingface_hub.HfApi()
@@ -101,7 +119,7 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--model", required=True, help="run folder, step folder or Llama folder in Hugging Face format")
     parser.add_argument("--to", type=Path, help="folder to make (default: one under exports/)")
-    parser.add_argument("--format", choices=("safetensors", "gguf"), default="safetensors")
+    parser.add_argument("--format", choices=FORMATS, default="safetensors")
     parser.add_argument("--dtype", "--outtype", choices=(*TYPES, *SHORT), default="float32",
                         help="type of the matrices (default: float32; q8_0 is for gguf)")
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="publish the folder and its model card on the hub")
@@ -119,20 +137,12 @@ def main() -> None:
         print(write_card(speaker, step, asked.push_to_hub or name, asked.to or step))
         return
     folder = asked.to or Path("exports") / f"{name}-{asked.format}-{dtype}"
-    if folder.exists():
+    if not folder.exists():
+        export(speaker, step, folder, asked.format, dtype, asked.push_to_hub or name)
+    elif asked.push_to_hub and (folder / "README.md").is_file():  # the hub failed the last time
+        print(f"{folder} is there already: it is published as it is")
+    else:
         raise UserError(f"{folder} is there already: remove it, or choose another --to")
-    ids = torch.randint(speaker.tokenizer.vocab_size, (min(CHECKED, speaker.model.args.block_size - 1),),
-                        generator=torch.Generator().manual_seed(0)).tolist()
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        print(to_safetensors(speaker, partial, dtype, ids) if asked.format == "safetensors"
-              else to_gguf(speaker, partial, dtype, ids, name), flush=True)
-        write_card(speaker, step, asked.push_to_hub or name, partial)
-        publish(partial, folder)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror or error}): choose another --to") from None
     if asked.push_to_hub:
         push(folder, asked.push_to_hub)
     print(folder)

@@ -1,5 +1,10 @@
-"""A little of the Hugging Face hub on 127.0.0.1: dataset info, file lists, ranges of files; with faults on demand."""
+"""A little of the Hugging Face hub on 127.0.0.1, with faults on demand.
 
+Datasets: info, file lists, ranges of files. Models: info with hashes, ranges of files, upload of a folder.
+"""
+
+import base64
+import hashlib
 import http.server
 import json
 import threading
@@ -8,6 +13,7 @@ from time import sleep  # by name: tests take the waiting out of time.sleep
 from urllib.parse import unquote, urlsplit
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+LARGE = (".safetensors", ".pt")  # kept apart by the hub, with a sha256
 
 
 @dataclass
@@ -36,6 +42,9 @@ class Hub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
+            def do_POST(self) -> None:
+                hub.answer(self, self.rfile.read(int(self.headers["Content-Length"])))
+
             def log_message(self, *_) -> None:
                 pass
 
@@ -54,8 +63,8 @@ class Hub:
         """Arrange a fault; those that happened are gone from `faults`."""
         self.faults.append(Fault(match, **what))
 
-    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        """Answer one GET, or do to it what a fault says."""
+    def answer(self, request: http.server.BaseHTTPRequestHandler, sent: bytes | None = None) -> None:
+        """Answer one request, or do to it what a fault says."""
         path = unquote(urlsplit(request.path).path)
         fault = next((fault for fault in self.faults if fault.match in path), None)
         if fault:
@@ -63,7 +72,10 @@ class Hub:
             if not fault.times:
                 self.faults.remove(fault)
             sleep(fault.stall)
-        status, body, headers = self.content(path, request.headers.get("Range"))
+        if sent is not None and not (fault and fault.status):
+            status, body, headers = 200, self.receive(path, sent), {"Content-Type": "application/json"}
+        else:
+            status, body, headers = self.content(path, request.headers.get("Range"))
         if fault and fault.status:
             status, body, headers = fault.status, b"", {"X-Error-Code": fault.code}
             if fault.retry_after is not None:
@@ -92,8 +104,38 @@ class Hub:
                 rows += [{"type": "directory", "path": name, "oid": "0"} for name in
                          {name.rpartition("/")[0] for name in files} - {""} if name.rpartition("/")[0] == folder]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
-            if (name := path.removeprefix(resolve)) in files:
-                first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
+            if path == f"/api/models/{repo}":
+                return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": [
+                    {"rfilename": name, "size": len(data), "blobId": git_hash(data)} | (
+                        {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}}
+                        if name.endswith(LARGE) else {}) for name, data in files.items()]}).encode(), {}
+            name = path.removeprefix(resolve).removeprefix(f"/{repo}/resolve/{REVISION}/")
+            if name in files:
+                first, last = span.removeprefix("bytes=").split("-")
+                first, last = int(first), int(last or len(files[name]))
                 body = files[name][first:last + 1]
                 return 206, body, {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"}
         return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+
+    def receive(self, path: str, sent: bytes) -> bytes:
+        """Take a part of an upload: a new repository, the question how to send files, the files."""
+        if path == "/api/repos/create":
+            asked = json.loads(sent)
+            repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            self.repos.setdefault(repo, {})
+            return json.dumps({"url": f"{self.url}/{repo}"}).encode()
+        if path.endswith("/preupload/main"):
+            return json.dumps({"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                                         for file in json.loads(sent)["files"]]}).encode()
+        if path.endswith("/commit/main"):
+            repo = path.removeprefix("/api/models/").removesuffix("/commit/main")
+            for line in map(json.loads, sent.splitlines()):
+                if line["key"] == "file":
+                    self.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            return json.dumps({"commitUrl": f"{self.url}/{repo}/commit/{REVISION}", "commitOid": REVISION}).encode()
+        return b"{}"
+
+
+def git_hash(data: bytes) -> str:
+    """The name that git gives to a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
