@@ -10,12 +10,13 @@ from model import count_parameters
 from plan import duration
 
 STAGE_NAMES = {"P": "pretrained", "S": "fine-tuned on instructions", "D": "aligned with preferences (DPO)"}
+LIBRARIES = {"safetensors": "transformers", "gguf": "gguf"}
 SHOWN = ("total_iters", "total_batch_size", "block_size", "optimizer", "max_lr", "min_lr", "warmup_iters", "beta",
          "weight_decay_optim", "dropout", "attn_dropout", "dtype", "seed")
 
 
-def model_card(name: str, step: Path, args: ModelArgs, samples: list[tuple[str, str]]) -> str:
-    """The card (README.md) of the model in a step folder, with samples of (prompt, text)."""
+def model_card(name: str, step: Path, args: ModelArgs, form: str, samples: list[tuple[str, str]]) -> str:
+    """The card (README.md) of the model in a step folder, exported to a form, with samples of (prompt, text)."""
     state = _json(step / "train_state" / "state.json")
     trained = state.get("args", {})
     about = read_config(step).get("smolllama", {})
@@ -23,15 +24,19 @@ def model_card(name: str, step: Path, args: ModelArgs, samples: list[tuple[str, 
     rows = read_metrics(step.parent / "metrics.jsonl")
     rows = [row for row in rows if row["step"] <= state.get("step", row["step"])]
     parts = [
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [smolllama, llama]\n---",
+        f"---\nlibrary_name: {LIBRARIES[form]}\npipeline_tag: text-generation\ntags: [smolllama, llama]\n---",
         f"# {name}\n\nA Llama of {count_parameters(args) / 1e6:.1f}M parameters, {stage} with SmolLlama: "
         f"{args.no_of_decoder_layers} layers, width {args.embeddings_dims}, {args.no_of_heads} query and "
         f"{args.no_kv_heads} key-value heads, vocabulary {args.vocab_size}, context {args.block_size}.",
-        _use(name, about.get("stage")), _training(state, rows), _data(trained), _settings(trained), _samples(samples)]
+        _use(name, form, about.get("stage")), _training(state, rows), _data(trained), _settings(trained),
+        _samples(samples)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _use(name: str, stage: str | None) -> str:
+def _use(name: str, form: str, stage: str | None) -> str:
+    if form == "gguf":
+        return (f"## How to use\n\nllama.cpp: `llama-cli -hf {name}`. Ollama: `ollama run hf.co/{name}`, or "
+                "`ollama create NAME -f Modelfile` in this folder. The prompt template is inside.")
     ask = """inputs = tokenizer("Once upon a time", return_tensors="pt")"""
     if stage in ("S", "D"):
         ask = """messages = [{"role": "user", "content": "..."}]
@@ -91,7 +96,8 @@ def _data(trained: dict) -> str:
 
 
 def _settings(trained: dict) -> str:
-    known = [(name, trained[name]) for name in SHOWN if trained.get(name) is not None]
+    known = [(name, trained[name]) for name in SHOWN if trained.get(name) is not None
+             and (name != "beta" or trained["train"] == "D")]
     table = "\n".join(f"| {name} | {value} |" for name, value in known)
     return f"## Settings\n\n| setting | value |\n|---|---|\n{table}" if known else ""
 

@@ -27,6 +27,7 @@ from template import HEADINGS
 
 CHECKED = 128  # tokens of the text that is compared
 SAMPLES = ("Once upon a time", "The little", "One day")
+QUESTIONS = ("Tell a short story about a fox.", "What is the color of the sky?", "Give one piece of advice.")
 ENDS, GAP = {"assistant": EOS}, "\n\n"  # what stands after a turn, after any other
 SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
@@ -79,14 +80,14 @@ def modelfile(file: str, speaker: Speaker) -> str:
             f'PARAMETER stop "{EOS}"\nPARAMETER num_ctx {speaker.model.args.block_size}\n')
 
 
-def write_card(speaker: Speaker, step: Path, name: str, folder: Path) -> Path:
+def write_card(speaker: Speaker, step: Path, name: str, form: str, folder: Path) -> Path:
     """Write README.md, the model card, into a folder; returns it."""
     args, samples = ModelArgs(max_length=80, temperature=0.5, seed=1, device="cpu"), []
-    for prompt in SAMPLES:
+    for prompt in QUESTIONS if speaker.answers else SAMPLES:
         ids, _ = speaker.prompt([{"role": "user", "content": prompt}], args.max_length)
         samples.append((prompt, "".join(speaker.reply(ids, args, []))))
     path = folder / "README.md"
-    path.write_text(model_card(name, step, speaker.model.args, samples), encoding="utf-8")
+    path.write_text(model_card(name, step, speaker.model.args, form, samples), encoding="utf-8")
     return path
 
 
@@ -99,7 +100,7 @@ def export(speaker: Speaker, step: Path, folder: Path, form: str, dtype: str, na
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         print(FORMATS[form](speaker, partial, dtype, ids, name.split("/")[-1]), flush=True)
-        write_card(speaker, step, name, partial)
+        write_card(speaker, step, name, form, partial)
         publish(partial, folder)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror or error}): choose another --to") from None
@@ -134,7 +135,7 @@ def main() -> None:
         raise UserError(f"{step} holds the published legacy weights: no other program knows their form")
     name = Path(asked.model).resolve().name
     if asked.card:
-        print(write_card(speaker, step, asked.push_to_hub or name, asked.to or step))
+        print(write_card(speaker, step, asked.push_to_hub or name, asked.format, asked.to or step))
         return
     folder = asked.to or Path("exports") / f"{name}-{asked.format}-{dtype}"
     if not folder.exists():

@@ -15,8 +15,6 @@ from tqdm import tqdm
 from config import UserError
 from sources import brief, hub, retry
 
-CHUNK = 1 << 16
-
 
 @dataclass(frozen=True)
 class HubFile:
@@ -93,7 +91,7 @@ def _go_on(file: HubFile, part: Path, there: int, bar: tqdm) -> None:
         output.truncate(there if response.status_code == httpx.codes.PARTIAL_CONTENT else 0)
         output.seek(0, os.SEEK_END)
         try:
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # of any size: what a buffer holds at a break is lost
                 output.write(chunk)
                 bar.update(len(chunk))
         except httpx.HTTPError:
