@@ -52,7 +52,7 @@ def hf_config(args: ModelArgs, eos_id: int) -> dict:
         "rms_norm_eps": args.eps, "rope_theta": args.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": args.rope_theta},
         "tie_word_embeddings": args.tie_embeddings, "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
-        "bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": eos_id,
+        "bos_token_id": eos_id, "eos_token_id": eos_id,  # as pad token, its embedding would get no gradient elsewhere
     }
 
 

@@ -1,4 +1,4 @@
-"""A model as one GGUF file for llama.cpp and all that builds on it: weights, tokenizer and chat template inside."""
+"""A model as one GGUF file for llama.cpp and Ollama: weights, tokenizer and chat template, written and read back."""
 
 import json
 from pathlib import Path
@@ -6,50 +6,49 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from torch import Tensor
+from gguf import GGMLQuantizationType, LlamaFileType, TokenType
 
 from config import EOS, ModelArgs, UserError
 from model import Llama
-from template import CHAT_TEMPLATE
+from template import CHAT_TEMPLATE, HEADINGS
 from tokenizer import Tokenizer
 
-TYPES = {"float32": gguf.GGMLQuantizationType.F32, "float16": gguf.GGMLQuantizationType.F16,
-         "bfloat16": gguf.GGMLQuantizationType.BF16, "q8_0": gguf.GGMLQuantizationType.Q8_0}
-FILE_TYPES = {"float32": gguf.LlamaFileType.ALL_F32, "float16": gguf.LlamaFileType.MOSTLY_F16,
-              "bfloat16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
-NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-LAYER_NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-               "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-               "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+# By our names of precisions: the type of the matrices, and llama.cpp's word for the file.
+TYPES = {"float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+         "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+         "bfloat16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+         "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0)}
+Q8_BLOCK = 32
 
 
-def write_gguf(path: Path, name: str, model: Llama, tokenizer: Tokenizer, dtype: str) -> None:
-    """Write a model with its matrices in a type of TYPES, its norms in float32.
-
-    Raises UserError for a tokenizer that GGUF's GPT-2 kind cannot be.
-    """
-    if tokenizer.fast is None:
-        raise UserError("the model's tokenizer is not a byte-level BPE of this project: only these go into a GGUF here")
+def write_gguf(path: Path, model: Llama, tokenizer: Tokenizer, precision: str) -> None:
+    """Write the file. Raises UserError for a model or a tokenizer that llama.cpp does not have."""
+    if model.legacy:
+        raise UserError("the published weights have no rotary positions and no final norm, which llama.cpp does not "
+                        "know: export them with --format safetensors")
+    if not tokenizer.fast:
+        raise UserError("this tokenizer is not a ranked byte-level BPE, and its cuts are not known to llama.cpp: "
+                        "convert the folder with llama.cpp's own script")
+    matrix, kind = TYPES[precision]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(name)
-    writer.add_file_type(FILE_TYPES[dtype])
-    _add_shape(writer, model.args)
+    writer.add_file_type(kind)
+    _add_architecture(writer, model.args)
     _add_tokenizer(writer, tokenizer, model.args.vocab_size)
-    for weight, values in model.state_dict().items():
-        if weight != "lm_head.weight" or not model.args.tie_embeddings:
-            array = _pairs_together(weight, values.float(), model.args).numpy()
-            kind = TYPES[dtype if array.ndim == 2 else "float32"]
-            if kind == gguf.GGMLQuantizationType.Q8_0 and array.shape[1] % 32:  # its blocks are 32 wide
-                kind = gguf.GGMLQuantizationType.F16
-            writer.add_tensor(their_name(weight), gguf.quants.quantize(array, kind), raw_dtype=kind)
+    names = gguf_names(model)
+    for name, weight in model.state_dict().items():
+        if name in names:
+            values = _interleaved(name, weight.float().cpu().numpy(), model.args)
+            as_type = _type_of(values, matrix)
+            writer.add_tensor(names[name], gguf.quantize(values, as_type), raw_dtype=as_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _add_shape(writer: gguf.GGUFWriter, args: ModelArgs) -> None:
+def _add_architecture(writer: gguf.GGUFWriter, args: ModelArgs) -> None:
     writer.add_context_length(args.block_size)
+    writer.add_vocab_size(args.vocab_size)
     writer.add_embedding_length(args.embeddings_dims)
     writer.add_block_count(args.no_of_decoder_layers)
     writer.add_feed_forward_length(args.hidden_dims)
@@ -60,53 +59,79 @@ def _add_shape(writer: gguf.GGUFWriter, args: ModelArgs) -> None:
     writer.add_rope_dimension_count(args.head_dim)
     writer.add_rope_freq_base(args.rope_theta)
     writer.add_layer_norm_rms_eps(args.eps)
-    writer.add_vocab_size(args.vocab_size)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> None:
-    """A byte-level BPE with GPT-2's cuts; the rows of the embedding that have no token get names of their own."""
-    tokens = [tokenizer.hf.id_to_token(token) for token in range(tokenizer.vocab_size)]
-    types = [gguf.TokenType.NORMAL] * len(tokens)
-    types[tokenizer.eos_id] = gguf.TokenType.CONTROL
-    unused = rows - len(tokens)
+    """The vocabulary, filled up to the rows of the embedding; "gpt-2" names the cuts that our tokenizers make."""
+    tokens, types = [f"[PAD{number}]" for number in range(rows)], [TokenType.UNUSED] * rows
+    for token, number in tokenizer.hf.get_vocab().items():
+        tokens[number] = token
+        types[number] = TokenType.CONTROL if number == tokenizer.eos_id else TokenType.NORMAL
+    merges = [" ".join(pair) for pair in json.loads(tokenizer.hf.to_str())["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens + [f"[unused {number}]" for number in range(unused)])
-    writer.add_token_types(types + [gguf.TokenType.UNUSED] * unused)
-    merges = [" ".join(pair) for pair in json.loads(tokenizer.hf.to_str())["model"]["merges"]]
-    writer.add_token_merges(merges or [f"{EOS} {EOS}"])  # bytes have none; llama.cpp wants one, so one that never is
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    # llama.cpp wants one merge at least. The join of this one is no token of a byte vocabulary: it falls apart again.
+    writer.add_token_merges(merges or ["! !"])
     writer.add_bos_token_id(tokenizer.eos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_pad_token_id(tokenizer.eos_id)
     writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def their_name(weight: str) -> str:
-    """llama.cpp's name for a weight of ours."""
-    name = weight.removesuffix(".weight")
-    if name in NAMES:
-        return f"{NAMES[name]}.weight"
-    layer, _, part = name.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{LAYER_NAMES[part]}.weight"
+def _type_of(values: np.ndarray, matrix: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Norms stay in float32; rows that are not whole blocks of q8_0 become float16, as in llama.cpp's converter."""
+    if values.ndim == 1:
+        return GGMLQuantizationType.F32
+    if matrix == GGMLQuantizationType.Q8_0 and values.shape[-1] % Q8_BLOCK:
+        return GGMLQuantizationType.F16
+    return matrix
 
 
-def _pairs_together(weight: str, values: Tensor, args: ModelArgs, back: bool = False) -> Tensor:
-    """Rows of the query and key matrices in llama.cpp's order, which turns neighbours where ours turns (i, i + D/2)."""
-    if not weight.endswith(("q_proj.weight", "k_proj.weight")):
+def gguf_names(model: Llama) -> dict[str, str]:
+    """The name in the file of each weight; a tied head has none, it is the embedding."""
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.args.no_of_decoder_layers)
+    return {name: known.get_name(name, try_suffixes=(".weight",)) for name in model.state_dict()
+            if name != "lm_head.weight" or not model.args.tie_embeddings}
+
+
+def _interleaved(name: str, values: np.ndarray, args: ModelArgs, back: bool = False) -> np.ndarray:
+    """Rows of q_proj and k_proj in llama.cpp's order: it turns neighbours (2i, 2i + 1), we turn (i, i + D/2).
+
+    `back` gives our order again.
+    """
+    heads = {"q_proj": args.no_of_heads, "k_proj": args.no_kv_heads}.get(name.split(".")[-2])
+    if heads is None:
         return values
-    halves = (args.head_dim // 2, 2) if back else (2, args.head_dim // 2)
-    return values.view(-1, *halves, values.shape[1]).transpose(1, 2).reshape(values.shape)
+    pairs = (args.head_dim // 2, 2) if back else (2, args.head_dim // 2)
+    return np.ascontiguousarray(values.reshape(heads, *pairs, -1).swapaxes(1, 2).reshape(values.shape))
 
 
-def read_gguf(path: Path, args: ModelArgs) -> dict[str, Tensor]:
-    """The weights in a file that write_gguf made, in float32 and by our names and order."""
-    tensors = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-               for tensor in gguf.GGUFReader(path).tensors}
+def read_gguf(path: Path, model: Llama) -> dict[str, torch.Tensor]:
+    """The weights of a file as float32, by the names and in the order of a model of its architecture."""
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     weights = {}
-    for weight, like in Llama(args).state_dict().items():
-        tied = weight == "lm_head.weight" and args.tie_embeddings
-        values = tensors[their_name("model.embed_tokens.weight" if tied else weight)]
-        values = torch.from_numpy(np.array(values, np.float32)).view(like.shape)
-        weights[weight] = _pairs_together(weight, values, args, back=True)
+    for name, there in gguf_names(model).items():
+        values = gguf.dequantize(tensors[there].data, tensors[there].tensor_type)
+        weights[name] = torch.from_numpy(_interleaved(name, values, model.args, back=True).copy())
+    if model.args.tie_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     return weights
+
+
+def modelfile(file: str, answers: bool, args: ModelArgs) -> str:
+    """An Ollama Modelfile: the prompt template where the model has learned it, and our sampling settings."""
+    template = "{{ .Prompt }}"
+    if answers:
+        ends = {role: f"{EOS}" if role == "assistant" else "\n\n" for role in HEADINGS}
+        turns = "".join(f'{{{{ {"else " * bool(number)}if eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{ends[role]}'
+                        for number, (role, heading) in enumerate(HEADINGS.items()))
+        template = f"{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}{HEADINGS['assistant']}"
+    lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""', f'PARAMETER stop "{EOS}"',
+             f"PARAMETER num_ctx {args.block_size}", f"PARAMETER temperature {args.temperature}",
+             f"PARAMETER top_k {args.top_k}", f"PARAMETER top_p {args.top_p}",
+             f"PARAMETER repeat_penalty {args.repetition_penalty}"]
+    return "\n".join(lines) + "\n"

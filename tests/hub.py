@@ -1,7 +1,4 @@
-"""A little of the Hugging Face hub on 127.0.0.1, with faults on demand.
-
-Datasets: info, file lists, ranges of files. Models: info with hashes, ranges of files, upload of a folder.
-"""
+"""A little of the Hugging Face hub on 127.0.0.1: datasets and models to read, models to write, faults on demand."""
 
 import base64
 import hashlib
@@ -13,7 +10,6 @@ from time import sleep  # by name: tests take the waiting out of time.sleep
 from urllib.parse import unquote, urlsplit
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".pt")  # kept apart by the hub, with a sha256
 
 
 @dataclass
@@ -30,10 +26,13 @@ class Fault:
 
 
 class Hub:
-    """Serves files {repo: {path: bytes}}; `requests` has (path, body bytes) of each answer."""
+    """Serves datasets and models {repo: {path: bytes}}; `requests` has (path, body bytes) of each answer.
 
-    def __init__(self, repos: dict[str, dict[str, bytes]]):
-        self.repos, self.faults, self.requests = repos, [], []
+    Models are written by whoever brings a token; those in `models` and all that is stored by its sha256 are in memory.
+    """
+
+    def __init__(self, repos: dict[str, dict[str, bytes]], models: dict[str, dict[str, bytes]] | None = None):
+        self.repos, self.models, self.stored, self.faults, self.requests = repos, models or {}, {}, [], []
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -42,8 +41,7 @@ class Hub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
-            def do_POST(self) -> None:
-                hub.answer(self, self.rfile.read(int(self.headers["Content-Length"])))
+            do_POST = do_PUT = do_GET
 
             def log_message(self, *_) -> None:
                 pass
@@ -63,19 +61,20 @@ class Hub:
         """Arrange a fault; those that happened are gone from `faults`."""
         self.faults.append(Fault(match, **what))
 
-    def answer(self, request: http.server.BaseHTTPRequestHandler, sent: bytes | None = None) -> None:
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         """Answer one request, or do to it what a fault says."""
         path = unquote(urlsplit(request.path).path)
+        sent = request.rfile.read(int(request.headers["Content-Length"] or 0))
         fault = next((fault for fault in self.faults if fault.match in path), None)
         if fault:
             fault.times -= 1
             if not fault.times:
                 self.faults.remove(fault)
             sleep(fault.stall)
-        if sent is not None and not (fault and fault.status):
-            status, body, headers = 200, self.receive(path, sent), {"Content-Type": "application/json"}
-        else:
+        if request.command == "GET":
             status, body, headers = self.content(path, request.headers.get("Range"))
+        else:
+            status, body, headers = self.accept(path, sent, request.headers.get("Authorization"))
         if fault and fault.status:
             status, body, headers = fault.status, b"", {"X-Error-Code": fault.code}
             if fault.retry_after is not None:
@@ -104,38 +103,64 @@ class Hub:
                 rows += [{"type": "directory", "path": name, "oid": "0"} for name in
                          {name.rpartition("/")[0] for name in files} - {""} if name.rpartition("/")[0] == folder]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
-            if path == f"/api/models/{repo}":
-                return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": [
-                    {"rfilename": name, "size": len(data), "blobId": git_hash(data)} | (
-                        {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}}
-                        if name.endswith(LARGE) else {}) for name, data in files.items()]}).encode(), {}
-            name = path.removeprefix(resolve).removeprefix(f"/{repo}/resolve/{REVISION}/")
+            if (name := path.removeprefix(resolve)) in files and span is None:
+                return 200, files[name], {}
             if name in files:
-                first, last = span.removeprefix("bytes=").split("-")
-                first, last = int(first), int(last or len(files[name]))
+                first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
                 body = files[name][first:last + 1]
                 return 206, body, {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"}
+        for repo, files in self.models.items():
+            if path in (f"/api/models/{repo}", f"/api/models/{repo}/revision/main"):
+                rows = [{"rfilename": name, "size": len(data), "blobId": blob(data), **lfs(name, data)}
+                        for name, data in files.items()]
+                return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": rows}).encode(), {}
+            if (name := path.removeprefix(f"/{repo}/resolve/{REVISION}/")) in files:
+                first = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
+                size = len(files[name])
+                return 206, files[name][first:], {"Content-Range": f"bytes {first}-{size - 1}/{size}"}
         return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
 
-    def receive(self, path: str, sent: bytes) -> bytes:
-        """Take a part of an upload: a new repository, the question how to send files, the files."""
+    def accept(self, path: str, sent: bytes, token: str | None) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of something that is written."""
+        if path.startswith("/stored/"):  # signed addresses need no token
+            self.stored[path.removeprefix("/stored/")] = sent
+            return 200, b"", {}
+        if path == "/api/validate-yaml":
+            return 200, b'{"errors": [], "warnings": []}', {}
+        if not token:
+            return 401, b"{}", {}
         if path == "/api/repos/create":
             asked = json.loads(sent)
-            repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            self.repos.setdefault(repo, {})
-            return json.dumps({"url": f"{self.url}/{repo}"}).encode()
+            repo = f"{asked['organization']}/{asked['name']}"
+            self.models.setdefault(repo, {})
+            return 200, json.dumps({"url": f"{self.url}/{repo}"}).encode(), {}
         if path.endswith("/preupload/main"):
-            return json.dumps({"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                                         for file in json.loads(sent)["files"]]}).encode()
-        if path.endswith("/commit/main"):
-            repo = path.removeprefix("/api/models/").removesuffix("/commit/main")
-            for line in map(json.loads, sent.splitlines()):
-                if line["key"] == "file":
-                    self.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return json.dumps({"commitUrl": f"{self.url}/{repo}/commit/{REVISION}", "commitOid": REVISION}).encode()
-        return b"{}"
+            names = [file["path"] for file in json.loads(sent)["files"]]
+            modes = [{"path": name, "shouldIgnore": False, "uploadMode": "lfs" if lfs(name, b"") else "regular"}
+                     for name in names]
+            return 200, json.dumps({"files": modes}).encode(), {}
+        if path.endswith(".git/info/lfs/objects/batch"):
+            rows = [{**thing, "actions": {"upload": {"href": f"{self.url}/stored/{thing['oid']}"}}}
+                    for thing in json.loads(sent)["objects"]]
+            return 200, json.dumps({"objects": rows}).encode(), {"Content-Type": "application/vnd.git-lfs+json"}
+        repo = path.removeprefix("/api/models/").removesuffix("/commit/main")
+        files = self.models[repo]
+        for operation in map(json.loads, sent.splitlines()):
+            what = operation["value"]
+            if operation["key"] == "file":
+                files[what["path"]] = base64.b64decode(what["content"])
+            elif operation["key"] == "lfsFile":
+                files[what["path"]] = self.stored[what["oid"]]
+        made = {"success": True, "commitOid": REVISION, "commitUrl": f"{self.url}/{repo}/commit/{REVISION}"}
+        return 200, json.dumps(made).encode(), {}
 
 
-def git_hash(data: bytes) -> str:
-    """The name that git gives to a file's content."""
+def blob(data: bytes) -> str:
+    """The hash that git gives a file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def lfs(name: str, data: bytes) -> dict[str, dict]:
+    """What the hub says besides of a large file, which is one by its name; nothing of another."""
+    large = name.endswith((".safetensors", ".gguf", ".pt"))
+    return {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}} if large else {}

@@ -37,7 +37,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     checkpoint.write_model(ours, Llama(args), byte_level(), {"stage": "S"})
     repos = {published.repo: {published.file: snapshot, "README.md": b"old"} for published in PUBLISHED.values()}
     repos["me/mine"] = {path.name: path.read_bytes() for path in ours.iterdir()} | {"../evil.json": b"{}"}
-    with Hub(repos) as hub:
+    with Hub({}, repos) as hub:
         sources.hub.cache_clear()
         constants = huggingface_hub.constants
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
@@ -94,7 +94,7 @@ def test_a_folder_of_ours_is_the_same_here(get, hub: Hub, tmp_path: Path) -> Non
     folder = get("--repo_id", "me/mine")
     assert folder == tmp_path / "c" / "me--mine" and stage_of(folder) == "S"
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        assert (folder / name).read_bytes() == hub.repos["me/mine"][name]
+        assert (folder / name).read_bytes() == hub.models["me/mine"][name]
     assert not list(tmp_path.rglob("evil.json"))
     before = len(hub.requests)
     assert get("--repo_id", "me/mine") == folder
@@ -106,7 +106,7 @@ def test_a_download_goes_on_where_another_process_ended(get, hub: Hub, tmp_path:
     assert "error" in get("-D")
     published = PUBLISHED["dpo"]
     part = next((tmp_path / "c").rglob("*.part"))
-    content = hub.repos[published.repo][published.file]
+    content = hub.models[published.repo][published.file]
     part.write_bytes(content[:100_000])
     hub.faults.clear()
     hub.requests.clear()
@@ -141,12 +141,12 @@ def test_what_arrives_damaged_is_never_used(get, hub: Hub, monkeypatch: pytest.M
 
 
 def test_mistakes_and_refusals_are_one_line(get, hub: Hub, tmp_path: Path) -> None:
-    hub.repos["me/empty"] = {"notes.txt": b""}
-    cut = hub.repos["me/mine"]["model.safetensors"][:999]
-    hub.repos["me/broken"] = {**hub.repos["me/mine"], "model.safetensors": cut}
+    hub.models["me/empty"] = {"notes.txt": b""}
+    cut = hub.models["me/mine"]["model.safetensors"][:999]
+    hub.models["me/broken"] = {**hub.models["me/mine"], "model.safetensors": cut}
     torch.save({"MODEL_STATE": Bomb()}, tmp_path / "bomb.pt")
     for name, data in ("bomb", (tmp_path / "bomb.pt").read_bytes()), ("old", pickle.dumps({"MODEL_STATE": Bomb()})):
-        hub.repos[f"me/{name}"] = {PUBLISHED["dpo"].file: data}
+        hub.models[f"me/{name}"] = {PUBLISHED["dpo"].file: data}
     for words, said in ((("--repo_id", "me/nosuch"), "not on the hub"), (("--repo_id", "a/b/c"), "not the name"),
                         (("--repo_id", "me/empty"), "neither"), ((), "which model"),
                         (("--repo_id", PUBLISHED["dpo"].repo), "add --model_type"),
@@ -171,5 +171,16 @@ def test_a_file_that_is_here_already(get, tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["smolllama"]["legacy"]
 
 
-def test_small_files_have_the_hash_of_git() -> None:
-    assert fetching.hashlib.sha1(b"blob 6\0hello\n").hexdigest() == "ce013625030ba8dba906f756967f9e9ca394464a"
+def test_small_files_have_the_hash_of_git(tmp_path: Path) -> None:
+    (tmp_path / "hello").write_bytes(b"hello\n")
+    file = fetching.HubFile("hello", "", 6, None, "ce013625030ba8dba906f756967f9e9ca394464a")  # git hash-object
+    assert fetching._digest(tmp_path / "hello", file) == file.git
+
+
+@pytest.mark.parametrize("status", [206, 200])
+def test_an_answer_that_says_it_is_whole_and_is_not_ends_in_one_line(get, hub: Hub, monkeypatch: pytest.MonkeyPatch,
+                                                                     status: int) -> None:
+    good = hub.content
+    monkeypatch.setattr(hub, "content", lambda path, span: (status, b"", {}) if "/resolve/" in path
+                        else good(path, span))
+    assert "ended too early" in get("-P")

@@ -9,11 +9,14 @@ import torch
 from published import VOCABULARY, published_file, published_logits, published_state
 from safetensors import safe_open
 
+import legacy
 from checkpoint import load_args, load_model, read_config
 from config import UserError
 from generate import generate
 from head import output_weight
 from legacy import convert
+from model import Llama
+from tokenizer import Tokenizer, byte_level
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +27,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp / "model"
 
 
-def test_logits_are_those_of_the_published_model(folder: Path) -> None:
-    model, tokenizer = load_model(folder)
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> tuple[Llama, Tokenizer]:
+    """The model in that folder, and its tokenizer."""
+    return load_model(folder)
+
+
+def test_logits_are_those_of_the_published_model(loaded: tuple[Llama, Tokenizer]) -> None:
+    model, tokenizer = loaded
     tokens = torch.randint(VOCABULARY, (3, 40), generator=torch.Generator().manual_seed(1))
     expected = published_logits(published_state(), tokens)
     with torch.no_grad():
@@ -33,8 +42,8 @@ def test_logits_are_those_of_the_published_model(folder: Path) -> None:
     assert tokenizer.vocab_size == 50257
 
 
-def test_cached_decoding_has_no_positions_either(folder: Path) -> None:
-    model, _ = load_model(folder)
+def test_cached_decoding_has_no_positions_either(loaded: tuple[Llama, Tokenizer]) -> None:
+    model, _ = loaded
     ids = [3, 1, 4]
     for token in generate(model, ids[:], 20, temperature=0.0):
         assert token == int(published_logits(published_state(), torch.tensor([ids]))[0, -1].argmax())
@@ -49,14 +58,15 @@ def test_the_folder_says_that_it_is_legacy_and_holds_no_optimizer(folder: Path) 
         assert sum(weights.get_tensor(name).numel() for name in weights.keys()) < 100_000
 
 
-def test_it_is_not_trained_on_and_not_measured(folder: Path) -> None:
+def test_it_is_not_trained_on_and_not_measured(folder: Path, loaded: tuple[Llama, Tokenizer]) -> None:
     with pytest.raises(UserError, match="not a plain Llama"):
         load_args(folder)
     with pytest.raises(UserError, match="legacy"):
-        output_weight(load_model(folder)[0])
+        output_weight(loaded[0])
 
 
-def test_an_untied_head_is_kept(tmp_path: Path) -> None:
+def test_an_untied_head_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legacy, "gpt2", byte_level)  # GPT-2's takes a second
     state = published_state()
     state["linear_layer.weight"] = state["linear_layer.weight"].flip(0)
     convert(published_file(tmp_path / "snapshot.pt", state), tmp_path / "model", "P")
