@@ -62,7 +62,7 @@ def test_a_row_depends_only_on_seed_split_and_index(train: list[Task]) -> None:
 
 
 def test_rows_are_distinct_and_of_every_kind(train: list[Task], val: list[Task]) -> None:
-    assert len(set(train)) >= 0.95 * len(train)
+    assert len(set(train)) >= 0.9 * len(train)  # opposites are few
     for rows in (train, val):
         counts = Counter(task.kind for task in rows)
         assert counts.keys() == KINDS.keys()
