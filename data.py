@@ -40,9 +40,22 @@ from catalog import (
 from config import Parser, UserError, resolve, run
 from conversations import COLUMNS
 from documents import Document, cut, documents, row_documents
+from integrity import seal
 from show import show
 from sources import READ_ERRORS, Span, brief, in_validation, retry
-from store import FORMAT, SPLITS, ShardWriter, Store, claimed, hold_out, id_dtype, read_meta, replace_folder, write_json
+from store import (
+    FORMAT,
+    SPLITS,
+    ShardWriter,
+    Store,
+    claimed,
+    hold_out,
+    id_dtype,
+    intact,
+    read_meta,
+    replace_folder,
+    write_json,
+)
 from template import CHAT_TEMPLATE
 from tokenizer import Tokenizer, load_tokenizer
 
@@ -160,10 +173,12 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
         if not (folder / "meta.json").is_file():
             write_json(folder / "meta.json", make_meta(folder, name, wanted, run_units(folder, wanted, workers)))
         meta = read_meta(folder)
-        whole = {shard for split in SPLITS for entry in meta["splits"][split] for shard in entry["sha256"]}
+        whole = {name: digest for split in SPLITS for entry in meta["splits"][split]
+                 for name, digest in entry["sha256"].items()}
         for path in folder.iterdir():
             if path.is_file() and path.name not in {"meta.json", "plan.json", *whole}:
                 path.unlink()
+        seal(folder, whole)
         replace_folder(folder, target)
     noun = {"text": "documents", "instruct": "conversations", "preference": "answers"}[plan.kind]
     for split in SPLITS:
@@ -176,8 +191,10 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
 
 def _planned(folder: Path) -> dict | None:
     """The plan by which a folder is made, if it has one."""
-    path = folder / "plan.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none, or one that was damaged: the same remedy
+        return None
 
 
 def _is_whole(target: Path, plan: dict) -> bool:
@@ -185,6 +202,7 @@ def _is_whole(target: Path, plan: dict) -> bool:
     if not (target / "meta.json").is_file() or _planned(target) != plan:
         return False
     try:
+        intact(target)
         meta = read_meta(target)
         return all(Store(target, split, meta) for split in SPLITS)
     except UserError as error:
