@@ -119,6 +119,13 @@ class ModelArgs:
     temperature: float = opt(0.8, "sampling", "0 = greedy", 0.0)
     top_k: int = opt(50, "sampling", "sample from the k most probable tokens; 0 = all", 0)
     top_p: float = opt(1.0, "sampling", "sample from the fewest tokens that hold this probability", 0.0)
+    min_p: float = opt(0.0, "sampling", "leave out tokens less probable than this share of the most probable one", 0.0)
+    repetition_penalty: float = opt(
+        1.0, "sampling", "divide the logits of all earlier tokens by this (multiply those below 0); 1 = off", 0.0)
+    frequency_penalty: float = opt(
+        0.0, "sampling", "subtract this from a token's logit for each time that it was generated")
+    num_beams: int = opt(1, "sampling", "beam search with N beams, where temperature and filters have no part", 1)
+    stop: tuple[str, ...] = opt((), "sampling", "end before any of these strings")
 
     def __post_init__(self):
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -234,6 +241,12 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
         yield f"--device {a.device} is unknown: use cuda, mps or cpu"
     if not 0 < a.top_p <= 1:
         yield f"--top_p {a.top_p} must be above 0 and at most 1"
+    if a.min_p > 1:
+        yield f"--min_p {a.min_p} is a share: it must be at most 1"
+    if a.repetition_penalty == 0:
+        yield "--repetition_penalty 0 must be above 0; 1 = off"
+    if "" in a.stop:
+        yield "--stop must not be empty"
 
 
 class Parser(argparse.ArgumentParser):
@@ -262,7 +275,7 @@ class Parser(argparse.ArgumentParser):
 
 def _flag(hint: type, f: dataclasses.Field) -> dict:
     """argparse's options for a field: X | None reads an X, Literal gives choices, bool gives --x and --no-x."""
-    described = f.metadata["help"] + ("" if f.default is None else f" (default: {f.default})")
+    described = f.metadata["help"] + ("" if f.default in (None, ()) else f" (default: {f.default})")
     options = {"help": described.replace("%", "%%")}
     if type(None) in typing.get_args(hint):
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
@@ -270,6 +283,8 @@ def _flag(hint: type, f: dataclasses.Field) -> dict:
         return {**options, "choices": typing.get_args(hint)}
     if hint is bool:
         return {**options, "action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple:
+        return {**options, "nargs": "+", "metavar": "TEXT"}
     return {**options, "type": hint, "metavar": hint.__name__.upper()}
 
 
@@ -298,7 +313,7 @@ def settings_table() -> str:
     """The settings as a Markdown table, in the order of the dataclass."""
     rows = ["| flag | default | what |", "|---|---|---|"]
     for f in fields(ModelArgs):
-        default = "" if f.default is None else f"`{f.default}`"
+        default = "" if f.default in (None, ()) else f"`{f.default}`"
         rows.append(f"| `--{f.name}` | {default} | {f.metadata['help'].replace('|', ' or ')} |")
     return "\n".join(rows)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import distributed
 from checkpoint import find_model, load_model
 from config import ModelArgs, Parser, UserError, resolve, run
-from generate import generate
+from generate import generate, sampling_of, until
 
 
 def choose_model(name: str | None, args: ModelArgs) -> Path:
@@ -53,9 +53,8 @@ def main() -> None:
             yield token
 
     with env.autocast():
-        tokens = generate(model, ids, args.max_length, tokenizer.eos_id, temperature=args.temperature, top_k=args.top_k,
-                          top_p=args.top_p, seed=args.seed)
-        for piece in tokenizer.stream(counted(tokens)):
+        tokens = generate(model, ids, args.max_length, tokenizer.eos_id, **sampling_of(args))
+        for piece in until(tokenizer.stream(counted(tokens)), args.stop):
             print(piece, end="", flush=True)
     print()
     print(f"{count} tokens, {count / (time.perf_counter() - t0):.0f} tokens/s", file=sys.stderr)

@@ -29,7 +29,7 @@ from batches import (
 from config import ModelArgs, RunError, UserError, resolve
 from distributed import Env
 from fitting import choose_dataset, with_architecture_of, with_vocabulary
-from generate import generate
+from generate import generate, sampling_of
 from guard import Watchdog, first_here, relaunched
 from metrics import Metrics
 from model import Llama
@@ -234,8 +234,7 @@ class Run:
         self.model.eval()
         with self.env.autocast():
             text = self.tokenizer.decode(generate(
-                self.model, self.prompt, args.max_length, self.tokenizer.eos_id, seed=args.seed,
-                temperature=args.temperature, top_k=args.top_k, top_p=args.top_p))
+                self.model, self.prompt, args.max_length, self.tokenizer.eos_id, **sampling_of(args)))
         self.model.train()
         return args.prompt + (text if self.stage.kind == "text" else " -> " + text)
 

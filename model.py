@@ -56,6 +56,10 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def select(self, rows: Tensor) -> None:
+        """Make the batch of these rows (N,), in this order; one may be taken several times."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
 
 class Attention(nn.Module):
     """Causal attention in which groups of query heads share a key and value head (arXiv 2305.13245)."""
@@ -143,8 +147,9 @@ class Llama(nn.Module):
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
 
         With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
-        0 of it. With a cache the tokens continue those in it. Positions (B, T), where they are not 0, 1, 2 ..., must be
-        below block_size; without them, raises ValueError when the tokens reach past block_size.
+        0 of it. With a cache the tokens continue those in it, and doc_ids are of all of them together. Positions (B,
+        T), where they are not 0, 1, 2 ..., must be below block_size; without them, raises ValueError when the tokens
+        reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
         if positions is not None:
@@ -174,7 +179,7 @@ def attention_mask(T: int, start: int, doc_ids: Tensor | None, branches: Tensor 
         return None
     mask = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)[None]
     if doc_ids is not None:
-        mask = mask & (doc_ids[:, :, None] == doc_ids[:, None, :])
+        mask = mask & (doc_ids[:, start:, None] == doc_ids[:, None, :])
     if branches is not None:
         mask = mask & ((branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :]))
     return mask[:, None]

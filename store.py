@@ -140,23 +140,23 @@ def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype
              free: int) -> dict[str, list[dict]]:
     """The shards of both splits where every document fell on one side (there are few): the last part is held out.
 
-    What is equal counts once and is cut at the same place, so that no text is on both sides; the text at the cut is
-    divided, conversations and pairs stay whole. The new shards are numbered from `free` on, beside the old ones, which
-    a kill leaves whole.
+    What is equal counts once and is cut at the same place, so that no text or prompt is on both sides; the text at the
+    cut is divided, conversations and pairs stay whole. The new shards are numbered from `free` on, beside the old ones,
+    which a kill leaves whole.
     """
-    starts: dict[bytes, int] = {}  # of each distinct document, or part of one, in the row of them all
+    places: dict[bytes, tuple[int, int]] = {}  # of each distinct text, part of one, or prompt in the row of them all
     total = 0
     for shard in shards:
         for group in _groups(folder, shard, kind, dtype):
-            if starts.setdefault(_digest(group), total) == total:
-                total += sum(len(ids) for ids, *_ in group)
+            end = total + sum(len(ids) for ids, *_ in group)
+            total = max(total, places.setdefault(_digest(group, kind), (total, end))[1])
     cut, made = total - round(total * fraction), {split: [] for split in SPLITS}
     for index, shard in enumerate(shards, free):
         writers = {split: ShardWriter(folder, split, index, dtype, with_keep=kind != "text") for split in SPLITS}
         for group in _groups(folder, shard, kind, dtype):
-            start = starts[_digest(group)]
+            start, end = places[_digest(group, kind)]
             if kind != "text":
-                split = "train" if start == 0 or start + sum(len(ids) for ids, *_ in group) <= cut else "val"
+                split = "train" if start == 0 or end <= cut else "val"
                 for ids, keep, ended in group:
                     writers[split].add(ids, keep, 0, ended)
                 continue
@@ -184,8 +184,10 @@ def _groups(folder: Path, shard: dict, kind: str, dtype: type) -> Iterator[list[
     yield from (parts[first:first + size] for first in range(0, len(parts), size))
 
 
-def _digest(group: list[tuple]) -> bytes:
-    return hashlib.blake2b(b"".join(ids.tobytes() for ids, *_ in group), digest_size=16).digest()
+def _digest(group: list[tuple], kind: str) -> bytes:
+    """Names a text by all of it, a conversation or pair by its prompt."""
+    ids, keep, _ = group[0]
+    return hashlib.blake2b((ids if kind == "text" else ids[:keep.argmax()]).tobytes(), digest_size=16).digest()
 
 
 def _names(shard: dict) -> dict[str, str]:

@@ -14,7 +14,7 @@ LAYERS = (
     "config distributed integrity template story_tables story_task_tables",
     "model tokenizer story_world sources store conversations batch optimizers metrics head guard parallel",
     "documents story_tasks batches objectives checkpoint generate plots plan",
-    "catalog show reference fitting skips",
+    "catalog show reference fitting suite skips",
     "data job evaluation export",
     "trainer inference_sft download_model_weight gradio/app",
 )
