@@ -29,7 +29,7 @@ from distributed import Env
 from model import Llama
 from objectives import completion_logps, evaluate, lengths, next_token
 from store import Store, read_meta
-from suite import answers, held_out, story_suite
+from suite import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
 
 ROWS = {"text": StreamValidation, "instruct": PackedRows}
@@ -137,7 +137,8 @@ def side_by_side(folders: list[str], count: int, seed: int, env: Env) -> str:
     for folder in folders:
         model, tokenizer = load_model(folder)
         with env.autocast():
-            columns.append(list(answers(model.to(env.device), tokenizer, tasks, 220, temperature=0.7, seed=seed)))
+            columns.append(list(answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, temperature=0.7,
+                                        seed=seed)))
     width = max(24, (shutil.get_terminal_size((120, 0)).columns - 3 * (len(folders) - 1)) // len(folders))
     lines = []
     for n, task in enumerate(tasks):

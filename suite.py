@@ -11,7 +11,7 @@ from template import instruction_text
 from tokenizer import Tokenizer
 
 BATCH = 32
-STORY_TOKENS = 220  # at most; the longest stories of the world have fewer
+ANSWER_TOKENS, STORY_TOKENS = 24, 220  # at most; the longest of the world have fewer
 
 
 def story_suite(model: Llama, tokenizer: Tokenizer, questions: int = 240, stories: int = 120, seed: int = 0,
@@ -24,7 +24,7 @@ def story_suite(model: Llama, tokenizer: Tokenizer, questions: int = 240, storie
     """
     asked = held_out(tuple(QUESTIONS), questions, seed)
     right = [task.output == answer for task, (answer, _) in zip(
-        asked, answers(model, tokenizer, asked, 24, temperature=0.0), strict=True)]
+        asked, answers(model, tokenizer, asked, ANSWER_TOKENS, temperature=0.0), strict=True)]
     result = {"exact": mean(right)}
     for kind in QUESTIONS:
         result[f"exact_{kind}"] = mean([hit for task, hit in zip(asked, right, strict=True) if task.kind == kind])
