@@ -50,8 +50,9 @@ def listed(folder: Path) -> dict[str, str] | None:
     path = folder / SUMS
     if not path.is_file():
         return {}
-    matches = [LINE.fullmatch(line) for line in path.read_bytes().decode("utf-8", "replace").splitlines()]
-    return {match[2]: match[1] for match in matches} if matches and all(matches) else None
+    *lines, rest = path.read_bytes().decode("utf-8", "replace").split("\n")
+    matches = [LINE.fullmatch(line) for line in lines]
+    return {match[2]: match[1] for match in matches} if matches and all(matches) and not rest else None
 
 
 def damage(folder: Path, remember: bool = False) -> str | None:
