@@ -198,7 +198,8 @@ class Loader:
                  left_out: list[list[int]] | None = None):
         self.rows, self.batch_size, self.rank, self.world_size = rows, batch_size, rank, world_size
         self.cursor = cursor  # rows that all ranks together have taken: the whole position in the data
-        self.left_out = left_out or []  # (first, count): at position `first`, so many rows are passed over
+        # (first, count): at position `first`, so many rows are passed over. The list may grow from outside.
+        self.left_out = [] if left_out is None else left_out
 
     def number(self, position: int) -> int:
         """The row at a position: the same number, but for what is left out before it, each after those before it."""

@@ -25,7 +25,7 @@ class Forked:
     pids: list[int]
     log: Path
 
-    def wait(self, timeout: float = 120) -> list[int]:
+    def wait(self, timeout: float = 60) -> list[int]:
         """The exit status of each rank, minus the signal that ended it."""
         deadline, codes = time.time() + timeout, {}
         while len(codes) < len(self.pids):

@@ -36,11 +36,12 @@ def test_sha256sum_agrees(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["a.bin", "inner/b c.txt", SUMS])
 def test_every_flipped_bit_is_seen(folder: Path, name: str) -> None:
     assert damage(folder) is None
-    for bit in range(8 * (folder / name).stat().st_size):
+    bits = 8 * (folder / name).stat().st_size
+    for bit in (*range(0, bits, 5), *range(bits - 8, bits)):
         flip(folder / name, bit)
         assert str(folder) in damage(folder), bit
         flip(folder / name, bit)
-    assert damage(folder) is None
+    assert bits >= 80 and damage(folder) is None
 
 
 def test_a_lost_file_is_seen_and_an_unsealed_folder_tells_nothing(folder: Path, tmp_path: Path) -> None:
