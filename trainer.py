@@ -147,8 +147,9 @@ def main() -> None:
     parser.add_settings(GROUPS)
     job = Run(vars(parser.parse_args()))
     end_with_launcher()
-    env = distributed.init(job.args.device, job.args.dtype)
+    job.watchdog.beat()
     try:
+        env = distributed.init(job.args.device, job.args.dtype)
         if len(set(distributed.gather_objects((job.progress.step, str(job.source))))) > 1:
             raise RunError(f"the ranks see different checkpoints in {job.folder}: it must lie where all machines see "
                            "it, and torchrun needs an --rdzv-id when machines may come and go")
@@ -163,12 +164,12 @@ def main() -> None:
                     name_launch(job.folder)
                 job.build()
                 train(job)
+        distributed.shutdown()  # not after an error: it might wait for ranks that are gone
     except OSError as error:
         raise RunError(f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "
                        "mend that, then go on with --resume") from None
     finally:
         job.watchdog.end()
-        distributed.shutdown()
 
 
 if __name__ == "__main__":
