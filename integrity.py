@@ -68,7 +68,8 @@ def damage(folder: Path, remember: bool = False) -> str | None:
     unread = [name for name, state in states.items() if seen.get(name) != state]
     for name, digest in digests(folder, unread).items():
         if digest != wanted[name]:
-            return f"{folder / name} " + (f"is damaged (its sha256 is not the one in {SUMS})" if digest else "is gone")
+            what = f"is damaged (its sha256 is not the one in {SUMS})" if digest else "is missing"
+            return f"{folder / name} {what}"
     if remember and unread:
         try:
             write_text(folder / SEEN, json.dumps(states))

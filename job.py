@@ -178,10 +178,12 @@ class Run:
             stored = {name: value for name, value in self.args.given.items() if name not in NOT_STORED}
             stored["dtype"] = str(self.env.dtype).removeprefix("torch.")
             state = {"args": stored, "data": checkpoint.data_hash(self.meta), "stage": self.stage.name,
-                     "world_size": self.env.world_size, "skips": vars(self.skips), **self.start}
+                     "world_size": self.env.world_size, "device": distributed.device_name(self.env),
+                     "source": self.meta["source"], "skips": vars(self.skips), **self.start}
             training = {"optimizer": {"optimizers": optimizers, "scaler": self.scaler.state_dict()}, "rng": generators}
             try:
-                checkpoint.save(self.folder, self.progress, self.args, self.tokenizer, weights, training, state)
+                checkpoint.save(self.folder, self.progress, self.model, self.tokenizer, weights, training, state,
+                                self.args.keep_checkpoints)
             except RunError as error:
                 newest = [step.name for step in checkpoint.steps(self.folder)[-1:]]
                 fault = f"{error}; the newest is {newest[0] if newest else 'none'}: make room"

@@ -1,4 +1,4 @@
-"""The tables of the story world's tasks: how each is asked, in training and for testing, and how the unkind end.
+"""The tables of the story world's tasks: how each is asked, in training and for testing, and unkind endings.
 
 A phrasing is a line with slots such as {name}. story_tasks.py fills them.
 """
@@ -41,6 +41,7 @@ Go on with this story.
 Finish the story.
 Here is the beginning of a story. Write the rest.
 How does this story go on?
+Tell me how it goes on.
 What happens next?
 Tell me the rest of this story.
 Please write an ending for this story.
@@ -136,6 +137,7 @@ How does {name} feel when it is all over?
 What is the ending for {name}?
 How was {name} when the story was over?
 Say how {name} feels at the end.
+Please tell me how it ends.
 Read the story. How does it end?
 """,
         "lesson": """
@@ -168,7 +170,7 @@ The lamb says {word}, and the goat always says the opposite. What does the goat 
 """,
         "add": """
 {name} has {a_things} and finds {b} more. How many {things} does {name} have now?
-{name} had {a_things}. Then {helper} brought {b} more. How many {things} did {name} have?
+{name} has {a_things}. Then {helper} brings {b} more. How many {things} are there?
 {name} owns {a_things}, and {helper} owns {b}. How many {things} do they have together?
 If {name} has {a_things} and gets {b} more, how many {things} is that?
 {Helper} brought {a_things}, and {name} brought {b_things}. How many {things} did they bring?
@@ -288,9 +290,9 @@ Find the {number} {what} among these words: {items}.
 }
 
 # Each word is in one pair only, so that it has one opposite.
-OPPOSITES = """big small, happy sad, old new, fast slow, warm cold, dark bright, long short, high low, first last, good
-bad, up down, open closed, day night, lost found, loud quiet, soft hard, heavy light, left right, yes no, near far, come
-go, laugh cry, always never, push pull, full empty, wet dry, thick thin, asleep awake"""
+OPPOSITES = """big small, happy sad, old new, fast slow, warm cold, dark bright, long short, high low, first last,
+good bad, up down, open closed, day night, lost found, loud quiet, soft hard, heavy light, left right, yes no,
+near far, come go, laugh cry, always never, push pull, full empty, wet dry, thick thin, asleep awake"""
 
 PLURALS = {"scarf": "scarves", "paint box": "paint boxes"}  # of the things whose plural takes more than an "s"
 NUMBERS = "no one two three four five six".split()

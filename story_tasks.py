@@ -20,13 +20,15 @@ from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from template import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
-STORIES = {"about": 4, "wish": 4, "continue": 3}
-QUESTIONS = {"who": 2, "where": 3, "when": 2, "what": 3, "want": 3, "helper": 3, "end": 2, "lesson": 3, "opposite": 3,
-             "add": 4, "take": 4, "list": 5}  # fmt: skip
+STORIES = {"about": 2, "wish": 2, "continue": 2}
+QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 8,
+             "add": 9, "take": 9, "list": 12}  # fmt: skip
 KINDS = STORIES | QUESTIONS
 FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
-# At 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
-WRITTEN_WORDS, READ_WORDS = 140, 128
+# Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
+MAX_WORDS = 140
+TALKED_WORDS = 118  # of a story with three questions
+BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
     "who": lambda tale: tale.character,
@@ -85,35 +87,32 @@ def _instruction(kind: str, split: str, slots: dict[str, str], rng: random.Rando
     return rng.choice(_lines(PHRASINGS[split][kind])).format_map(slots)
 
 
-def _telling(kind: str, tale: Tale, rng: random.Random, brief: bool, max_words: int) -> tuple[str, str] | None:
-    """One telling, if it fits, in two parts: the paragraph that is to be continued, or nothing; and the rest."""
-    text = tell(tale, rng, brief)
-    beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
-    about = names(rest, tale.character) and names(rest, tale.object)
-    return (beginning, rest) if gap and about and len(text.split()) <= max_words else None
+def _told(kind: str, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS) -> tuple[str, str] | None:
+    """A telling in two parts: the first paragraph if it is to be continued, and the rest; None if too long.
+
+    Full tellings are for writing only, and where one is too long, brief ones are tried.
+    """
+    for brief in (kind not in STORIES, *[True] * BRIEF_TRIES):
+        text = tell(tale, rng, brief)
+        beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
+        if gap and len(text.split()) <= max_words and names(rest, tale.character) and names(rest, tale.object):
+            return beginning, rest
+    return None
 
 
-def _drawn(kind: str, split: str, rng: random.Random, max_words: int,
-           suits: Callable[[Tale], bool]) -> tuple[Tale, str, str]:
-    """A tale that suits, and a telling of it that fits: (tale, beginning, rest)."""
+def _tale(kind: str, split: str, rng: random.Random) -> tuple[Tale, str, str]:
+    """A tale that the kind of task can be about, and a telling of it in two parts."""
     while True:
         tale = sample_tale(split, rng)
-        for brief in (False, True, True) if suits(tale) else ():
-            if told := _telling(kind, tale, rng, brief, max_words):
-                return tale, *told
-
-
-def _told_again(task: Task, tale: Tale, rng: random.Random, max_words: int) -> str:
-    """Another telling of a tale that fitted once."""
-    while not (told := _telling(task.kind, tale, rng, True, max_words)):
-        pass
-    return told[1]
+        if kind == "wish" and not names(tale.wish, tale.object) or kind == "helper" and tale.plot not in HELPING_PLOTS:
+            continue
+        if told := _told(kind, tale, rng):
+            return tale, *told
 
 
 def _story_task(kind: str, split: str, rng: random.Random) -> tuple[Task, Tale]:
     """A story to write, and its facts."""
-    tale, beginning, rest = _drawn(kind, split, rng, WRITTEN_WORDS,
-                                   lambda tale: kind != "wish" or names(tale.wish, tale.object))
+    tale, beginning, rest = _tale(kind, split, rng)
     slots = words_of(vars(tale)) | {"a_kind": with_article(tale.kind)}
     return Task(kind, _instruction(kind, split, slots, rng), beginning, rest, tale.character, tale.object), tale
 
@@ -121,7 +120,7 @@ def _story_task(kind: str, split: str, rng: random.Random) -> tuple[Task, Tale]:
 def _reading(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
     """A question about a story, and a wrong answer to it."""
     answer = ANSWERS[kind]
-    tale, _, text = _drawn(kind, split, rng, READ_WORDS, lambda tale: kind != "helper" or tale.plot in HELPING_PLOTS)
+    tale, _, text = _tale(kind, split, rng)
     task = Task(kind, _instruction(kind, split, words_of(vars(tale)), rng), text, capital(answer(tale)) + ".")
     other = tale
     while answer(other) == answer(tale):
@@ -172,10 +171,9 @@ def _listing(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
     wrong = rng.sample(words, count)
     while sorted(wrong) == sorted(belonging):
         wrong = rng.sample(words, count)
-    slots = {"what": group, "items": _series(words), "number": NUMBERS[count],
-             "name": sample_tale(split, rng).character}
-    return Task(kind, _instruction(kind, split, slots, rng), "", capital(_series(belonging)) + "."), (
-        capital(_series(wrong)) + ".")
+    slots = {"what": group, "items": _series(words), "number": NUMBERS[count], "name": rng.choice(GIRLS + BOYS)}
+    task = Task(kind, _instruction(kind, split, slots, rng), "", capital(_series(belonging)) + ".")
+    return task, capital(_series(wrong)) + "."
 
 
 def _question(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
@@ -201,15 +199,44 @@ def instruction_at(split: str, index: int, seed: int = 0) -> dict[str, str]:
     return {"instruction": task.instruction, "input": task.input, "output": task.output}
 
 
+def conversation_at(split: str, index: int, seed: int = 0) -> dict:
+    """A row to learn from: that of instruction_at, or several questions about one story as messages.
+
+    A story is many tokens to read for one short answer; asked several times over, it teaches as many times as much.
+    """
+    rng = random.Random(f"{seed}/{split}/{index}/conversation")
+    if rng.random() < 0.6:
+        return instruction_at(split, index, seed)
+    while True:
+        tale = sample_tale(split, rng)
+        if told := _told("who", tale, rng, TALKED_WORDS):
+            break
+    asked = [kind for kind in ANSWERS if kind != "helper" or tale.plot in HELPING_PLOTS]
+    messages, given = [], told[1]
+    for kind in rng.sample(asked, 3):
+        question = instruction_text(_instruction(kind, split, words_of(vars(tale)), rng), given)
+        messages += [{"role": "user", "content": question},
+                     {"role": "assistant", "content": capital(ANSWERS[kind](tale)) + "."}]
+        given = ""  # it stands in the first turn
+    return {"messages": messages}
+
+
+def _retold(task: Task, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS) -> str:
+    """Another telling of the tale, without the beginning that is to be continued."""
+    while not (told := _told(task.kind, tale, rng, max_words)):
+        pass
+    return told[1]
+
+
 def _off_subject(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """The story of somebody else, or a story of another object."""
-    text = _told_again(task, tale, rng, WRITTEN_WORDS)
+    text = _retold(task, tale, rng)
     peers = {"girl": GIRLS, "boy": BOYS}.get(tale.kind, ())
     strangers = [name for name in peers if not names(task.input + text, name)]
     if strangers and rng.random() < 0.5:
         return re.sub(rf"\b{tale.character}\b", rng.choice(strangers), text)
     while names(text, task.object):
-        other, _, text = _drawn(task.kind, split, rng, WRITTEN_WORDS, lambda other: other.object != tale.object)
+        other, _, text = _tale(task.kind, split, rng)
         if other.kind == tale.kind and not names(text, tale.character):
             text = re.sub(rf"\b{other.character}\b", tale.character, text)
     return text
@@ -220,7 +247,7 @@ def _unkind(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     slots = words_of(vars(tale))
     slots["Helper"] = capital(slots["helper"])
     ending = " ".join(rng.choice(_lines(table)) for table in (UNKIND_DEEDS, UNKIND_WORDS)).format_map(slots)
-    text = _told_again(task, tale, rng, WRITTEN_WORDS)
+    text = _retold(task, tale, rng)
     starts = [match.end() for match in SENTENCE_GAP.finditer(text) if text.count('"', 0, match.end()) % 2 == 0]
     cut = min([0, *starts], key=lambda start: abs(len(text[start:].split()) - len(ending.split())))
     return text[:cut] + ending
@@ -228,23 +255,23 @@ def _unkind(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
 
 def _repetitive(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """The first half of the story, and then one or two of its sentences again and again, up to a story's length."""
-    text = _told_again(task, tale, rng, WRITTEN_WORDS)
+    text = _retold(task, tale, rng)
     sentences = SENTENCE_GAP.split(text)
     kept = rng.randint(len(sentences) // 3, len(sentences) * 2 // 3) or 1
     loop = sentences[max(0, kept - rng.randint(1, 2)) : kept]
-    said, size = sentences[:kept], len(text.split())
-    while sum(len(sentence.split()) for sentence in said) < size or len(said) == kept:
-        said.extend(loop)
-    return " ".join(said)
+    length = len(" ".join(loop).split())
+    rounds = round((len(text.split()) - len(" ".join(sentences[:kept]).split())) / length)
+    return " ".join(sentences[:kept] + loop * max(1, rounds))
 
 
 def _broken_off(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """A longer telling that breaks off in the middle of a sentence, at a story's length."""
-    size = len(_told_again(task, tale, rng, WRITTEN_WORDS).split())
-    text = _told_again(task, tale, rng, 2 * WRITTEN_WORDS)
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
-    last_sentence = len(SENTENCE_GAP.split(text)[-1].split())
-    return text[: ends[min(size, len(ends) - last_sentence)]].rstrip('.,!?"')
+    while True:
+        size = len(_retold(task, tale, rng).split())
+        text = _retold(task, tale, rng, 2 * MAX_WORDS)
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        if len(ends) > size + 10:  # or the telling would break off with its last words
+            return text[: ends[size]].rstrip('.,!?"')
 
 
 def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:
@@ -257,6 +284,8 @@ def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None
         task, tale = _story_task(_draw(STORIES, rng), split, rng)
         spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken_off}[flaw]
         rejected = spoil(task, tale, split, rng)
+        while len(task.input.split()) + len(rejected.split()) > MAX_WORDS:
+            rejected = spoil(task, tale, split, rng)
     prompt = {"role": "user", "content": instruction_text(task.instruction, task.input)}
     return {name: [prompt, {"role": "assistant", "content": answer}]
             for name, answer in (("chosen", task.output), ("rejected", rejected))}

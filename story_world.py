@@ -131,7 +131,7 @@ def _script(plot: str, brief: bool) -> tuple[tuple[str, tuple], ...]:
         flat = re.sub(r" ((?:\| )+)", lambda bars: bars[1].replace(" ", ""), " ".join(body.split()) + " ")
         options = _parse(flat.strip())
         if brief:
-            options = tuple(sorted(options, key=lambda option: _length((option,)))[: (len(options) + 1) // 2])
+            options = tuple(sorted(options, key=lambda option: _length((option,)))[: max(1, len(options) // 2)])
         script.append((mark, options))
     return tuple(script)
 
@@ -227,7 +227,7 @@ def sample_tale(split: str, rng: random.Random) -> Tale:
 
 
 def tell(tale: Tale, rng: random.Random, brief: bool = False) -> str:
-    """Write the story of a tale in one of many ways, naming its facts in plain words; a brief one is shorter."""
+    """Write the story of a tale in one of many ways, naming each of its facts in plain words."""
     slots = words_of(vars(tale))
     _, _, did, about, *_ = _table(THINGS)[tale.object]
     wrong = [spot for spot in _table(PLACES)[tale.place][1:] if spot not in tale.fix]

@@ -63,18 +63,22 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., Store]:
-    """Writes documents, a list for each shard, as one split of a prepared dataset, and opens it."""
-    def write(shards: Iterable[Iterable[np.ndarray]], split: str = "train", vocab_size: int = 65536,
-              eos_id: int = -1) -> Store:
+    """Writes documents, a list for each shard, as one split of a prepared dataset, and opens it.
+
+    Of another kind than text, each document is (ids, what of it is learned).
+    """
+    def write(shards: Iterable[Iterable], split: str = "train", vocab_size: int = 65536, eos_id: int = -1,
+              kind: str = "text") -> Store:
         folder = tmp_path / f"data-{split}"
         folder.mkdir()
         entries = []
         for index, documents in enumerate(shards):
-            writer = ShardWriter(folder, split, index, id_dtype(vocab_size), with_keep=False)
-            for ids in documents:
-                writer.add(np.asarray(ids), None, len(ids), ended=True)
+            writer = ShardWriter(folder, split, index, id_dtype(vocab_size), with_keep=kind != "text")
+            for document in documents:
+                ids, keep = (document, None) if kind == "text" else map(np.asarray, document)
+                writer.add(np.asarray(ids), keep, len(ids), ended=True)
             entries.append(writer.close())
-        meta = {"format": FORMAT, "kind": "text", "splits": {split: entries},
+        meta = {"format": FORMAT, "kind": kind, "splits": {split: entries},
                 "tokenizer": {"vocab_size": vocab_size, "eos_id": eos_id}}
         write_json(folder / "meta.json", meta)
         return Store(folder, split, meta)

@@ -39,6 +39,8 @@ PREFERENCES = {  # row -> chosen, rejected, turns in common
                                              talk("Hi", "good"), talk("Hi", "bad"), 1),
     "several turns": ({"chosen": [*MULTI[:4], *talk("x", "good")[1:]], "rejected": MULTI},
                       [*MULTI[:4], *talk("x", "good")[1:]], MULTI, 4),
+    "white space at the ends": ({"prompt": " Hi\n", "chosen": talk("Hi", "good\n"), "rejected": " bad"},
+                                talk("Hi", "good"), talk("Hi", "bad"), 1),
     "turns after the parting": ({"chosen": talk("Hi", "good", "And?", "more"), "rejected": talk("Hi", "bad")},
                                 talk("Hi", "good", "And?", "more"), talk("Hi", "bad"), 1),
 }
@@ -100,6 +102,7 @@ BAD_PREFERENCES = [
     ({"chosen": [{"role": "human", "content": "Hi"}, *talk("Hi", "good")], "rejected": talk("Hi", "bad")},
      "row 7: turn 1 of 'chosen' has the unknown role 'human'"),
     ({"prompt": "Hi", "chosen": "same", "rejected": "same"}, "row 7: chosen and rejected are the same"),
+    ({"prompt": "Hi", "chosen": "same", "rejected": "same "}, "row 7: chosen and rejected are the same"),
     ({"chosen": MULTI, "rejected": MULTI}, "row 7: chosen and rejected are the same"),
     ({"chosen": "good", "rejected": "bad"},
      "row 7: chosen and rejected have no turn in common: both must begin with the same prompt"),

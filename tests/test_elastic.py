@@ -25,12 +25,13 @@ def folder(tmp_path):
 
 
 def torchrun(folder, *words, **settings):
-    """torchrun in a session of its own, as on a machine of its own."""
+    """torchrun in a session of its own, as on a machine of its own, with the store that the README asks for."""
     log = (folder / f"log-{time.time_ns()}.txt").open("w")
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *words, str(ROOT / "trainer.py"),
          *flags({**LONG, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings})],
-        stdout=log, stderr=log, env=QUIET, start_new_session=True)
+        stdout=log, stderr=log,
+        env={**QUIET, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, start_new_session=True)
 
 
 def ranks_of(agent):

@@ -46,7 +46,7 @@ def test_every_flipped_bit_is_seen(folder: Path, name: str) -> None:
 
 def test_a_lost_file_is_seen_and_an_unsealed_folder_tells_nothing(folder: Path, tmp_path: Path) -> None:
     (folder / "a.bin").unlink()
-    assert damage(folder) == f"{folder / 'a.bin'} is gone"
+    assert damage(folder) == f"{folder / 'a.bin'} is missing"
     assert damage(tmp_path) is None
 
 

@@ -167,6 +167,14 @@ def test_documents_are_read_by_number_with_what_is_learned(tmp_path: Path) -> No
     assert text.document(0)[1].tolist() == [True] * 3  # of texts all is learned
 
 
+def test_a_document_is_read_across_shards_that_it_does_not_end_in(tmp_path: Path) -> None:
+    shards = [write_shard(tmp_path, 0, [[1, 2], [3]], last_goes_on=True),
+              write_shard(tmp_path, 1, [[4, 5]], last_goes_on=True), write_shard(tmp_path, 2, [[6], [7]])]
+    data = store(tmp_path, "train", shards)
+    assert data.documents == 3 and data.bounds.tolist() == [0, 2, 6, 7]
+    assert [data.document(n)[0].tolist() for n in range(3)] == [[1, 2], [3, 4, 5, 6], [7]]
+
+
 def test_conversations_are_held_out_whole(tmp_path: Path) -> None:
     made = [[n, n, 50 + n, 50, 50][:3 + n % 3] for n in range(30)]
     shards = [write_talks(tmp_path, 0, made[:20]), write_talks(tmp_path, 1, made[20:])]
