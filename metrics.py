@@ -7,6 +7,8 @@ from pathlib import Path
 
 from integrity import write_text
 
+FINISH_SECONDS = 60  # how long the end of a run waits for wandb
+
 
 class Metrics:
     """Appends rows to <run>/metrics.jsonl and sends them to wandb; wandb never stops a run."""
@@ -74,7 +76,9 @@ def _start_wandb(run: Path, mode: str, settings: dict):
             if mode == "online":
                 print("not logged in to wandb, so it records offline (to change that: wandb login)", file=sys.stderr)
             mode = "offline"
-        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True)
+        # At the end, what could not be sent to a server that is gone stays on disk, for `wandb sync`.
+        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=FINISH_SECONDS,
+                               finish_timeout_raises=True, x_disable_stats=True)
         return wandb.init(project="smolllama", name=run.name, dir=run, config=settings, settings=quiet,
                           mode="offline" if mode == "offline" else "online")
     except Exception as error:  # an optional service: its faults, of any kind, must not stop training
