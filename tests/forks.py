@@ -52,18 +52,21 @@ def fork(folder: Path, *extra: str, ranks: int = 1, before: Callable[[int], obje
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    pids, log = [], folder / f"log-{time.time_ns()}.txt"
-    log.touch()
+    forked = Forked([], folder / f"log-{time.time_ns()}.txt")
+    forked.log.touch()
     for rank in range(ranks):
-        pids.append(os.fork())
-        if not pids[-1]:
-            _become_trainer(words, log, before, rank, {
-                **({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": port} if ranks > 1 else {}), **(environment or {})})
-    return Forked(pids, log)
+        places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
+                  "MASTER_PORT": port} if ranks > 1 else {}
+        forked.pids.append(start(forked.log, trainer.main, words, {**places, **(environment or {})},
+                                 lambda rank=rank: before and before(rank)))
+    return forked
 
 
-def _become_trainer(words: list[str], log: Path, before: Callable | None, rank: int, environment: dict) -> None:
+def start(log: Path, main: Callable[[], None], words: list[str], environment: dict[str, str],
+          before: Callable[[], object]) -> int:
+    """Run a script's main in a copy of this process, its output in a file; returns the process id."""
+    if pid := os.fork():
+        return pid
     code = 99
     try:
         distributed.peak_flops = lambda env: None  # both take seconds and are not what is tested with forks
@@ -72,11 +75,10 @@ def _become_trainer(words: list[str], log: Path, before: Callable | None, rank: 
         for stream in (1, 2):
             os.dup2(handle, stream)
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-        sys.__stderr__, sys.argv = sys.stderr, ["trainer.py", *words]
+        sys.__stderr__, sys.argv = sys.stderr, ["script.py", *words]
         os.environ.update(environment)
-        if before:
-            before(rank)
-        config.run(trainer.main)
+        before()
+        config.run(main)
         code = 0
     except SystemExit as left:
         code = left.code

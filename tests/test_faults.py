@@ -11,25 +11,33 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import test_sources
 import torch
-from forks import fork
+from forks import Forked, fork, start
 from safetensors.torch import load_file
+from test_data import TEXTS, Inline, files
 from test_skips import plant
 from toy import metrics, toy_dataset
 
+import catalog
 import checkpoint
 import config
+import data
 import store
 import trainer
+import units
 from config import UserError
 
 # A stage's settings: 256 tokens a step in all of them.
 STAGES = {"P": {}, "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
           "D": dict(train="D", dataset="toy-preference", block_size=64, batch_size=2, max_lr=1e-3)}
+stumbling = test_sources.server  # the fixture: a hub on this machine
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 
@@ -117,6 +125,122 @@ def test_a_few_kills_leave_nothing_behind(place, unbroken):
 @pytest.mark.parametrize("stage", STAGES)
 def test_twenty_kills_leave_nothing_behind(place, unbroken, stage, fault):
     kill_again_and_again(place, unbroken, stage, 20, fault, seed=ord(stage))
+
+
+@pytest.mark.faults
+def test_twenty_kills_of_a_preparation_change_nothing(tmp_path, fault):
+    """At a write or after a time; also a shard's, and while shards are taken in."""
+    corpus, rng = tmp_path / "rows.jsonl", random.Random(7)
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+
+    def prepared(data_dir, *words, kill=None, log=tmp_path / "log.txt"):
+        def before():
+            data.ProcessPoolExecutor, units._end_with_main = Inline, lambda: None
+            data.unit_bytes = catalog.unit_bytes = lambda total: 3_000
+            if kill and kill < 0:
+                dies_at_write(-kill)(0)
+        log.touch()
+        words = ["--files", str(corpus), "--name", "mine", "--tokenizer", "bytes", "--data_dir", str(data_dir), *words]
+        process = Forked([start(log, data.main, words, {}, before)], log)
+        if kill and kill > 0:
+            time.sleep(kill)
+            os.kill(process.pids[0], signal.SIGKILL)
+        return process.wait()[0]
+
+    assert prepared(tmp_path / "whole") == 0
+    for number in range(20):
+        fault()
+        words = ["--shard", f"{number % 2 + 1}/2"] if number < 10 else []
+        assert prepared(tmp_path / "data", *words, kill=rng.uniform(0.05, 0.5) if number % 3 else -rng.randint(5, 90)
+                        ) in (0, -signal.SIGKILL)
+        if (tmp_path / "data" / "mine").is_dir():
+            assert files(tmp_path / "data" / "mine") == files(tmp_path / "whole" / "mine")
+            shutil.rmtree(tmp_path / "data" / "mine")
+    assert prepared(tmp_path / "data") == 0
+    assert files(tmp_path / "data" / "mine") == files(tmp_path / "whole" / "mine")
+    store.intact(tmp_path / "data" / "mine")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("what", test_sources.FAULTS)
+def test_the_hub_stumbles_and_nothing_is_lost(stumbling, fault, what):
+    match, how = test_sources.FAULTS[what]
+    stumbling.fault(match, **how)
+    fault()
+    assert test_sources.read() == test_sources.ROWS
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_file_of_a_checkpoint_and_of_a_dataset_with_a_flipped_bit(place, unbroken, tmp_path, fault, stage):
+    step, rng = shutil.copytree(unbroken(stage) / "step_000006", tmp_path / "step_000006"), random.Random(ord(stage))
+    folder = shutil.copytree(place / "data" / STAGES[stage].get("dataset", "toy"), tmp_path / "data",
+                             ignore=shutil.ignore_patterns("reference"))
+    for where, whole in (step, checkpoint.intact), (folder, store.intact):
+        for _ in damaged_one_by_one(where, rng):
+            fault()
+            with pytest.raises(UserError, match=re.escape(str(where))):
+                whole(where)
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_small_disk_that_is_really_full(place, unbroken, tmp_path, fault):
+    """A tmpfs with room for one checkpoint and a half: the first is kept, the rest fail, until something is removed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1100k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        fault()
+        (disk / "ballast").write_bytes(bytes(200_000))
+        checkpoint_bytes = sum(path.stat().st_size for path in (unbroken("P") / "step_000006").rglob("*"))
+        assert 600_000 > checkpoint_bytes > 400_000
+        failed = fork(place, save_checkpoint_dir=disk, run_name="small", before=disk_usage_lies)
+        assert failed.wait() == [1], failed.said
+        assert "warning: the checkpoint of step" in failed.said and "make room, then go on" in failed.said
+        assert "Traceback" not in failed.said
+        assert [step.name for step in checkpoint.steps(disk / "small")] == ["step_000002"]
+        (disk / "ballast").unlink()
+        done = fork(place, "--resume", save_checkpoint_dir=disk, run_name="small", keep_checkpoints=1,
+                    before=disk_usage_lies)
+        assert done.wait() == [0], done.said
+        assert_same_run(disk / "small", unbroken("P"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def disk_usage_lies(rank):
+    """The look before a save sees plenty of room, so that the disk is full in the middle of a file."""
+    checkpoint.shutil.disk_usage = lambda folder, real=shutil.disk_usage: real(folder)._replace(free=1 << 40)
+
+
+@pytest.mark.faults
+def test_memory_files_and_threads_stay_flat_over_2000_steps(place, tmp_path, fault):
+    fault()
+    seen = tmp_path / "seen"
+
+    def before(rank):
+        real = trainer.record
+
+        def record(run, *rest):
+            real(run, *rest)
+            if run.progress.step % 100 == 0:
+                now = {"rss": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+                       "files": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))}
+                with seen.open("a") as file:
+                    file.write(json.dumps(now) + "\n")
+        trainer.record = record
+
+    done = fork(place, run_name="long", before=before, total_iters=2000, epochs=1000, save_checkpoint_iter=250,
+                eval_iters=250, val_epochs=0, keep_checkpoints=2)
+    assert done.wait(400) == [0], done.said
+    rows = [json.loads(line) for line in seen.read_text().splitlines()]
+    print(rows[3], rows[-1])
+    assert len(rows) == 20
+    for row in rows[4:]:
+        assert row["files"] == rows[3]["files"] and row["threads"] == rows[3]["threads"]
+        assert row["rss"] < 1.03 * rows[3]["rss"], (rows[3], row)
 
 
 def flip(path, rng):
