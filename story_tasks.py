@@ -20,9 +20,9 @@ from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from template import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
-STORIES = {"about": 2, "wish": 2, "continue": 2}
-QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 8,
-             "add": 9, "take": 9, "list": 12}  # fmt: skip
+STORIES = {"about": 3, "wish": 3, "continue": 3}
+QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
+             "add": 18, "take": 18, "list": 24}  # fmt: skip
 KINDS = STORIES | QUESTIONS
 FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
@@ -205,7 +205,7 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
     A story is many tokens to read for one short answer; asked several times over, it teaches as many times as much.
     """
     rng = random.Random(f"{seed}/{split}/{index}/conversation")
-    if rng.random() < 0.6:
+    if rng.random() < 0.65:
         return instruction_at(split, index, seed)
     while True:
         tale = sample_tale(split, rng)
