@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sources import HubDataset, Span, hub_spans, local_spans
-from story_tasks import instruction_at, preference_at
+from story_tasks import conversation_at, instruction_at, preference_at
 from story_world import story_at
 from tokenizer import Tokenizer, train_bpe
 
@@ -40,8 +40,8 @@ class StorySet:
 
 
 STORIES = {
-    "stories": StorySet("text", lambda *place: {"text": story_at(*place)[1]}, {"train": 60_000, "val": 2_000}, 800),
-    "stories_instruct": StorySet("instruct", instruction_at, {"train": 24_000, "val": 1_000}, 700),
+    "stories": StorySet("text", lambda *place: {"text": story_at(*place)[1]}, {"train": 30_000, "val": 2_000}, 800),
+    "stories_instruct": StorySet("instruct", conversation_at, {"train": 32_000, "val": 1_000}, 500),
     "stories_preference": StorySet("preference", preference_at, {"train": 3_000, "val": 400}, 1300),
 }
 

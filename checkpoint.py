@@ -28,6 +28,7 @@ from store import write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
+LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
 ARCHITECTURE = ("block_size", "vocab_size", "embeddings_dims", "no_of_decoder_layers", "no_of_heads", "no_kv_heads",
                 "head_dim", "hidden_dims", "eps", "rope_theta", "tie_embeddings")
 
@@ -51,7 +52,7 @@ def hf_config(args: ModelArgs, eos_id: int) -> dict:
         "rms_norm_eps": args.eps, "rope_theta": args.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": args.rope_theta},
         "tie_word_embeddings": args.tie_embeddings, "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
-        "bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": eos_id,
+        "bos_token_id": eos_id, "eos_token_id": eos_id,  # as pad token, its embedding would get no gradient elsewhere
     }
 
 
@@ -65,7 +66,7 @@ def args_from_hf(config: dict, where: Path) -> ModelArgs:
         (f"hidden_act {config.get('hidden_act')}", config.get("hidden_act", "silu") == "silu"),
         ("attention_bias", not config.get("attention_bias")), ("mlp_bias", not config.get("mlp_bias"))) if not ours]
     if different:
-        raise UserError(f"{where} is not a plain Llama ({', '.join(different)}), so it cannot be run here")
+        raise UserError(f"{where} is not a plain Llama ({', '.join(different)}), so it cannot be used as one")
     heads = config["num_attention_heads"]
     return ModelArgs(
         vocab_size=config["vocab_size"], embeddings_dims=config["hidden_size"], hidden_dims=config["intermediate_size"],
@@ -74,6 +75,25 @@ def args_from_hf(config: dict, where: Path) -> ModelArgs:
         block_size=config["max_position_embeddings"], eps=config["rms_norm_eps"],
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         tie_embeddings=config.get("tie_word_embeddings", False), dropout=0.0, attn_dropout=0.0)
+
+
+def write_model(folder: Path, model: Llama, tokenizer: Tokenizer, about: dict,
+                dtype: torch.dtype = torch.float32) -> None:
+    """Write the files of a Hugging Face model into a folder; `about` is the part of config.json that is our own.
+
+    about["stage"] is the letter of the stage that trained it: models of P continue a text, those of S and D answer.
+    """
+    weights = model.state_dict()
+    if model.args.tie_embeddings:
+        del weights["lm_head.weight"]
+    weights = {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    special = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+    config = {**hf_config(model.args, tokenizer.eos_id), "dtype": str(dtype).removeprefix("torch."), "smolllama": about}
+    legacy = {"model_type": LEGACY, "architectures": ["SmolLlamaLegacy"]} if model.legacy else {}
+    write_json(folder / "config.json", {**config, **legacy})
+    write_json(folder / "generation_config.json", special)
+    tokenizer.save(folder)
 
 
 def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, state: dict, rng: list,
@@ -86,23 +106,12 @@ def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, stat
     partial = run / f".{folder.name}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "train_state").mkdir(parents=True)
-    weights = model.state_dict()
-    if model.args.tie_embeddings:
-        del weights["lm_head.weight"]
-    save_file({name: w.contiguous() for name, w in weights.items()}, partial / "model.safetensors", {"format": "pt"})
-    write_json(partial / "config.json", hf_config(model.args, tokenizer.eos_id))
-    write_json(partial / "generation_config.json", {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id,
-                                                    "pad_token_id": tokenizer.eos_id})
-    tokenizer.save(partial)
+    write_model(partial, model, tokenizer, {"stage": state["args"]["train"]})
     torch.save([part.state_dict() for part in stateful], partial / "train_state" / "optimizer.pt")
     torch.save(rng, partial / "train_state" / "rng.pt")
     write_json(partial / "train_state" / "state.json",
                {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
-    for path in sorted(partial.rglob("*")):
-        _sync(path)
-    _sync(partial)
-    discard(folder)  # the same step again, after a resume from an older one
-    partial.rename(folder)
+    publish(partial, folder)  # in the place of the same step, after a resume from an older one
     temporary = run / "latest.tmp"
     temporary.write_text(folder.name)
     _sync(temporary)
@@ -113,6 +122,15 @@ def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, stat
     for leftover in run.glob(".step_*"):  # of a run that was killed while it saved or pruned
         shutil.rmtree(leftover)
     return folder
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Give a folder that is written whole its name, in the place of what has that name."""
+    for path in sorted(partial.rglob("*")):
+        _sync(path)
+    _sync(partial)
+    discard(folder)
+    partial.rename(folder)
 
 
 def discard(folder: Path) -> None:
@@ -152,10 +170,21 @@ def find_model(folder: str | Path) -> Path:
 
 def load_args(folder: Path) -> ModelArgs:
     """The architecture of the model in a folder. Raises UserError when config.json is broken or not a Llama's."""
+    return _parsed(folder, read_config(folder))
+
+
+def read_config(folder: Path) -> dict:
+    """What config.json says. Raises UserError when it is broken."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'} is broken ({type(error).__name__}: {error})") from None
+
+
+def _parsed(folder: Path, config: dict) -> ModelArgs:
+    try:
         return args_from_hf(config, folder)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'} is broken ({type(error).__name__}: {error})") from None
 
 
@@ -182,8 +211,9 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
     """(model, tokenizer) of a run, a step or any Llama folder in Hugging Face format; in float32, for inference."""
     folder = find_model(folder)
-    args = load_args(folder)
-    model = Llama(args)
+    config = read_config(folder)
+    legacy = config.get("model_type") == LEGACY
+    model = Llama(_parsed(folder, config | {"model_type": "llama"} if legacy else config), legacy)
     load_weights(model, folder)
     return model.eval(), load_tokenizer(folder)
 

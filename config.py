@@ -185,19 +185,18 @@ PRESETS: dict[str, dict[str, object]] = {
     # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304
     "smol-130m": dict(embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
                       batch_size=32, dropout=0.0, attn_dropout=0.0),
-    # the quickstart: some minutes on two CPU cores
+    # the quickstart: some minutes on two CPU cores, all three together
     "stories": dict(dataset="stories", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2,
-                    block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0, attn_dropout=0.0,
-                    optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=900, eval_iters=225, eval_check=25,
-                    save_checkpoint_iter=225, max_length=150),
-    "stories-instruct": dict(train="S", dataset="stories_instruct", block_size=256, batch_size=8, total_batch_size=4096,
-                             dropout=0.0, attn_dropout=0.0, optimizer="muon", max_lr=5e-3, muon_lr=0.01,
-                             warmup_iters=20, total_iters=500, eval_iters=125, eval_check=10, save_checkpoint_iter=250,
-                             max_length=150, prompt="Write a story about Tom and a bell."),
-    "stories-preference": dict(train="D", dataset="stories_preference", block_size=256, batch_size=4,
-                               total_batch_size=8192, dropout=0.0, attn_dropout=0.0, max_lr=5e-5, warmup_iters=10,
-                               total_iters=100, eval_iters=25, eval_check=10, save_checkpoint_iter=50, max_length=150,
-                               prompt="Write a story about Tom and a bell."),
+                    block_size=320, batch_size=6, total_batch_size=1920, dropout=0.0, attn_dropout=0.0,
+                    optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=800, eval_iters=200, eval_check=25,
+                    save_checkpoint_iter=200, max_length=150),
+    "stories-instruct": dict(train="S", dataset="stories_instruct", batch_size=6, total_batch_size=1920, dropout=0.0,
+                             attn_dropout=0.0, optimizer="muon", max_lr=1e-2, warmup_iters=50, total_iters=1400,
+                             eval_iters=350, eval_check=20, save_checkpoint_iter=350, max_length=150,
+                             prompt="Write a story about Tom and a bell."),
+    "stories-preference": dict(train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680,
+                               max_lr=5e-5, warmup_iters=10, total_iters=100, eval_iters=25, eval_check=20,
+                               save_checkpoint_iter=50, max_length=150, prompt="Write a story about Tom and a bell."),
     # characters of Shakespeare, 0.8M parameters: under three minutes on two CPU cores
     "shakespeare": dict(dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,
                         no_kv_heads=2, block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0,
@@ -253,13 +252,13 @@ class Parser(argparse.ArgumentParser):
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
-    def add_settings(self, groups: Iterable[str]) -> None:
-        """One flag for each field of the groups; a flag that is not typed leaves nothing behind."""
+    def add_settings(self, wanted: Iterable[str]) -> None:
+        """A flag for each field that is wanted by its name or its group's; if not typed, it leaves nothing behind."""
         hints = typing.get_type_hints(ModelArgs)
         sections: dict[str, argparse._ArgumentGroup] = {}
         for f in fields(ModelArgs):
             name = f.metadata["group"]
-            if name in groups:
+            if name in wanted or f.name in wanted:
                 if name not in sections:
                     sections[name] = self.add_argument_group(name)
                 sections[name].add_argument(f"--{f.name}", default=argparse.SUPPRESS, **_flag(hints[f.name], f))

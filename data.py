@@ -106,13 +106,13 @@ def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
     tokenizer, folder, plan = _worker["tokenizer"], _worker["folder"], _worker["plan"]
     writers = {split: ShardWriter(folder, split, index, id_dtype(tokenizer.vocab_size), plan["kind"] != "text")
                for split in SPLITS}
-    left, empty, uncounted = budget, 0, 0
+    left, empty, uncounted, full = budget, 0, 0, False
     for span, document in _documents(spans, plan, tokenizer):
         if document is None:
             empty += 1
             continue
         whole, document = document, document if left is None else cut(document, left, tokenizer)
-        if document is None:
+        if full := document is None:
             break
         split = span.split or ("val" if span.whole and in_validation(document.key, plan["val_fraction"]) else "train")
         for ids, keep, size in document.parts:
@@ -124,7 +124,7 @@ def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
         if left == 0 or document is not whole:
             break
     _count(uncounted)
-    entry = {"empty": empty, "shards": {split: writer.close() for split, writer in writers.items()}}
+    entry = {"empty": empty, "full": full, "shards": {split: writer.close() for split, writer in writers.items()}}
     write_json(folder / f"unit-{index:05d}.json", entry)
     return entry
 
@@ -267,7 +267,7 @@ def _run_group(folder: Path, pool: ProcessPoolExecutor, plan: dict, numbers: lis
             entries[number] = _wait(_submit(pool, number, left), tick)
             break
         entries[number] = entry
-        left = left if left is None else left - _tokens(entry)
+        left = 0 if entry["full"] else left if left is None else left - _tokens(entry)
     for future in running.values():
         future.cancel()
     return entries

@@ -97,7 +97,7 @@ class Store:
         path = self.folder / _names(shard)[part]
         if not path.is_file() or path.stat().st_size != count * np.dtype(dtype).itemsize:
             raise UserError(f"{path} is missing or was cut short: prepare the dataset again with data.py")
-        return np.memmap(path, dtype=dtype, mode="r")
+        return np.memmap(path, dtype=dtype, mode="r") if count else np.empty(0, dtype)
 
     def __len__(self) -> int:
         """Number of tokens."""

@@ -20,13 +20,14 @@ from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from template import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
-STORIES = {"about": 4, "wish": 4, "continue": 3}
-QUESTIONS = {"who": 2, "where": 3, "when": 2, "what": 3, "want": 3, "helper": 3, "end": 2, "lesson": 3, "opposite": 3,
-             "add": 4, "take": 4, "list": 5}  # fmt: skip
+STORIES = {"about": 3, "wish": 3, "continue": 3}
+QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
+             "add": 18, "take": 18, "list": 24}  # fmt: skip
 KINDS = STORIES | QUESTIONS
 FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
+TALKED_WORDS = 118  # of a story with three questions
 BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
@@ -198,6 +199,28 @@ def instruction_at(split: str, index: int, seed: int = 0) -> dict[str, str]:
     return {"instruction": task.instruction, "input": task.input, "output": task.output}
 
 
+def conversation_at(split: str, index: int, seed: int = 0) -> dict:
+    """A row to learn from: that of instruction_at, or several questions about one story as messages.
+
+    A story is many tokens to read for one short answer; asked several times over, it teaches as many times as much.
+    """
+    rng = random.Random(f"{seed}/{split}/{index}/conversation")
+    if rng.random() < 0.65:
+        return instruction_at(split, index, seed)
+    while True:
+        tale = sample_tale(split, rng)
+        if told := _told("who", tale, rng, TALKED_WORDS):
+            break
+    asked = [kind for kind in ANSWERS if kind != "helper" or tale.plot in HELPING_PLOTS]
+    messages, given = [], told[1]
+    for kind in rng.sample(asked, 3):
+        question = instruction_text(_instruction(kind, split, words_of(vars(tale)), rng), given)
+        messages += [{"role": "user", "content": question},
+                     {"role": "assistant", "content": capital(ANSWERS[kind](tale)) + "."}]
+        given = ""  # it stands in the first turn
+    return {"messages": messages}
+
+
 def _retold(task: Task, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS) -> str:
     """Another telling of the tale, without the beginning that is to be continued."""
     while not (told := _told(task.kind, tale, rng, max_words)):
@@ -243,11 +266,12 @@ def _repetitive(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
 
 def _broken_off(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """A longer telling that breaks off in the middle of a sentence, at a story's length."""
-    size = len(_retold(task, tale, rng).split())
-    text = _retold(task, tale, rng, 2 * MAX_WORDS)
-    ends = [match.end() for match in re.finditer(r"\S+", text)]
-    last_sentence = len(SENTENCE_GAP.split(text)[-1].split())
-    return text[: ends[min(size, len(ends) - last_sentence)]].rstrip('.,!?"')
+    while True:
+        size = len(_retold(task, tale, rng).split())
+        text = _retold(task, tale, rng, 2 * MAX_WORDS)
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        if len(ends) > size + 10:  # or the telling would break off with its last words
+            return text[: ends[size]].rstrip('.,!?"')
 
 
 def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:

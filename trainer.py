@@ -185,7 +185,8 @@ class Run:
             stored = {name: value for name, value in self.args.given.items() if name not in NOT_STORED}
             stored["dtype"] = str(self.env.dtype).removeprefix("torch.")
             state = {"args": stored, "data": checkpoint.data_hash(self.meta), "stage": self.stage.name,
-                     "world_size": self.env.world_size, **self.start}
+                     "world_size": self.env.world_size, "device": distributed.device_name(self.env),
+                     "source": self.meta["source"], **self.start}
             checkpoint.save(self.folder, self.progress, self.model, self.tokenizer, state, generators,
                             [*self.optimizers, self.scaler], self.args.keep_checkpoints)
         distributed.barrier()

@@ -45,6 +45,7 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
 
 
 def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> Path:
+    state = {"args": {"train": folder.name[0]}, **state}
     return save(folder, Progress(1, 0, 0), model, tokenizer, state, [torch.get_rng_state()], [])
 
 

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     "config distributed template story_tables story_task_tables",
     "model tokenizer story_world sources store conversations batch optimizers metrics head",
-    "documents story_tasks batches objectives checkpoint generate plots plan",
-    "catalog show reference fitting suite",
-    "data trainer evaluation export",
+    "documents story_tasks batches objectives checkpoint generate plots plan fetching gguf_file page_view",
+    "catalog show reference fitting suite talk legacy card",
+    "data trainer evaluation export page_models",
     "inference_sft download_model_weight gradio/app",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
