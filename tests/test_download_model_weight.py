@@ -177,6 +177,19 @@ def test_small_files_have_the_hash_of_git(tmp_path: Path) -> None:
     assert fetching._digest(tmp_path / "hello", file) == file.git
 
 
+def test_a_server_that_knows_no_ranges_is_read_from_the_start(get, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = hub.content
+
+    def whole(path: str, span: str | None) -> tuple:
+        status, body, headers = good(path, "bytes=0-" if span else None)
+        return (200, body, {}) if "/resolve/" in path else (status, body, headers)
+
+    monkeypatch.setattr(hub, "content", whole)
+    hub.fault("/resolve/", cut=50_000)
+    assert isinstance(get("-P"), Path)
+    assert len([path for path, _ in hub.requests if "/resolve/" in path]) == 2  # not begun again as damaged
+
+
 @pytest.mark.parametrize("status", [206, 200])
 def test_an_answer_that_says_it_is_whole_and_is_not_ends_in_one_line(get, hub: Hub, monkeypatch: pytest.MonkeyPatch,
                                                                      status: int) -> None:
