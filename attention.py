@@ -32,7 +32,7 @@ def attention_mask(T: int, start: int, doc_ids: Tensor | None, branches: Tensor 
         return None
     mask = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)[None]
     if doc_ids is not None:
-        mask = mask & (doc_ids[:, :, None] == doc_ids[:, None, :])
+        mask = mask & (doc_ids[:, start:, None] == doc_ids[:, None, :])
     if branches is not None:
         mask = mask & ((branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :]))
     return mask[:, None]

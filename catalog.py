@@ -1,16 +1,18 @@
 """The datasets that have a name, and the spans of whatever is to be prepared.
 
-    stories       the built-in story world: texts, with a tokenizer trained on them
+    stories       the built-in story world: stories, stories_instruct, stories_preference, one tokenizer for all three
     fw, tinystories, alpaca, dpo       on the Hugging Face hub
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sources import HubDataset, Span, hub_spans, local_spans
+from story_tasks import conversation_at, instruction_at, preference_at
 from story_world import story_at
 from tokenizer import Tokenizer, train_bpe
 
@@ -38,7 +40,9 @@ class StorySet:
 
 
 STORIES = {
-    "stories": StorySet("text", lambda *place: {"text": story_at(*place)[1]}, {"train": 60_000, "val": 2_000}, 800),
+    "stories": StorySet("text", lambda *place: {"text": story_at(*place)[1]}, {"train": 30_000, "val": 2_000}, 800),
+    "stories_instruct": StorySet("instruct", conversation_at, {"train": 32_000, "val": 1_000}, 500),
+    "stories_preference": StorySet("preference", preference_at, {"train": 3_000, "val": 400}, 1300),
 }
 
 
@@ -72,7 +76,7 @@ def file_source(name: str, kind: str, paths: list[str]) -> Source:
 
 
 def story_sources(seed: int) -> list[Source]:
-    """The datasets of the story world."""
+    """The three datasets of the story world."""
     return [_story_source(name, seed) for name in STORIES]
 
 
@@ -96,5 +100,7 @@ def story_rows(span: Span, seed: int) -> Iterator[tuple[dict, str]]:
 
 
 def story_tokenizer(seed: int) -> Tokenizer:
-    """A BPE trained on stories of the world."""
-    return train_bpe((story_at("train", n, seed)[1] for n in range(TOLD)), STORY_VOCABULARY)
+    """A BPE trained on stories, instructions and answers of the world."""
+    told = (story_at("train", n, seed)[1] for n in range(TOLD))
+    asked = (text for n in range(TOLD // 2) for text in instruction_at("train", n, seed).values())
+    return train_bpe(itertools.chain(told, asked), STORY_VOCABULARY)

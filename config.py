@@ -52,11 +52,19 @@ class ModelArgs:
         "auto", "run", "log to Weights & Biases; auto = online when logged in, else offline")
     keep_checkpoints: int = opt(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
     save_checkpoint_iter: int = opt(50, "run", "save every N steps", 1)
+    skip_limit: int = opt(
+        3, "run", "steps in a row without a finite loss and gradient, after which the run goes back to a checkpoint", 1)
+    stall_minutes: float = opt(20.0, "run", "end with the stacks of all threads after N minutes without a step; "
+                                            "0 = never", 0.0)
     seed: int = opt(1337, "device", "seed of initialisation, row order, dropout and sampling", 0)
     device: str = opt("cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so")
     dtype: typing.Literal["bfloat16", "float16", "float32"] | None = opt(
         None, "device", "precision of the matrix products "
         "(default: bfloat16 where it is fast, else float16 on CUDA, float32 on CPU)")
+    parallel: typing.Literal["ddp", "fsdp"] = opt(
+        "ddp", "device", "on several ranks: ddp = each has the model, fsdp = each has a part of it")
+    activation_checkpointing: bool = opt(
+        False, "device", "make each layer's values again in backward: less memory, about a third more work")
 
     block_size: int = opt(512, "model", "context length in tokens", 2)
     vocab_size: int | None = opt(
@@ -111,6 +119,13 @@ class ModelArgs:
     temperature: float = opt(0.8, "sampling", "0 = greedy", 0.0)
     top_k: int = opt(50, "sampling", "sample from the k most probable tokens; 0 = all", 0)
     top_p: float = opt(1.0, "sampling", "sample from the fewest tokens that hold this probability", 0.0)
+    min_p: float = opt(0.0, "sampling", "leave out tokens less probable than this share of the most probable one", 0.0)
+    repetition_penalty: float = opt(
+        1.0, "sampling", "divide the logits of all earlier tokens by this (multiply those below 0); 1 = off", 0.0)
+    frequency_penalty: float = opt(
+        0.0, "sampling", "subtract this from a token's logit for each time that it was generated")
+    num_beams: int = opt(1, "sampling", "beam search with N beams, where temperature and filters have no part", 1)
+    stop: tuple[str, ...] = opt((), "sampling", "end before any of these strings")
 
     def __post_init__(self):
         given = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -178,19 +193,18 @@ PRESETS: dict[str, dict[str, object]] = {
     # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304
     "smol-130m": dict(embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
                       batch_size=32, dropout=0.0, attn_dropout=0.0),
-    # the quickstart: some minutes on two CPU cores
+    # the quickstart: some minutes on two CPU cores, all three together
     "stories": dict(dataset="stories", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2,
-                    block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0, attn_dropout=0.0,
-                    optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=900, eval_iters=225, eval_check=25,
-                    save_checkpoint_iter=225, max_length=150),
-    "stories-instruct": dict(train="S", dataset="stories_instruct", block_size=256, batch_size=8, total_batch_size=4096,
-                             dropout=0.0, attn_dropout=0.0, optimizer="muon", max_lr=5e-3, muon_lr=0.01,
-                             warmup_iters=20, total_iters=500, eval_iters=125, eval_check=10, save_checkpoint_iter=250,
-                             max_length=150, prompt="Write a story about Tom and a bell."),
-    "stories-preference": dict(train="D", dataset="stories_preference", block_size=256, batch_size=4,
-                               total_batch_size=8192, dropout=0.0, attn_dropout=0.0, max_lr=5e-5, warmup_iters=10,
-                               total_iters=100, eval_iters=25, eval_check=10, save_checkpoint_iter=50, max_length=150,
-                               prompt="Write a story about Tom and a bell."),
+                    block_size=320, batch_size=6, total_batch_size=1920, dropout=0.0, attn_dropout=0.0,
+                    optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=800, eval_iters=200, eval_check=25,
+                    save_checkpoint_iter=200, max_length=150),
+    "stories-instruct": dict(train="S", dataset="stories_instruct", batch_size=6, total_batch_size=1920, dropout=0.0,
+                             attn_dropout=0.0, optimizer="muon", max_lr=1e-2, warmup_iters=50, total_iters=1800,
+                             eval_iters=450, eval_check=20, save_checkpoint_iter=450, max_length=150,
+                             prompt="Write a story about Tom and a bell."),
+    "stories-preference": dict(train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680,
+                               max_lr=5e-5, warmup_iters=10, total_iters=100, eval_iters=25, eval_check=20,
+                               save_checkpoint_iter=50, max_length=150, prompt="Write a story about Tom and a bell."),
     # characters of Shakespeare, 0.8M parameters: under three minutes on two CPU cores
     "shakespeare": dict(dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,
                         no_kv_heads=2, block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0,
@@ -226,6 +240,12 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
         yield f"--device {a.device} is unknown: use cuda, mps or cpu"
     if not 0 < a.top_p <= 1:
         yield f"--top_p {a.top_p} must be above 0 and at most 1"
+    if a.min_p > 1:
+        yield f"--min_p {a.min_p} is a share: it must be at most 1"
+    if a.repetition_penalty == 0:
+        yield "--repetition_penalty 0 must be above 0; 1 = off"
+    if "" in a.stop:
+        yield "--stop must not be empty"
 
 
 class Parser(argparse.ArgumentParser):
@@ -240,13 +260,13 @@ class Parser(argparse.ArgumentParser):
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
-    def add_settings(self, groups: Iterable[str]) -> None:
-        """One flag for each field of the groups; a flag that is not typed leaves nothing behind."""
+    def add_settings(self, wanted: Iterable[str]) -> None:
+        """A flag for each field that is wanted by its name or its group's; if not typed, it leaves nothing behind."""
         hints = typing.get_type_hints(ModelArgs)
         sections: dict[str, argparse._ArgumentGroup] = {}
         for f in fields(ModelArgs):
             name = f.metadata["group"]
-            if name in groups:
+            if name in wanted or f.name in wanted:
                 if name not in sections:
                     sections[name] = self.add_argument_group(name)
                 sections[name].add_argument(f"--{f.name}", default=argparse.SUPPRESS, **_flag(hints[f.name], f))
@@ -254,7 +274,7 @@ class Parser(argparse.ArgumentParser):
 
 def _flag(hint: type, f: dataclasses.Field) -> dict:
     """argparse's options for a field: X | None reads an X, Literal gives choices, bool gives --x and --no-x."""
-    described = f.metadata["help"] + ("" if f.default is None else f" (default: {f.default})")
+    described = f.metadata["help"] + ("" if f.default in (None, ()) else f" (default: {f.default})")
     options = {"help": described.replace("%", "%%")}
     if type(None) in typing.get_args(hint):
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
@@ -262,6 +282,8 @@ def _flag(hint: type, f: dataclasses.Field) -> dict:
         return {**options, "choices": typing.get_args(hint)}
     if hint is bool:
         return {**options, "action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple:
+        return {**options, "nargs": "+", "metavar": "TEXT"}
     return {**options, "type": hint, "metavar": hint.__name__.upper()}
 
 
@@ -278,7 +300,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, RunError) as error:
-        if os.environ.get("RANK", "0") == "0":  # all ranks meet the same error; one says it
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a machine meet the same error; one says it
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
     except KeyboardInterrupt:
@@ -290,7 +312,7 @@ def settings_table() -> str:
     """The settings as a Markdown table, in the order of the dataclass."""
     rows = ["| flag | default | what |", "|---|---|---|"]
     for f in fields(ModelArgs):
-        default = "" if f.default is None else f"`{f.default}`"
+        default = "" if f.default in (None, ()) else f"`{f.default}`"
         rows.append(f"| `--{f.name}` | {default} | {f.metadata['help'].replace('|', ' or ')} |")
     return "\n".join(rows)
 

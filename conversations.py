@@ -33,11 +33,11 @@ def preference(row: object, where: object) -> tuple[Messages, Messages, int]:
     asked, pair = [], []
     if _columns(row, "chosen", where).get("prompt") is not None:
         asked = (_messages(row["prompt"], "prompt", where) if isinstance(row["prompt"], list)
-                 else [{"role": "user", "content": text(row, "prompt", where)}])
+                 else [{"role": "user", "content": text(row, "prompt", where).strip()}])
     for name in ("chosen", "rejected"):
         answer = row.get(name)
         answer = (_messages(answer, name, where) if isinstance(answer, list)
-                  else [{"role": "assistant", "content": text(row, name, where)}])
+                  else [{"role": "assistant", "content": text(row, name, where).strip()}])
         pair.append(_answered(answer if answer[:len(asked)] == asked else asked + answer, name, where))
     chosen, rejected = pair
     same = next((n for n, turns in enumerate(zip(chosen, rejected, strict=False)) if turns[0] != turns[1]),
@@ -74,7 +74,7 @@ def _columns(row: object, name: str, where: object) -> dict:
 
 
 def _messages(turns: object, name: str, where: object) -> Messages:
-    """The turns of a message list, with nothing but role and content."""
+    """The turns of a message list, with nothing but role and content, which loses the white space at its ends."""
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise UserError(f"{where}: column {name!r} holds {turns!r:.40}, not a list of messages")
     found = []
@@ -85,7 +85,7 @@ def _messages(turns: object, name: str, where: object) -> Messages:
             raise UserError(f"{where}: turn {number} of {name!r} has the unknown role {turn['role']!r:.40}; "
                             f"known are {', '.join(HEADINGS)}")
         found.append({"role": turn["role"],
-                      "content": _characters(turn["content"], f"turn {number} of {name!r}", where)})
+                      "content": _characters(turn["content"], f"turn {number} of {name!r}", where).strip()})
     return found
 
 

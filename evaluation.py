@@ -1,7 +1,8 @@
-"""Measure models: loss, perplexity and bits per byte on prepared data, and preferences.
+"""Measure models: loss, perplexity and bits per byte on prepared data, preferences, and the story suite.
 
     python evaluation.py --model checkpoints/P-stories --dataset stories [--json]
     python evaluation.py --model checkpoints/D-dpo --dataset dpo [--reference checkpoints/S-alpaca]
+    python evaluation.py --model checkpoints/P-stories checkpoints/S-stories_instruct --suite --samples 2
     python evaluation.py --model checkpoints/P-fw --lm_eval hellaswag,arc_easy     with pip install lm-eval
 
 Several models make a table with a column for each. Preferences: `preferred` is the share of pairs whose chosen answer
@@ -9,12 +10,16 @@ has the higher log-prob; `accuracy` and `margin` compare rewards, beta * (log-pr
 known: the one given, or the weights that a DPO run started from.
 """
 
+import itertools
 import json
 import math
+import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 
 import distributed
 from batch import Batch
@@ -25,6 +30,7 @@ from distributed import Env
 from model import Llama
 from objectives import completion_logps, evaluate, lengths, next_token
 from store import Store, read_meta
+from suite import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
 
 ROWS = {"text": StreamValidation, "instruct": PackedRows}
@@ -85,13 +91,18 @@ def start_of(folder: Path) -> str | None:
     return start if start and (Path(start) / "config.json").is_file() else None
 
 
-def lm_eval_scores(folder: Path, tasks: str) -> dict[str, float]:
-    """Scores of EleutherAI's lm-evaluation-harness on the checkpoint folder, {"task/metric": value}."""
+def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, float]:
+    """Scores of EleutherAI's lm-evaluation-harness on the checkpoint folder, {"task/metric": value}.
+
+    A task is one of the harness's by its name, or one of your own by the path of its YAML file.
+    """
     try:
         from lm_eval import simple_evaluate  # an extra, and slow to import
     except ImportError:
         raise UserError("--lm_eval needs the lm-evaluation-harness: pip install lm-eval") from None
-    found = simple_evaluate("hf", model_args={"pretrained": str(folder)}, tasks=tasks.split(","))
+    chosen = [yaml.safe_load(Path(task).read_text(encoding="utf-8")) if task.endswith(".yaml") else task
+              for task in tasks.split(",")]
+    found = simple_evaluate("hf", model_args={"pretrained": str(folder), "device": str(device)}, tasks=chosen)
     return {f"{task}/{metric.removesuffix(',none')}": value for task, metrics in found["results"].items()
             for metric, value in metrics.items() if isinstance(value, float)}
 
@@ -107,7 +118,10 @@ def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
         start = asked["reference"] or start_of(folder)
         reference = load_model(start)[0].to(env.device) if start and read_meta(data)["kind"] == "preference" else None
         found |= {"dataset": asked["dataset"], **dataset_scores(model, tokenizer, reference, data, args, env)}
-    return found | (lm_eval_scores(folder, asked["lm_eval"]) if asked["lm_eval"] else {})
+    if asked["suite"]:
+        with env.autocast():
+            found |= story_suite(model, tokenizer, seed=args.seed)
+    return found | (lm_eval_scores(folder, asked["lm_eval"], env.device) if asked["lm_eval"] else {})
 
 
 def table(measured: list[dict]) -> str:
@@ -123,6 +137,23 @@ def table(measured: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def side_by_side(folders: list[str], count: int, seed: int, env: Env) -> str:
+    """What every model writes for the same held-out requests with the same seed, in columns."""
+    tasks, columns = held_out(("about", "wish"), count, seed), []
+    for folder in folders:
+        model, tokenizer = load_model(folder)
+        with env.autocast():
+            columns.append(list(answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, temperature=0.7,
+                                        seed=seed)))
+    width = max(24, (shutil.get_terminal_size((120, 0)).columns - 3 * (len(folders) - 1)) // len(folders))
+    lines = []
+    for n, task in enumerate(tasks):
+        lines += ["", task.instruction, " | ".join(f"{Path(folder).name:{width}}" for folder in folders)]
+        texts = [textwrap.wrap(column[n][0] + ("" if column[n][1] else " ..."), width) for column in columns]
+        lines += [" | ".join(f"{line:{width}}" for line in row) for row in itertools.zip_longest(*texts, fillvalue="")]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print the scores of models."""
     parser = Parser(__doc__)
@@ -131,14 +162,18 @@ def main() -> None:
     parser.add_argument("--dataset", help="folder under data_dir, of which the whole validation set is taken")
     parser.add_argument("--reference", metavar="DIR", help="model that preferences are compared with "
                                                            "(default: what a DPO run started from)")
-    parser.add_argument("--lm_eval", metavar="TASKS", help="tasks of the lm-evaluation-harness, with commas between")
+    parser.add_argument("--suite", action="store_true", help="answers and stories of the story world, held-out ones")
+    parser.add_argument("--samples", type=int, default=0, metavar="N",
+                        help="show what the models write for N held-out requests of the story world")
+    parser.add_argument("--lm_eval", metavar="TASKS",
+                        help="tasks of the lm-evaluation-harness, or YAML files of your own, with commas between")
     parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
     parser.add_argument("--block_size", type=int, default=1 << 20, help="shorter rows than the model's context")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_settings({"data", "device", "dpo"})
     asked = vars(parser.parse_args())
-    if not (asked["dataset"] or asked["lm_eval"]):
-        parser.error("nothing to measure: give --dataset NAME or --lm_eval TASKS")
+    if not (asked["dataset"] or asked["suite"] or asked["lm_eval"]):
+        parser.error("nothing to measure: give --dataset NAME, --suite or --lm_eval TASKS")
     args = resolve(asked)
     env = distributed.init(args.device, args.dtype)
     try:
@@ -147,6 +182,8 @@ def main() -> None:
             print(json.dumps(measured[0] if len(measured) == 1 else {"models": measured}))
         elif env.main:
             print(table(measured))
+        if env.main and asked["samples"] and not asked["json"]:
+            print(side_by_side(asked["model"], asked["samples"], args.seed, env))
     finally:
         distributed.shutdown()
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from config import IGNORE
+from config import IGNORE, UserError
 
 
 def head_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -38,5 +38,8 @@ def _logps(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def output_weight(model: nn.Module) -> Tensor:
-    """The head's weight (V, C) of a Llama, bare or wrapped."""
-    return getattr(model, "module", model).lm_head.weight
+    """The head's weight (V, C) of a Llama, bare or wrapped. Raises UserError where that is not all of the head."""
+    head = getattr(model, "module", model).lm_head
+    if head.bias is not None:
+        raise UserError("the published legacy weights have another head: they can be run, not measured or trained")
+    return head.weight

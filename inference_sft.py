@@ -1,64 +1,92 @@
-"""Continue a text with a trained model, streamed. Its name is history: it runs base models as well.
+"""Write with a trained model, streamed. The name is history: it runs base models as well.
 
     python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories [--temperature 0] [--seed 1]
+    python inference_sft.py --model sft --prompt "Name the color of a ripe cherry."     the newest fine-tuned model
+    python inference_sft.py --model dpo --chat                                          a conversation, line by line
+    cat question.txt | python inference_sft.py --model dpo
 
-stdout carries the completion alone; notes go to stderr.
+stdout carries what the model writes alone; notes go to stderr. Base models continue the text; fine-tuned ones are asked
+in the prompt template, unless --raw.
 """
 
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import distributed
-from checkpoint import find_model, load_model
 from config import ModelArgs, Parser, UserError, resolve, run
-from generate import generate
+from talk import Speaker, choose_model, load_speaker
 
 
-def choose_model(name: str | None, args: ModelArgs) -> Path:
-    """The folder that --model names, or the newest run when it is not given. Raises UserError when there is none."""
-    if name:
-        return find_model(name)
-    runs = sorted(Path(args.save_checkpoint_dir).glob("*/latest"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise UserError(f"no model in {args.save_checkpoint_dir}: train one with "
-                        "python trainer.py --train P --preset stories, or give --model FOLDER")
-    return find_model(runs[-1].parent)
+def say(speaker: Speaker, ids: list[int], args: ModelArgs, env: distributed.Env) -> str:
+    """Stream what follows the ids to stdout, its figures to stderr; returns the text."""
+    text, made, t0 = "", [], time.perf_counter()
+    with env.autocast():
+        for piece in speaker.reply(ids, args, made):
+            text += piece
+            print(piece, end="", flush=True)
+    print(flush=True)
+    note(f"{len(made)} tokens, {len(made) / (time.perf_counter() - t0):.0f} tokens/s")
+    return text
+
+
+def chat(speaker: Speaker, args: ModelArgs, env: distributed.Env, raw: bool) -> None:
+    """A turn for each line of stdin, until it ends; one that does not fit is refused, and the conversation goes on."""
+    messages: list[dict[str, str]] = []
+    for line in turns():
+        asked = [*messages, {"role": "user", "content": line}]
+        try:
+            ids, dropped = speaker.prompt(asked, args.max_length, raw)
+        except UserError as error:
+            note(f"error: {error}")
+            continue
+        if dropped:
+            note(f"the context is full: the oldest {dropped} turns are left out")
+        messages = [*asked, {"role": "assistant", "content": say(speaker, ids, args, env)}]
+
+
+def turns() -> Iterator[str]:
+    """The lines of stdin that are not empty; a person is shown where to write."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.rstrip("\n")
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Stream the completion of a prompt."""
+    """Stream what a model writes after a prompt, or hold a conversation."""
     parser = Parser(__doc__)
-    parser.add_argument("--model", help="run folder, step folder or Llama folder in Hugging Face format "
-                                        "(default: the newest run)")
-    parser.add_settings({"sampling", "device"})
+    parser.add_argument("--model", metavar="MODEL", help="sft, dpo or pretrained (the newest of that kind), or a run "
+                                                         "folder, step folder or Llama folder in Hugging Face format "
+                                                         "(default: the newest run)")
+    parser.add_argument("--chat", action="store_true", help="a conversation: each line that comes in is a turn")
+    parser.add_argument("--raw", action="store_true", help="no prompt template: continue the text as it is")
+    parser.add_settings({"sampling", "device", "save_checkpoint_dir"})
     typed = vars(parser.parse_args())
     args = resolve(typed)
     env = distributed.init(args.device, args.dtype)
     folder = choose_model(typed["model"], args)
-    model, tokenizer = load_model(folder)
-    model.to(env.device)
-    ids = tokenizer.encode(args.prompt) or [tokenizer.eos_id]
-    if len(ids) >= model.args.block_size:
-        raise UserError(f"the prompt has {len(ids)} tokens; the context of {folder} holds {model.args.block_size}, "
-                        "the answer included")
-    print(f"{folder} on {env.device}", file=sys.stderr)
-    t0, count = time.perf_counter(), 0
-
-    def counted(tokens: Iterator[int]) -> Iterator[int]:
-        nonlocal count
-        for token in tokens:
-            count += 1
-            yield token
-
-    with env.autocast():
-        tokens = generate(model, ids, args.max_length, tokenizer.eos_id, temperature=args.temperature, top_k=args.top_k,
-                          top_p=args.top_p, seed=args.seed)
-        for piece in tokenizer.stream(counted(tokens)):
-            print(piece, end="", flush=True)
-    print()
-    print(f"{count} tokens, {count / (time.perf_counter() - t0):.0f} tokens/s", file=sys.stderr)
+    speaker = load_speaker(folder)
+    speaker.model.to(env.device)
+    answers = speaker.answers and not typed["raw"]
+    who = f"{folder} on {env.device}: {'answers in the prompt template' if answers else 'continues the text'}"
+    if typed["chat"]:
+        note(who)
+        chat(speaker, args, env, typed["raw"])
+        return
+    piped = "" if "prompt" in typed or sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    ids, _ = speaker.prompt([{"role": "user", "content": piped or args.prompt}], args.max_length, typed["raw"])
+    note(who)
+    say(speaker, ids, args, env)
 
 
 if __name__ == "__main__":

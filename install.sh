@@ -25,22 +25,27 @@ install() {
     python -m pip install --quiet --disable-pip-version-check "$1"
 }
 
-quickstart() {
-    local run=checkpoints/P-stories
-    python data.py --stories
+# Train a preset, or go on with a run that was broken off.
+stage() {
+    local run=checkpoints/$1
     if [ -f "$run/latest" ]; then
-        python trainer.py --train P --preset stories --resume
+        python trainer.py --preset "$2" --resume
     else
-        python trainer.py --train P --preset stories
+        python trainer.py --preset "$2" "${@:3}"
     fi
-    python evaluation.py --model "$run" --dataset stories
-    local prompt
-    for prompt in "Once upon a time" "Once, there was a" "Tom wanted"; do
-        printf '\n--- %s\n%s' "$prompt" "$prompt"
-        python inference_sft.py --model "$run" --prompt "$prompt" --max_length 240 --temperature 0.3 --seed 1 2>/dev/null
-    done
-    printf '\nLoss curve: %s\nModel:      %s\nMore text:  python inference_sft.py --model %s --prompt "The little fox"\n' \
-        "$run/loss_curves.png" "$run/$(cat "$run/latest")" "$run"
+}
+
+quickstart() {
+    local base=checkpoints/P-stories sft=checkpoints/S-stories_instruct dpo=checkpoints/D-stories_preference
+    python data.py --stories
+    stage P-stories stories
+    stage S-stories_instruct stories-instruct --init_from "$base"
+    stage D-stories_preference stories-preference --init_from "$sft"
+    printf '\nOn held-out combinations and phrasings:\n\n'
+    python evaluation.py --model "$base" "$sft" "$dpo" --dataset stories_preference --reference "$sft" --suite --samples 2
+    printf '\nLoss curves: %s\nAsk:         python inference_sft.py --model dpo --prompt "%s"\n' \
+        "$(python plots.py --runs "$base" "$sft" "$dpo" --to checkpoints/quickstart.png)" \
+        "Write a story about a fox who wants to fly a kite."
 }
 
 case "${1:-}" in

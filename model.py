@@ -58,6 +58,10 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def select(self, rows: Tensor) -> None:
+        """Make the batch of these rows (N,), in this order; one may be taken several times."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
 
 class Context(NamedTuple):
     """What all layers of one forward share: rotary tables, who sees whom (attention.py), the tokens before."""
@@ -121,21 +125,27 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """A decoder-only transformer: token ids in, logits out."""
+    """A decoder-only transformer: token ids in, logits out.
 
-    def __init__(self, args: ModelArgs):
+    `legacy` is the form of the weights once published for SmolLlama, which are run but not trained: no positions, no
+    norm before the head, a bias in the head.
+    """
+
+    def __init__(self, args: ModelArgs, legacy: bool = False):
         super().__init__()
-        self.args = args
+        self.args, self.legacy = args, legacy
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(args.vocab_size, args.embeddings_dims),
             "layers": nn.ModuleList(Block(args, layer) for layer in range(args.no_of_decoder_layers)),
-            "norm": RMSNorm(args.embeddings_dims, args.eps),
+            "norm": nn.Identity() if legacy else RMSNorm(args.embeddings_dims, args.eps),
         })
         self.dropout = nn.Dropout(args.dropout)
-        self.lm_head = nn.Linear(args.embeddings_dims, args.vocab_size, bias=False)
+        self.lm_head = nn.Linear(args.embeddings_dims, args.vocab_size, bias=legacy)
         if args.tie_embeddings:
             self.lm_head.weight = self.model["embed_tokens"].weight
         cos, sin = rope_table(args.block_size, args.head_dim, args.rope_theta)
+        if legacy:
+            cos, sin = torch.ones_like(cos), torch.zeros_like(sin)  # every pair is turned by nothing
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self.init_weights()
@@ -153,9 +163,9 @@ class Llama(nn.Module):
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
 
         With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
-        0 of it; runs (R, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in it.
-        Positions (B, T), where they are not 0, 1, 2 ..., must be below block_size; without them, raises ValueError when
-        the tokens reach past block_size.
+        0 of it; runs (R, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in it,
+        and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be below
+        block_size; without them, raises ValueError when the tokens reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
         if positions is not None:

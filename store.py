@@ -3,6 +3,7 @@
     data/<name>/meta.json                kind, tokenizer and its hash, source and revision, counts, sha256 of each file
     data/<name>/plan.json                what data.py made it from, unit by unit
     data/<name>/tokenizer/               the tokenizer in Hugging Face form
+    data/<name>/SHA256SUMS               sha256 of all of these
     data/<name>/train-00000.tokens.bin   ids, uint16 or, where the vocabulary is larger than 65,536, uint32
     data/<name>/train-00000.ends.bin     uint64, where each document of the shard ends
     data/<name>/train-00000.keep.bin     uint8, 1 = learned from; only where something is not (answers)
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from config import UserError
+from integrity import damage, write_text
 
 FORMAT = 1
 SPLITS = ("train", "val")
@@ -97,7 +100,7 @@ class Store:
         path = self.folder / _names(shard)[part]
         if not path.is_file() or path.stat().st_size != count * np.dtype(dtype).itemsize:
             raise UserError(f"{path} is missing or was cut short: prepare the dataset again with data.py")
-        return np.memmap(path, dtype=dtype, mode="r")
+        return np.memmap(path, dtype=dtype, mode="r") if count else np.empty(0, dtype)
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -137,23 +140,23 @@ def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype
              free: int) -> dict[str, list[dict]]:
     """The shards of both splits where every document fell on one side (there are few): the last part is held out.
 
-    What is equal counts once and is cut at the same place, so that no text is on both sides; the text at the cut is
-    divided, conversations and pairs stay whole. The new shards are numbered from `free` on, beside the old ones, which
-    a kill leaves whole.
+    What is equal counts once and is cut at the same place, so that no text or prompt is on both sides; the text at the
+    cut is divided, conversations and pairs stay whole. The new shards are numbered from `free` on, beside the old ones,
+    which a kill leaves whole.
     """
-    starts: dict[bytes, int] = {}  # of each distinct document, or part of one, in the row of them all
+    places: dict[bytes, tuple[int, int]] = {}  # of each distinct text, part of one, or prompt in the row of them all
     total = 0
     for shard in shards:
         for group in _groups(folder, shard, kind, dtype):
-            if starts.setdefault(_digest(group), total) == total:
-                total += sum(len(ids) for ids, *_ in group)
+            end = total + sum(len(ids) for ids, *_ in group)
+            total = max(total, places.setdefault(_digest(group, kind), (total, end))[1])
     cut, made = total - round(total * fraction), {split: [] for split in SPLITS}
     for index, shard in enumerate(shards, free):
         writers = {split: ShardWriter(folder, split, index, dtype, with_keep=kind != "text") for split in SPLITS}
         for group in _groups(folder, shard, kind, dtype):
-            start = starts[_digest(group)]
+            start, end = places[_digest(group, kind)]
             if kind != "text":
-                split = "train" if start == 0 or start + sum(len(ids) for ids, *_ in group) <= cut else "val"
+                split = "train" if start == 0 or end <= cut else "val"
                 for ids, keep, ended in group:
                     writers[split].add(ids, keep, 0, ended)
                 continue
@@ -181,8 +184,10 @@ def _groups(folder: Path, shard: dict, kind: str, dtype: type) -> Iterator[list[
     yield from (parts[first:first + size] for first in range(0, len(parts), size))
 
 
-def _digest(group: list[tuple]) -> bytes:
-    return hashlib.blake2b(b"".join(ids.tobytes() for ids, *_ in group), digest_size=16).digest()
+def _digest(group: list[tuple], kind: str) -> bytes:
+    """Names a text by all of it, a conversation or pair by its prompt."""
+    ids, keep, _ = group[0]
+    return hashlib.blake2b((ids if kind == "text" else ids[:keep.argmax()]).tobytes(), digest_size=16).digest()
 
 
 def _names(shard: dict) -> dict[str, str]:
@@ -197,11 +202,24 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(handle), os.stat(folder))  # not when another has just moved it aside
         except BlockingIOError:
-            raise UserError(f"another process is at work in {folder}: wait for it, or stop it first") from None
+            mine = False
+        except OSError as error:  # a network file system without locks
+            mine = True
+            print(f"{folder} cannot be locked ({error.strerror}): see to it that nothing else writes there",
+                  file=sys.stderr)
+        if not mine:
+            raise UserError(f"another process is at work in {folder}: wait for it, or stop it first")
         yield
     finally:
         os.close(handle)
+
+
+def intact(folder: Path) -> None:
+    """Raises UserError when a file of a prepared dataset is not what was written; what is unchanged is read once."""
+    if fault := damage(folder, remember=True):
+        raise UserError(f"{fault}: run the data.py command that made it again, it then makes the dataset anew")
 
 
 def read_meta(folder: Path) -> dict:
@@ -234,9 +252,4 @@ def replace_folder(new: Path, target: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON under a temporary name, sync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_text(path, json.dumps(value, indent=1))

@@ -114,16 +114,25 @@ def _parse(template: str) -> tuple:
     return tuple(tuple(option) for option in options)
 
 
+def _length(options: tuple) -> float:
+    """How many characters a choice makes on average."""
+    sizes = [sum(len(part) if part.__class__ is str else _length(part) for part in option) for option in options]
+    return sum(sizes) / len(sizes)
+
+
 @cache
-def _script(plot: str) -> tuple[tuple[str, tuple], ...]:
-    """Split the script of a plot into (mark, parsed beat)."""
+def _script(plot: str, brief: bool) -> tuple[tuple[str, tuple], ...]:
+    """Split the script of a plot into (mark, parsed beat); a brief one keeps the shorter half of a beat's tellings."""
     (text,) = (each.script for each in PLOTS if each.name == plot)
     beats = re.findall(r"^([+=&]) (.*?)(?=^[+=&] |\Z)", text, re.MULTILINE | re.DOTALL)
     # A "|" with a space on both sides parts two tellings; inside [ ] the spaces belong to the text.
     script = []
     for mark, body in beats:
         flat = re.sub(r" ((?:\| )+)", lambda bars: bars[1].replace(" ", ""), " ".join(body.split()) + " ")
-        script.append((mark, _parse(flat.strip())))
+        options = _parse(flat.strip())
+        if brief:
+            options = tuple(sorted(options, key=lambda option: _length((option,)))[: max(1, len(options) // 2)])
+        script.append((mark, options))
     return tuple(script)
 
 
@@ -133,15 +142,17 @@ def _expand(options: tuple, rng: random.Random) -> str:
     return "".join([part if part.__class__ is str else _expand(part, rng) for part in option])
 
 
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
+    """Put "a" or "an" before the words."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _capital(words: str) -> str:
+def capital(words: str) -> str:
+    """Begin the words with a capital letter."""
     return words[:1].upper() + words[1:]
 
 
-def _words(facts: dict[str, str]) -> dict[str, str]:
+def words_of(facts: dict[str, str]) -> dict[str, str]:
     """Work out the slots that follow from the facts: pronouns, articles and the ways to speak of the helper."""
     him, his, himself = PRONOUNS[facts["he"]]
     helper, kind, thing = facts["helper"], facts["helper_kind"], facts["object"]
@@ -149,8 +160,8 @@ def _words(facts: dict[str, str]) -> dict[str, str]:
     adjective = facts["adjective"]
     slots = {
         **facts, "name": facts["character"], "him": him, "his": his, "himself": himself, "hhe": facts["helper_he"],
-        "hhim": hhim, "hhis": hhis, "thing": thing, "a_thing": _with_article(f"{adjective} {thing}"),
-        "any_thing": _with_article(thing), "to": f"to the {facts['place']}", "glad": facts["end_feeling"],
+        "hhim": hhim, "hhis": hhis, "thing": thing, "a_thing": with_article(f"{adjective} {thing}"),
+        "any_thing": with_article(thing), "to": f"to the {facts['place']}", "glad": facts["end_feeling"],
     }  # fmt: skip
     if helper != kind:
         named = {"helper": helper, "dear": helper, "my_helper": helper, "stranger": f"a {kind} named {helper}"}
@@ -205,7 +216,7 @@ def sample_tale(split: str, rng: random.Random) -> Tale:
         "feeling": rng.choice(plot.feelings.split()), "end_feeling": rng.choice(plot.end_feelings.split()),
         "lesson": plot.lesson,
     }  # fmt: skip
-    slots = _words(facts)
+    slots = words_of(facts)
     slots |= {"did": did, "spot": rng.choice(spots)}
     columns = rng.choice(_details(plot)[thing])
     for fact, template in zip(("mishap", "fix", "clue", "result"), columns, strict=True):
@@ -215,25 +226,25 @@ def sample_tale(split: str, rng: random.Random) -> Tale:
     return Tale(**facts)
 
 
-def tell(tale: Tale, rng: random.Random) -> str:
+def tell(tale: Tale, rng: random.Random, brief: bool = False) -> str:
     """Write the story of a tale in one of many ways, naming each of its facts in plain words."""
-    slots = _words(vars(tale))
+    slots = words_of(vars(tale))
     _, _, did, about, *_ = _table(THINGS)[tale.object]
     wrong = [spot for spot in _table(PLACES)[tale.place][1:] if spot not in tale.fix]
     slots["did"], slots["about"] = did, _expand(_parse(about), rng)
     slots["wrong"] = rng.choice(wrong)
     size = rng.choice(("little", "young", "small"))
-    slots["a_kid"] = _with_article(f"{tale.trait} {size} {tale.kind}")
+    slots["a_kid"] = with_article(f"{tale.trait} {size} {tale.kind}")
     if tale.helper != tale.helper_kind:
         slots["some_helper"] = f"{slots['his']} friend {tale.helper}"
     elif slots["helper"] == slots["dear"]:
         slots["some_helper"] = f"{slots['his']} {tale.helper}"
     else:
-        slots["some_helper"] = _with_article(f"{rng.choice(('old', 'kind', 'friendly', 'wise'))} {tale.helper}")
+        slots["some_helper"] = with_article(f"{rng.choice(('old', 'kind', 'friendly', 'wise'))} {tale.helper}")
     for key in CAPITAL_SLOTS:
-        slots[key.capitalize()] = _capital(slots.get(key, ""))
+        slots[key.capitalize()] = capital(slots.get(key, ""))
     paragraphs: list[list[str]] = [[]]
-    for mark, beat in _script(tale.plot):
+    for mark, beat in _script(tale.plot, brief):
         sentences = _expand(beat, rng)
         if mark == "=":
             paragraphs.append([])

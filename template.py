@@ -22,6 +22,9 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     f"{{%- if add_generation_prompt -%}}{{{{ {HEADINGS['assistant']!r} }}}}{{%- endif -%}}")
 
+# What the weights once published for SmolLlama were fine-tuned with, to the space.
+LEGACY_PROMPT = "### Instruction: Answer the following query. \n\n ### Input: {}.\n\n ### Response: "
+
 
 def instruction_text(instruction: str, given: str) -> str:
     """The user's turn of an instruction and the input that it is about, if there is one."""

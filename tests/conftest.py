@@ -17,6 +17,21 @@ torch.set_num_threads(1)  # on a few shared cores, tiny matrices are several tim
 
 
 @pytest.fixture
+def fault(record_property: Callable[[str, object], None]) -> Callable[[], None]:
+    """Counts a fault of the test; the end of the report says how many there were, and how many were survived."""
+    return lambda: record_property("fault", 1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """N faults, N survived: of a test that failed, all but its last fault were."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)
+               if report.when == "call" and "faults" in report.keywords]
+    done = sum(name == "fault" for report in reports for name, _ in report.user_properties)
+    if reports:
+        terminalreporter.write_line(f"{done} faults, {done - sum(report.failed for report in reports)} survived")
+
+
+@pytest.fixture
 def tiny() -> ModelArgs:
     """Settings of a model that is made and run in milliseconds: grouped queries, no dropout."""
     return ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
@@ -48,18 +63,22 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., Store]:
-    """Writes documents, a list for each shard, as one split of a prepared dataset, and opens it."""
-    def write(shards: Iterable[Iterable[np.ndarray]], split: str = "train", vocab_size: int = 65536,
-              eos_id: int = -1) -> Store:
+    """Writes documents, a list for each shard, as one split of a prepared dataset, and opens it.
+
+    Of another kind than text, each document is (ids, what of it is learned).
+    """
+    def write(shards: Iterable[Iterable], split: str = "train", vocab_size: int = 65536, eos_id: int = -1,
+              kind: str = "text") -> Store:
         folder = tmp_path / f"data-{split}"
         folder.mkdir()
         entries = []
         for index, documents in enumerate(shards):
-            writer = ShardWriter(folder, split, index, id_dtype(vocab_size), with_keep=False)
-            for ids in documents:
-                writer.add(np.asarray(ids), None, len(ids), ended=True)
+            writer = ShardWriter(folder, split, index, id_dtype(vocab_size), with_keep=kind != "text")
+            for document in documents:
+                ids, keep = (document, None) if kind == "text" else map(np.asarray, document)
+                writer.add(np.asarray(ids), keep, len(ids), ended=True)
             entries.append(writer.close())
-        meta = {"format": FORMAT, "kind": "text", "splits": {split: entries},
+        meta = {"format": FORMAT, "kind": kind, "splits": {split: entries},
                 "tokenizer": {"vocab_size": vocab_size, "eos_id": eos_id}}
         write_json(folder / "meta.json", meta)
         return Store(folder, split, meta)

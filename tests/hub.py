@@ -1,5 +1,7 @@
-"""A little of the Hugging Face hub on 127.0.0.1: dataset info, file lists, ranges of files; with faults on demand."""
+"""A little of the Hugging Face hub on 127.0.0.1: datasets and models to read, models to write, faults on demand."""
 
+import base64
+import hashlib
 import http.server
 import json
 import threading
@@ -24,10 +26,13 @@ class Fault:
 
 
 class Hub:
-    """Serves files {repo: {path: bytes}}; `requests` has (path, body bytes) of each answer."""
+    """Serves datasets and models {repo: {path: bytes}}; `requests` has (path, body bytes) of each answer.
 
-    def __init__(self, repos: dict[str, dict[str, bytes]]):
-        self.repos, self.faults, self.requests = repos, [], []
+    Models are written by whoever brings a token; those in `models` and all that is stored by its sha256 are in memory.
+    """
+
+    def __init__(self, repos: dict[str, dict[str, bytes]], models: dict[str, dict[str, bytes]] | None = None):
+        self.repos, self.models, self.stored, self.faults, self.requests = repos, models or {}, {}, [], []
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -35,6 +40,8 @@ class Hub:
 
             def do_GET(self) -> None:
                 hub.answer(self)
+
+            do_POST = do_PUT = do_GET
 
             def log_message(self, *_) -> None:
                 pass
@@ -55,15 +62,19 @@ class Hub:
         self.faults.append(Fault(match, **what))
 
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        """Answer one GET, or do to it what a fault says."""
+        """Answer one request, or do to it what a fault says."""
         path = unquote(urlsplit(request.path).path)
+        sent = request.rfile.read(int(request.headers["Content-Length"] or 0))
         fault = next((fault for fault in self.faults if fault.match in path), None)
         if fault:
             fault.times -= 1
             if not fault.times:
                 self.faults.remove(fault)
             sleep(fault.stall)
-        status, body, headers = self.content(path, request.headers.get("Range"))
+        if request.command == "GET":
+            status, body, headers = self.content(path, request.headers.get("Range"))
+        else:
+            status, body, headers = self.accept(path, sent, request.headers.get("Authorization"))
         if fault and fault.status:
             status, body, headers = fault.status, b"", {"X-Error-Code": fault.code}
             if fault.retry_after is not None:
@@ -92,8 +103,64 @@ class Hub:
                 rows += [{"type": "directory", "path": name, "oid": "0"} for name in
                          {name.rpartition("/")[0] for name in files} - {""} if name.rpartition("/")[0] == folder]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
-            if (name := path.removeprefix(resolve)) in files:
+            if (name := path.removeprefix(resolve)) in files and span is None:
+                return 200, files[name], {}
+            if name in files:
                 first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
                 body = files[name][first:last + 1]
                 return 206, body, {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"}
+        for repo, files in self.models.items():
+            if path in (f"/api/models/{repo}", f"/api/models/{repo}/revision/main"):
+                rows = [{"rfilename": name, "size": len(data), "blobId": blob(data), **lfs(name, data)}
+                        for name, data in files.items()]
+                return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": rows}).encode(), {}
+            if (name := path.removeprefix(f"/{repo}/resolve/{REVISION}/")) in files:
+                first = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
+                size = len(files[name])
+                return 206, files[name][first:], {"Content-Range": f"bytes {first}-{size - 1}/{size}"}
         return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+
+    def accept(self, path: str, sent: bytes, token: str | None) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of something that is written."""
+        if path.startswith("/stored/"):  # signed addresses need no token
+            self.stored[path.removeprefix("/stored/")] = sent
+            return 200, b"", {}
+        if path == "/api/validate-yaml":
+            return 200, b'{"errors": [], "warnings": []}', {}
+        if not token:
+            return 401, b"{}", {}
+        if path == "/api/repos/create":
+            asked = json.loads(sent)
+            repo = f"{asked['organization']}/{asked['name']}"
+            self.models.setdefault(repo, {})
+            return 200, json.dumps({"url": f"{self.url}/{repo}"}).encode(), {}
+        if path.endswith("/preupload/main"):
+            names = [file["path"] for file in json.loads(sent)["files"]]
+            modes = [{"path": name, "shouldIgnore": False, "uploadMode": "lfs" if lfs(name, b"") else "regular"}
+                     for name in names]
+            return 200, json.dumps({"files": modes}).encode(), {}
+        if path.endswith(".git/info/lfs/objects/batch"):
+            rows = [{**thing, "actions": {"upload": {"href": f"{self.url}/stored/{thing['oid']}"}}}
+                    for thing in json.loads(sent)["objects"]]
+            return 200, json.dumps({"objects": rows}).encode(), {"Content-Type": "application/vnd.git-lfs+json"}
+        repo = path.removeprefix("/api/models/").removesuffix("/commit/main")
+        files = self.models[repo]
+        for operation in map(json.loads, sent.splitlines()):
+            what = operation["value"]
+            if operation["key"] == "file":
+                files[what["path"]] = base64.b64decode(what["content"])
+            elif operation["key"] == "lfsFile":
+                files[what["path"]] = self.stored[what["oid"]]
+        made = {"success": True, "commitOid": REVISION, "commitUrl": f"{self.url}/{repo}/commit/{REVISION}"}
+        return 200, json.dumps(made).encode(), {}
+
+
+def blob(data: bytes) -> str:
+    """The hash that git gives a file."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def lfs(name: str, data: bytes) -> dict[str, dict]:
+    """What the hub says besides of a large file, which is one by its name; nothing of another."""
+    large = name.endswith((".safetensors", ".gguf", ".pt"))
+    return {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}} if large else {}

@@ -65,6 +65,8 @@ def another(f: dataclasses.Field) -> object:
     hint = next((t for t in typing.get_args(hint) if t is not type(None)), hint) if f.default is None else hint
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)[-1]
+    if typing.get_origin(hint) is tuple:
+        return ["some words", "one"]
     if hint is str:
         return "some words"
     return not f.default if hint is bool else hint((f.default or 0) + 0.125 if hint is float else (f.default or 0) + 3)
@@ -87,7 +89,8 @@ def test_the_help_shows_every_flag(capsys: pytest.CaptureFixture) -> None:
 def test_a_flag_reaches_its_field(f: dataclasses.Field) -> None:
     value = another(f)
     switch = isinstance(value, bool)
-    typed = parse(f"--{'' if value else 'no-'}{f.name}" if switch else f"--{f.name} {shlex.quote(str(value))}")
+    words = shlex.join(value if isinstance(value, list) else [str(value)])
+    typed = parse(f"--{'' if value else 'no-'}{f.name}" if switch else f"--{f.name} {words}")
     assert typed == {f.name: value} and type(typed[f.name]) is type(value)
     assert f.name == "train" or value != f.default
 

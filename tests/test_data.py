@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hub import REVISION, Hub
 from test_sources import parquet
@@ -21,13 +24,18 @@ from test_store import documents
 
 import catalog
 import data
-from config import EOS, run
+import units
+from config import EOS, UserError, run
 from sources import in_validation
-from store import Store, claimed, read_meta
+from store import Store, claimed, intact, read_meta
 from story_world import stories
 from tokenizer import load_tokenizer, train_bpe
 
 ROOT = Path(__file__).parent.parent
+TALKS = [{"instruction": f"Say {n // 2}", "input": "", "output": f"{n} is it. " * (1 + n * 7 % 17)}
+         for n in range(120)]  # every prompt twice
+PAIRS = [{"prompt": talk["instruction"], "chosen": talk["output"], "rejected": "no, " * (1 + n * 3 % 7)}
+         for n, talk in enumerate(TALKS)]
 TEXTS = [f"This is text {n}, and it says: " + f"{n} is a number. " * (n % 17) + "So." for n in range(400)]
 
 
@@ -58,7 +66,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units of a few documents, made in this process, and not synced."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(data, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(data, "_end_with_main", lambda: None)
+    monkeypatch.setattr(units, "_end_with_main", lambda: None)
     for module in (data, catalog):
         monkeypatch.setattr(module, "unit_bytes", lambda total: 3_000)
 
@@ -207,6 +215,128 @@ def test_stories_have_their_own_tokenizer(inline, command, tmp_path: Path, monke
     assert 300 < read_meta(folder)["tokenizer"]["vocab_size"] <= catalog.STORY_VOCABULARY
 
 
+# --- conversations and pairs -----------------------------------------------------------------------------------------
+
+def stores(folder: Path) -> list[Store]:
+    """Both splits of a dataset."""
+    meta = read_meta(folder)
+    return [Store(folder, split, meta) for split in ("train", "val")]
+
+
+def talks(folder: Path) -> list[list[str]]:
+    """The conversations of both splits, decoded; exactly what follows the prompt is learned."""
+    tokenizer, found = load_tokenizer(folder / "tokenizer"), []
+    for store in stores(folder):
+        found.append([])
+        for ids, keep in map(store.document, range(store.documents)):
+            prompt = int(keep.argmax())
+            assert keep[prompt:].all() and ids[-1] == tokenizer.eos_id
+            assert tokenizer.decode(ids[:prompt]).endswith("### Response:\n")
+            found[-1].append(tokenizer.decode(ids))
+    return found
+
+
+def expected_talks(kind: str, number: int) -> list[str]:
+    """The conversations that a row should make."""
+    head = f"### Instruction:\n{TALKS[number]['instruction']}\n\n### Response:\n"
+    row = TALKS[number] if kind == "instruct" else PAIRS[number]
+    return [head + row[name].strip() for name in (("output",) if kind == "instruct" else ("chosen", "rejected"))]
+
+
+@pytest.fixture(params=["instruct", "preference"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def answers(kind: str, tmp_path: Path) -> list[object]:
+    """The flags that name a file of 120 conversations or pairs."""
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (TALKS if kind == "instruct" else PAIRS)))
+    return ["--files", path, "--kind", kind]
+
+
+def test_every_conversation_is_there_once_and_equal_prompts_on_one_side(inline, command, kind: str, answers: list,
+                                                                        small: Path, tmp_path: Path) -> None:
+    code, out, err = command(*answers, "--name", "mine", "--tokenizer", small, "--val_fraction", "0.3")
+    assert (code, err) == (0, "") and ("conversations" if kind == "instruct" else "answers") in out
+    meta = read_meta(tmp_path / "data" / "mine")
+    assert meta["kind"] == kind and len(meta["splits"]["train"]) > 3
+    sides = [in_validation(json.dumps([{"role": "user", "content": talk["instruction"]}]), 0.3) for talk in TALKS]
+    assert sides[::2] == sides[1::2] and 12 < sum(sides) < 60
+    assert talks(tmp_path / "data" / "mine") == [
+        [talk for n, side in enumerate(sides) if side is held_out for talk in expected_talks(kind, n)]
+        for held_out in (False, True)]
+    learned = sum(len(row[name].strip()) for row in (TALKS if kind == "instruct" else PAIRS)
+                  for name in (("output",) if kind == "instruct" else ("chosen", "rejected")))
+    assert sum(store.bytes for store in stores(tmp_path / "data" / "mine")) == learned
+
+
+def test_a_small_set_is_held_out_whole(inline, command, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "few.jsonl"
+    rows = [row for number in (0, 20, 0, 20, 1, 21) for row in [(TALKS if kind == "instruct" else PAIRS)[number]]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = command("--files", path, "--kind", kind, "--name", "few", "--tokenizer", "bytes",
+                           "--val_fraction", "1e-2")
+    assert code == 0, err
+    train, val = talks(tmp_path / "data" / "few")
+    assert train == [talk for n in (0, 0, 1) for talk in expected_talks(kind, n)]
+    assert val == [talk for n in (20, 20, 21) for talk in expected_talks(kind, n)]
+
+
+def test_max_tokens_of_conversations_is_a_prefix_however_it_is_broken_off(
+        inline, command, kind: str, answers: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(name: str, *flags: object) -> list[list[str]]:
+        assert command(*answers, "--name", name, "--tokenizer", "bytes", "--val_fraction", 0.3, *flags)[0] == 0
+        return talks(tmp_path / "data" / name)
+
+    whole, exact = made("whole"), 0
+    for limit in range(3_000, 4_400, 200):
+        some = made("some", "--max_tokens", limit)
+        tokens = sum(map(len, stores(tmp_path / "data" / "some")))
+        assert limit - 500 < tokens <= limit
+        assert some == [its[:len(part)] for its, part in zip(whole, some, strict=True)]  # nothing is skipped
+        assert kind == "instruct" or all(len(part) % 2 == 0 for part in some)
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "make_meta", lambda *_: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                made("twin", "--max_tokens", limit)
+        assert made("twin", "--max_tokens", limit, "--num_proc", 3) == some
+        exact += tokens == limit
+    assert exact < 7
+
+
+@pytest.mark.parametrize("row, words", [
+    ({"instruction": "Hi", "output": ""}, "the response in 'output' is empty"),
+    ({"messages": [{"role": "user", "content": "Hi"}]}, "the last turn of 'messages' is the user's"),
+    ({"prompt": "Hi", "chosen": "x", "rejected": "x"}, "chosen and rejected are the same"),
+])
+def test_a_bad_conversation_stops_before_anything_is_replaced(inline, command, tmp_path: Path, row: dict,
+                                                              words: str) -> None:
+    kind, path = "preference" if "prompt" in row else "instruct", tmp_path / "bad.jsonl"
+    good = TALKS if kind == "instruct" else PAIRS
+    flags = ("--files", path, "--kind", kind, "--name", "mine", "--tokenizer", "bytes")
+    path.write_text("".join(json.dumps(each) + "\n" for each in good[:80]))
+    assert command(*flags)[0] == 0
+    before = files(tmp_path / "data" / "mine")
+    path.write_text("".join(json.dumps(each) + "\n" for each in [*good[:70], row]))
+    code, _, err = command(*flags)
+    assert code == 2 and err.startswith(f"error: {path} row 71") and words in err and err.count("\n") == 1
+    assert files(tmp_path / "data" / "mine") == before
+
+
+def test_a_row_is_shown(inline, command, answers: list, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(*answers, "--name", "mine", "--tokenizer", "bytes")[0] == 0
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, err = command("--show", "mine", "--row", 1)
+    assert (code, err) == (0, "") and all(talk + EOS in out for talk in expected_talks(kind, 0))
+    assert "[... " in command("--show", "mine", "--split", "val", "--block_size", 20)[1]
+    code, _, err = command("--show", "mine", "--row", 10_000)
+    assert code == 2 and "--row 10000: the train set of " in err
+    code, _, err = command("--show", "other")
+    assert code == 2 and "no prepared dataset" in err and "(there are: mine)" in err
+
+
 # --- broken off, repeated, refused -----------------------------------------------------------------------------------
 
 def test_a_prepared_dataset_is_left_alone_unless_it_is_damaged(inline, command, rows: Path, tmp_path: Path) -> None:
@@ -266,9 +396,61 @@ def test_another_plan_starts_over(inline, command, rows: Path, small: Path, tmp_
     assert len(list(partial.glob("unit-*.json"))) > 5
     assert command("--files", rows, "--name", "mine", "--tokenizer", "bytes")[0] == 0
     assert command("--files", rows, "--name", "twin", "--tokenizer", "bytes")[0] == 0
-    shards = {name: {file: digest for file, digest in files(tmp_path / "data" / name).items() if file != "meta.json"}
+    named = {"meta.json", "SHA256SUMS"}  # in which the names of the two stand
+    shards = {name: {file: digest for file, digest in files(tmp_path / "data" / name).items() if file not in named}
               for name in ("mine", "twin")}
     assert shards["mine"] == shards["twin"] and not partial.exists()
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 5, 30])
+def test_shards_made_apart_become_the_dataset_made_at_once(inline, command, rows: Path, tmp_path: Path, killed_at: int,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    flags, folder = ("--files", rows, "--name", "mine", "--tokenizer", "bytes"), tmp_path / "data"
+    assert command(*flags)[0] == 0
+    whole = files(folder / "mine")
+    shutil.rmtree(folder / "mine")
+    for number in (3, 1, 2):
+        code, out, _ = command(*flags, "--shard", f"{number}/3")
+        assert code == 0 and f".mine.shard-{number}-of-3: done" in out
+    assert not (folder / "mine").exists()
+    moved, rename = [], Path.rename
+
+    def counted(path: Path, target: Path) -> Path:
+        moved.append(path)
+        if len(moved) == killed_at:
+            raise Killed
+        return rename(path, target)
+
+    def read_again(*_) -> None:
+        raise AssertionError("a unit was made again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted)
+        if killed_at:
+            with pytest.raises(Killed):
+                command(*flags)
+    monkeypatch.setattr(units, "_make_unit", read_again)
+    assert command(*flags)[0] == 0
+    assert files(folder / "mine") == whole and [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_shards_that_do_not_fit_or_were_damaged_are_refused(inline, command, rows: Path, tmp_path: Path) -> None:
+    flags, folder = ("--files", rows, "--name", "mine", "--tokenizer", "bytes"), tmp_path / "data"
+    assert command(*flags, "--shard", "1/2", "--val_fraction", "0.3")[0] == 0
+    code, _, err = command(*flags)
+    assert code == 2 and ".mine.shard-1-of-2 was made by another plan" in err
+    assert command(*flags, "--shard", "1/2")[0] == 0
+    tokens = next((folder / ".mine.shard-1-of-2").glob("train-*.tokens.bin"))
+    data = bytearray(tokens.read_bytes())
+    data[0] ^= 1
+    tokens.write_bytes(data)
+    assert command(*flags)[0] == 0  # it is not read again
+    with pytest.raises(UserError, match=f"{tokens.name} is damaged"):
+        intact(folder / "mine")
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        code, _, err = command(*flags, "--shard", wrong)
+        assert code == 2 and "must be like 2/8" in err
+    assert "does not go with --shard" in command(*flags, "--shard", "1/2", "--max_tokens", 5)[2]
 
 
 def test_two_at_once_do_not_mix(inline, command, rows: Path, tmp_path: Path) -> None:
@@ -401,6 +583,42 @@ def test_the_named_datasets_come_from_the_hub(tmp_path: Path) -> None:
                                             "val": [text for text in TEXTS[:300] if in_validation(text, 0.2)]}
     assert split_texts(tmp_path / "tinystories") == {"train": TEXTS[:80], "val": TEXTS[80:100]}
     assert read_meta(tmp_path / "fw")["source"] == {"repo": "HuggingFaceFW/fineweb", "revision": REVISION}
+
+
+def test_instructions_and_preferences_come_from_the_hub(tmp_path: Path) -> None:
+    """A JSON array and Parquet files of message lists; rows that teach nothing are left out and counted."""
+    def pair(row: dict) -> dict:
+        turns = {name: [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[name]}]
+                 for name in ("chosen", "rejected")}
+        return {**turns, "score_chosen": 8.0}
+
+    def table(rows: list[dict]) -> bytes:
+        file = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=20)
+        return file.getvalue()
+
+    empty, equal = {**TALKS[0], "output": " "}, {**PAIRS[0], "rejected": PAIRS[0]["chosen"]}
+    alpaca = json.dumps([*TALKS[:50], empty, *TALKS[50:], empty]).encode()
+    train, val = table([pair(row) for row in [*PAIRS[:30], equal, *PAIRS[30:80]]]), table(list(map(pair, PAIRS[80:])))
+    with Hub({"yahma/alpaca-cleaned": {"README.md": b"", "alpaca_data_cleaned.json": alpaca},
+              "trl-lib/ultrafeedback_binarized": {"data/train-00000-of-00001.parquet": train,
+                                                  "data/test-00000-of-00001.parquet": val}}) as hub:
+        for match, what in (("/api/datasets/yahma", {"status": 503}), ("/resolve/", {"cut": 50, "times": 2})):
+            hub.fault(match, **what)
+        runs = [script(flag, "--tokenizer", "bytes", "--data_dir", tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
+                for flag in ("--alpaca", "--dpo")]
+        for process, left_out in zip(runs, (2, 1), strict=True):
+            code, out, err = finished(process)
+            assert code == 0 and "error" not in err, err
+            assert f"; {left_out} rows with nothing to learn left out" in out
+        assert hub.faults == []
+    alpaca, dpo = talks(tmp_path / "alpaca"), talks(tmp_path / "dpo")
+    held_out = [in_validation(json.dumps([{"role": "user", "content": row["instruction"]}]), 0.1) for row in TALKS]
+    assert alpaca == [[talk for n, side in enumerate(held_out) if side is val for talk in expected_talks("instruct", n)]
+                      for val in (False, True)]
+    assert dpo == [[talk for n in numbers for talk in expected_talks("preference", n)]
+                   for numbers in (range(80), range(80, 120))]
+    assert read_meta(tmp_path / "dpo")["source"] == {"repo": "trl-lib/ultrafeedback_binarized", "revision": REVISION}
 
 
 def test_a_refusal_of_the_hub_in_a_worker_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

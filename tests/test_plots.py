@@ -6,8 +6,10 @@ import matplotlib.figure
 import pytest
 from matplotlib.image import imread
 
+import plots
+from config import UserError
 from metrics import Metrics
-from plots import loss_curves
+from plots import draw, loss_curves
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("train",)], ids=str)
@@ -46,3 +48,22 @@ def test_the_picture_is_redrawn(tmp_path: Path) -> None:
         pictures.append(loss_curves(tmp_path).read_bytes())
     metrics.close()
     assert len(set(pictures)) == 3
+
+
+def test_runs_are_drawn_side_by_side_with_their_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, values in (("P-a", {}), ("D-b", {"accuracy": 0.75})):
+        (tmp_path / name).mkdir()
+        metrics = Metrics(tmp_path / name, "disabled", {})
+        for step in (1, 2):
+            metrics.write(step, "val", {"loss": 1.0 / step, "tokens": step, **values})
+        metrics.close()
+    figures = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep(figures, matplotlib.figure.Figure.savefig))
+    picture = draw([tmp_path / "P-a", tmp_path / "D-b"], tmp_path / "both.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    left, right = figures[0].axes
+    assert (left.get_title(), right.get_title()) == ("P-a", "D-b")
+    assert len(left.get_lines()) == 1 and [line.get_ydata()[-1] for line in right.get_lines()] == [0.5, 0.75]
+    monkeypatch.setattr("sys.argv", ["plots.py", "--runs", str(tmp_path / "P-a"), str(tmp_path)])
+    with pytest.raises(UserError, match="is no run"):
+        plots.main()

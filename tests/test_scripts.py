@@ -9,10 +9,10 @@ import pytest
 from toy import QUIET, ROOT, TINY, flags, toy_text
 
 
-def script(folder, name, *words):
-    """Run a script in a folder; returns what it printed to stdout."""
+def script(folder, name, *words, piped=""):
+    """Run a script in a folder, with a text on its stdin; returns what it printed."""
     done = subprocess.run([sys.executable, str(ROOT / name), *map(str, words)], capture_output=True, text=True,
-                          cwd=folder, timeout=300, env=QUIET)
+                          cwd=folder, timeout=300, env=QUIET, input=piped)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -54,3 +54,14 @@ def test_completion_alone_goes_to_stdout(folder):
     assert "tokens/s" in greedy[0].stderr and "the old fox" not in greedy[0].stdout.splitlines()[0][:3]
     sampled = [script(folder, "inference_sft.py", *words, "--temperature", 1.5, "--seed", seed) for seed in (1, 1, 2)]
     assert sampled[0].stdout == sampled[1].stdout != sampled[2].stdout
+
+
+def test_prompts_come_from_stdin_and_conversations_line_by_line(folder):
+    words = ("--model", "pretrained", "--max_length", 8, "--device", "cpu", "--temperature", 0)
+    given = script(folder, "inference_sft.py", *words, "--prompt", "the old fox", piped="not this")
+    assert "continues the text" in given.stderr
+    piped = script(folder, "inference_sft.py", *words, piped="the old fox\n")
+    assert piped.stdout == given.stdout
+    chat = script(folder, "inference_sft.py", *words, "--chat", piped="the old fox\n\nand the boat\n")
+    assert chat.stdout.startswith(given.stdout) and len(chat.stdout.splitlines()) >= 2
+    assert chat.stderr.count("tokens/s") == 2

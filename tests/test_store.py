@@ -138,3 +138,73 @@ def test_equal_documents_are_held_out_together(tmp_path: Path) -> None:
     assert documents(tmp_path, made["train"]) == [a, c[:5], c[:5], a]
     assert documents(tmp_path, made["val"]) == [c[5:], b, c[5:], b]
     assert [shard["tokens"] for shard in made["train"]] == [15, 15]
+
+
+# A prompt of ids below 50, an answer of ids from 50 on, which is learned.
+def write_talks(folder: Path, index: int, talks: list[list[int]]) -> dict:
+    writer = ShardWriter(folder, "train", index, np.uint16, with_keep=True)
+    for ids in talks:
+        writer.add(np.array(ids), np.array(ids) >= 50, 10, ended=True)
+    return writer.close()
+
+
+def talks(folder: Path, shards: list[dict]) -> list[list[int]]:
+    """The documents of shards as a store reads them, each with the keep-mask that write_talks gave it."""
+    opened = store(folder, "train", shards)
+    for number in range(opened.documents):
+        ids, keep = opened.document(number)
+        assert np.array_equal(keep, ids >= 50)
+    return [opened.document(number)[0].tolist() for number in range(opened.documents)]
+
+
+def test_documents_are_read_by_number_with_what_is_learned(tmp_path: Path) -> None:
+    shards = [write_talks(tmp_path, 0, [[1, 50], [2, 3, 51, 52]]), write_talks(tmp_path, 1, [[4, 53]])]
+    data = store(tmp_path, "train", shards)
+    assert data.bounds.tolist() == [0, 2, 6, 8] and data.documents == 3
+    assert talks(tmp_path, shards) == [[1, 50], [2, 3, 51, 52], [4, 53]]
+    assert data.document(1)[1].tolist() == [False, False, True, True] and data.document(1)[1].dtype == bool
+    text = store(tmp_path, "val", [write_shard(tmp_path, 2, [[1, 2, 3], [4]])])
+    assert text.document(0)[1].tolist() == [True] * 3  # of texts all is learned
+
+
+def test_a_document_is_read_across_shards_that_it_does_not_end_in(tmp_path: Path) -> None:
+    shards = [write_shard(tmp_path, 0, [[1, 2], [3]], last_goes_on=True),
+              write_shard(tmp_path, 1, [[4, 5]], last_goes_on=True), write_shard(tmp_path, 2, [[6], [7]])]
+    data = store(tmp_path, "train", shards)
+    assert data.documents == 3 and data.bounds.tolist() == [0, 2, 6, 7]
+    assert [data.document(n)[0].tolist() for n in range(3)] == [[1, 2], [3, 4, 5, 6], [7]]
+
+
+def test_conversations_are_held_out_whole(tmp_path: Path) -> None:
+    made = [[n, n, 50 + n, 50, 50][:3 + n % 3] for n in range(30)]
+    shards = [write_talks(tmp_path, 0, made[:20]), write_talks(tmp_path, 1, made[20:])]
+    held_out = hold_out(tmp_path, shards, "instruct", 0.25, np.uint16, free=2)
+    assert talks(tmp_path, held_out["train"]) + talks(tmp_path, held_out["val"]) == made
+    tokens = {split: sum(shard["tokens"] for shard in its) for split, its in held_out.items()}
+    assert 0.25 <= tokens["val"] / 120 < 0.25 + 5 / 120  # the one at the cut is held out
+    assert sum(shard["bytes"] for its in held_out.values() for shard in its) == pytest.approx(300, abs=2)
+
+
+def test_a_pair_is_held_out_as_one(tmp_path: Path) -> None:
+    made = [[n, turn, *range(50, 51 + length)] for n in range(12) for turn, length in ((20, n % 4), (21, 3))]
+    for fraction in np.linspace(0.05, 0.9, 12):
+        folder = tmp_path / str(fraction)
+        folder.mkdir()
+        shards = [write_talks(folder, 0, made[:10]), write_talks(folder, 1, made[10:])]
+        held_out = hold_out(folder, shards, "preference", fraction, np.uint16, free=2)
+        train, val = talks(folder, held_out["train"]), talks(folder, held_out["val"])
+        assert train + val == made and len(train) % 2 == len(val) % 2 == 0 < len(val) < len(made)
+
+
+@pytest.mark.parametrize("kind", ["instruct", "preference"])
+def test_equal_prompts_are_held_out_together(tmp_path: Path, kind: str) -> None:
+    answers = iter(range(50, 100))
+    made = [[*[prompt] * 9, next(answers), *[60] * length] for length in range(3) for prompt in (1, 2, 3)
+            for _ in range(1 + (kind == "preference"))]
+    for fraction in (0.05, 0.4, 0.6, 0.9):
+        folder = tmp_path / str(fraction)
+        folder.mkdir()
+        held_out = hold_out(folder, [write_talks(folder, 0, made)], kind, fraction, np.uint16, free=1)
+        train, val = talks(folder, held_out["train"]), talks(folder, held_out["val"])
+        assert train and val and sorted(train + val) == sorted(made)
+        assert not {ids[0] for ids in train} & {ids[0] for ids in val}

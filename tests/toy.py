@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from documents import row_documents
+from integrity import seal
 from store import FORMAT, ShardWriter, write_json
 from tokenizer import byte_level
 
@@ -29,22 +31,44 @@ def toy_text(sentences: int, seed: int) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=rng.randint(5, 12))) + "." for _ in range(sentences)]
 
 
-def toy_dataset(data_dir: Path, name: str = "toy", sentences: int = 400) -> Path:
-    """A prepared byte-level dataset of two training shards and one validation shard."""
-    folder, tokenizer = data_dir / name, byte_level()
+def toy_rows(kind: str, count: int, seed: int) -> list[dict]:
+    """Rows of a kind: sentences; words to be said again; the same, and to be preferred over a refusal."""
+    rng = random.Random(seed)
+    if kind == "text":
+        return [{"text": text} for text in toy_text(count, seed)]
+    asked = [(rng.choice(WORDS), rng.randint(1, 3)) for _ in range(count)]
+    if kind == "instruct":
+        return [{"instruction": f"Say {word}", "input": "twice" * (n == 2), "output": " ".join([word] * n)}
+                for word, n in asked]
+    return [{"prompt": f"Say {word}", "chosen": " ".join([word] * n), "rejected": f"no {rng.choice(WORDS)}"}
+            for word, n in asked]
+
+
+def write_rows(folder: Path, kind: str, splits: dict[str, list[list[dict]]]) -> Path:
+    """Rows, a list for each shard of a split, as a prepared byte-level dataset."""
+    tokenizer = byte_level()
     (folder / "tokenizer").mkdir(parents=True)
     tokenizer.save(folder / "tokenizer")
-    splits: dict[str, list[dict]] = {"train": [], "val": []}
-    for split, index, count in ("train", 0, sentences), ("train", 1, sentences // 2), ("val", 0, sentences // 8):
-        writer = ShardWriter(folder, split, index, np.uint16, with_keep=False)
-        for text in toy_text(count, seed=index if split == "train" else 99):
-            ids = np.append(tokenizer.encode_array(text), np.uint32(tokenizer.eos_id))
-            writer.add(ids, None, len(text), ended=True)
-        splits[split].append(writer.close())
+    entries: dict[str, list[dict]] = {split: [] for split in splits}
+    for split, shards in splits.items():
+        for index, rows in enumerate(shards):
+            writer = ShardWriter(folder, split, index, np.uint16, with_keep=kind != "text")
+            for document in row_documents(((row, "a row") for row in rows), kind, tokenizer):
+                for ids, keep, size in document.parts:
+                    writer.add(ids, keep, size, ended=True)
+            entries[split].append(writer.close())
     write_json(folder / "meta.json", {
-        "format": FORMAT, "name": name, "kind": "text", "source": {}, "splits": splits, "plan": {},
+        "format": FORMAT, "name": folder.name, "kind": kind, "source": {}, "splits": entries, "plan": {},
         "tokenizer": {"name": "bytes", "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size, "eos_id": 256}})
+    seal(folder, {})
     return folder
+
+
+def toy_dataset(data_dir: Path, name: str = "toy", sentences: int = 400, kind: str = "text") -> Path:
+    """A prepared byte-level dataset of two training shards and one validation shard."""
+    return write_rows(data_dir / name, kind, {
+        "train": [toy_rows(kind, sentences, 0), toy_rows(kind, sentences // 2, 1)],
+        "val": [toy_rows(kind, sentences // 8, 99)]})
 
 
 def flags(settings: dict) -> list[str]:

@@ -1,0 +1,74 @@
+"""The story suite: it counts what a model says, and what it leaves unsaid."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import suite
+from config import ModelArgs
+from model import Llama
+from story_tasks import QUESTIONS, STORIES, task_at
+from template import instruction_text
+from tokenizer import Tokenizer, byte_level
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return byte_level()
+
+
+def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, say) -> list[int]:
+    """Puts in the place of decoding a model that says say(task); returns the sizes of the batches it was asked for."""
+    known = {}
+    for kind in (*QUESTIONS, *STORIES):
+        for n in range(60):
+            task = task_at("val", n, 0, kind)
+            ids, _ = tokenizer.render([{"role": "user", "content": instruction_text(task.instruction, task.input)}])
+            known[tuple(ids)] = task
+    sizes = []
+
+    def generate_batch(model, prompts, max_new_tokens: int, stop_id: int, **how: float) -> Iterator[list[int | None]]:
+        sizes.append(len(prompts))
+        said = [[*tokenizer.encode(say(known[tuple(ids)])), None][:max_new_tokens] for ids in prompts]
+        for place in range(max(map(len, said))):
+            yield [ids[place] if place < len(ids) else None for ids in said]
+
+    monkeypatch.setattr(suite, "generate_batch", generate_batch)
+    for limit in ("ANSWER_TOKENS", "STORY_TOKENS"):
+        monkeypatch.setattr(suite, limit, 2000)  # which are bytes here
+    return sizes
+
+
+def scores(tokenizer: Tokenizer) -> dict[str, float]:
+    return suite.story_suite(None, tokenizer, questions=3 * len(QUESTIONS), stories=30)
+
+
+def test_right_answers_and_our_own_stories_have_full_marks(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+                                                           ) -> None:
+    sizes = oracle(monkeypatch, tokenizer, lambda task: task.output)
+    found = scores(tokenizer)
+    assert {found[name] for name in found if name.startswith("exact")} == {1.0}
+    assert (found["on_subject"], found["ended"], found["complete"]) == (1, 1, 1)
+    assert found["repetition"] < 0.01 and 40 < found["words"] < 140
+    assert max(sizes) <= suite.BATCH and sum(sizes) > 40
+
+
+def test_what_is_wrong_is_counted(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+    oracle(monkeypatch, tokenizer, lambda task: "I like cats. " * 400)  # off the subject, and without an end
+    found = scores(tokenizer)
+    assert (found["exact"], found["on_subject"], found["ended"], found["complete"]) == (0, 0, 0, 0)
+    assert found["repetition"] > 0.9
+
+
+def test_answers_come_in_the_order_of_the_tasks(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+    oracle(monkeypatch, tokenizer, lambda task: task.instruction[:20])
+    tasks = suite.held_out(tuple(QUESTIONS), 40, 0)
+    assert len({task.instruction for task in tasks}) > 30
+    found = list(suite.answers(None, tokenizer, tasks, 24))
+    assert found == [(task.instruction[:20].strip(), True) for task in tasks]
+
+
+def test_a_model_is_asked(tiny: ModelArgs, tokenizer: Tokenizer) -> None:
+    model = Llama(tiny.replace(vocab_size=320, block_size=1600)).eval()
+    found = suite.story_suite(model, tokenizer, questions=len(QUESTIONS), stories=3)
+    assert found["exact"] == 0 and 0 <= found["ended"] <= 1
