@@ -59,13 +59,13 @@ def init(device: str, dtype: str | None) -> Env:
     return Env(rank, local_rank, world, device, dtype, f"{why}; {why_dtype}")
 
 
-<<<<<<< HEAD
 def keep_memory() -> None:
     """Have glibc keep freed blocks for the next step: those given back cost a page fault for each 4 KiB."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)            # M_MMAP_MAX: no block gets a mapping of its own
         libc.mallopt(-1, 2**31 - 1)    # M_TRIM_THRESHOLD: as much as may stay free at the heap's end
-=======
+
+
 def fresh_store(store: dist.Store, rank: int, world: int) -> dist.Store:
     """A part of the launcher's store that belongs to this start of the ranks alone.
 
@@ -84,7 +84,6 @@ def fresh_store(store: dist.Store, rank: int, world: int) -> dist.Store:
                 store.set("answer/" + store.get(f"call/{other}").decode(), word)
         time.sleep(0.02)
     return dist.PrefixStore(word, store)
->>>>>>> main
 
 
 def choose_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:
