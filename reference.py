@@ -41,8 +41,8 @@ def read_table(path: Path, pairs: int) -> np.ndarray:
     """A table (pairs, 2) from disk. Raises UserError when it is not whole."""
     written = path.with_suffix(".sha256")
     if written.is_file() and written.read_text(errors="replace") != digests(path.parent, [path.name])[path.name]:
-        raise UserError(f"{path} is damaged (its sha256 is not the one in {written.name}): delete both and start the run "
-                        "again from its first weights")
+        raise UserError(f"{path} is damaged (its sha256 is not the one in {written.name}): delete both and start the "
+                        "run again from its first weights")
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
