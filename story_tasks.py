@@ -20,9 +20,9 @@ from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from template import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
-STORIES = {"about": 2, "wish": 2, "continue": 2}
-QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 8,
-             "add": 9, "take": 9, "list": 12}  # fmt: skip
+STORIES = {"about": 3, "wish": 3, "continue": 3}
+QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
+             "add": 18, "take": 18, "list": 24}  # fmt: skip
 KINDS = STORIES | QUESTIONS
 FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
@@ -143,9 +143,9 @@ def _counted(count: int, thing: str) -> str:
 
 
 def _counting(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
-    """A sum or a difference of things, from one to six, and a wrong answer to it."""
+    """A sum or a difference of things, from one to five, and a wrong answer to it."""
     tale = sample_tale(split, rng)
-    few, many = sorted(rng.sample(range(1, 7), 2))
+    few, many = sorted(rng.sample(range(1, 6), 2))
     start, change, result = (many, few, many - few) if kind == "take" else (many - few, few, many)
     slots = words_of(vars(tale))
     slots |= {"things": _counted(0, tale.object).partition(" ")[2], "a_things": _counted(start, tale.object),
@@ -161,17 +161,16 @@ def _series(words: list[str]) -> str:
 
 
 def _listing(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
-    """A question for the two or three words that belong to a group, in the order given, and a wrong answer to it."""
+    """A question for the two words that belong to a group, in the order given, and a wrong answer to it."""
     group, other = rng.sample(tuple(GROUPS), 2)
-    count = rng.choice((2, 3))
-    members, strangers = rng.sample(GROUPS[group].split(), count), rng.sample(GROUPS[other].split(), count)
-    words = members + strangers[: rng.choice((2, count))]
+    members, strangers = rng.sample(GROUPS[group].split(), 2), rng.sample(GROUPS[other].split(), rng.choice((1, 2)))
+    words = members + strangers
     rng.shuffle(words)
     belonging = [word for word in words if word in members]
-    wrong = rng.sample(words, count)
+    wrong = rng.sample(words, 2)
     while sorted(wrong) == sorted(belonging):
-        wrong = rng.sample(words, count)
-    slots = {"what": group, "items": _series(words), "number": NUMBERS[count], "name": rng.choice(GIRLS + BOYS)}
+        wrong = rng.sample(words, 2)
+    slots = {"what": group, "items": _series(words), "number": "two", "name": rng.choice(GIRLS + BOYS)}
     task = Task(kind, _instruction(kind, split, slots, rng), "", capital(_series(belonging)) + ".")
     return task, capital(_series(wrong)) + "."
 
@@ -205,7 +204,7 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
     A story is many tokens to read for one short answer; asked several times over, it teaches as many times as much.
     """
     rng = random.Random(f"{seed}/{split}/{index}/conversation")
-    if rng.random() < 0.6:
+    if rng.random() < 0.65:
         return instruction_at(split, index, seed)
     while True:
         tale = sample_tale(split, rng)

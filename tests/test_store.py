@@ -186,7 +186,7 @@ def test_conversations_are_held_out_whole(tmp_path: Path) -> None:
 
 
 def test_a_pair_is_held_out_as_one(tmp_path: Path) -> None:
-    made = [[n, *range(50, 51 + length)] for n in range(12) for length in (n % 4, 3)]
+    made = [[n, turn, *range(50, 51 + length)] for n in range(12) for turn, length in ((20, n % 4), (21, 3))]
     for fraction in np.linspace(0.05, 0.9, 12):
         folder = tmp_path / str(fraction)
         folder.mkdir()

@@ -1,19 +1,25 @@
 """The loop: its gradients on any split, its resume after any kill, its signals, its plan."""
 
+import io
+import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from toy import QUIET, ROOT, TINY, flags, metrics, toy_dataset, trainer
 
+import checkpoint
 import config
 import trainer as trainer_module
+from reference import reference_key
 
 KILL = "import os, signal\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
 # Where a run is killed: (words, Python that makes the process kill itself there, the newest step that stays whole)
@@ -221,6 +227,202 @@ def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path):
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "runs" / "tuned")[0]["loss"] < metrics(source)[0]["loss"] - 0.5
+
+
+# --- fine-tuning and preference alignment ----------------------------------------------------------------------------
+
+# Six steps of two micro-batches, with dropout. A row of pairs has 128 tokens.
+TALKS = {"train": "S", "dataset": "talks", "block_size": 64, "batch_size": 4, "total_batch_size": 512, "dropout": 0.1,
+         "attn_dropout": 0.1}
+PAIRS = {**TALKS, "train": "D", "dataset": "pairs", "total_batch_size": 1024, "max_lr": 5e-3}
+IN_STEP_4 = KILLS[0][1]
+
+
+def here(folder, *extra, **settings):
+    """Run the trainer on the data in folder/data in this process, which is much faster than in one of its own."""
+    words = [*flags({**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings}), *extra]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["trainer.py", *words])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            trainer_module.main()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def state_of(run):
+    return json.loads((run / (run / "latest").read_text() / "train_state" / "state.json").read_text())
+
+
+def tables(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "data" / "pairs" / "reference").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """A folder with toy conversations and pairs, a run S on the ones and a run D on the others that starts from it."""
+    folder = tmp_path_factory.mktemp("aligned")
+    toy_dataset(folder / "data", "talks", kind="instruct")
+    toy_dataset(folder / "data", "pairs", kind="preference")
+    here(folder, **TALKS)
+    here(folder, **PAIRS, init_from=folder / "runs" / "S-talks")
+    return folder
+
+
+def test_fine_tuning_learns_to_answer(aligned):
+    run = aligned / "runs" / "S-talks"
+    rows = metrics(run)
+    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.2) and rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    validation = metrics(run, "val")
+    assert [row["step"] for row in validation] == [3, 6] and validation[1]["loss"] < validation[0]["loss"]
+    assert [row["count"] for row in rows] != [row["tokens"] for row in rows]
+    assert all(0 < row["count"] < 512 / 4 for row in rows)  # of the tokens of a step, the answers alone
+    assert state_of(run)["stage"] == "fine-tuning" and state_of(run)["reference"] is None
+
+
+def test_alignment_learns_what_is_preferred(aligned):
+    run, source = aligned / "runs" / "D-pairs", aligned / "runs" / "S-talks" / "step_000006"
+    rows, validation = metrics(run), metrics(run, "val")
+    names = {"accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps"}
+    assert all(names <= row.keys() for row in rows + validation)
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=0.1)  # not exactly, for there is dropout
+    assert validation[-1]["loss"] < 0.6 < math.log(2) and validation[-1]["accuracy"] > 0.7
+    assert validation[-1]["margin"] > validation[0]["margin"] > 0
+    for row in rows + validation:
+        assert row["margin"] == pytest.approx(row["chosen_reward"] - row["rejected_reward"])
+    assert state_of(run)["init_from"] == str(source)
+    key = state_of(run)["reference"]
+    model, _ = checkpoint.load_model(source)
+    assert key == reference_key(model, state_of(run)["data"], 64, torch.float32)  # of the weights that it started from
+    assert list(tables(aligned)) == [f"{key}-train.npy", f"{key}-val.npy"]
+
+
+@pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
+def test_killed_answers_resume_bit_identical(aligned, tmp_path, stage):
+    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
+    start = {"init_from": aligned / "runs" / "S-talks"} if stage is PAIRS else {}
+    killed = trainer(tmp_path, code=KILL + IN_STEP_4, **stage, **start)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = tmp_path / "runs" / f"{stage['train']}-{stage['dataset']}"
+    assert (run / "latest").read_text() == "step_000002"
+    made = tables(tmp_path) if stage is PAIRS else None
+    here(tmp_path, "--resume", **stage)
+    assert same_run(run, aligned / "runs" / run.name)
+    if stage is PAIRS:
+        assert made == tables(tmp_path) == tables(aligned)  # of the first weights, not of those of step 2
+        assert state_of(run)["init_from"] == state_of(aligned / "runs" / "D-pairs")["init_from"]
+
+
+def test_answers_without_their_generators_are_others(aligned, tmp_path):
+    """The comparison above is not vacuous: another seed gives another run."""
+    shutil.copytree(aligned / "data", tmp_path / "data")
+    here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks", seed=7)
+    assert not same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
+
+
+@pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
+def test_two_ranks_learn_the_same_answers_as_one(aligned, tmp_path, stage):
+    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
+    still = {**stage, "dropout": 0.0, "attn_dropout": 0.0, "max_lr": 1e-3, "batch_size": 8}
+    if stage is PAIRS:
+        still["init_from"] = aligned / "runs" / "S-talks"
+    done = trainer(tmp_path, ranks=2, run_name="two", **{**still, "micro_batch_size": 2})
+    assert done.returncode == 0, done.stderr
+    assert "micro-batches x 2 ranks" in done.stdout
+    if stage is PAIRS:
+        made = tables(tmp_path)
+        shutil.rmtree(tmp_path / "data" / "pairs" / "reference")
+    here(tmp_path, run_name="one", **still)
+    for split in ("train", "val"):
+        for row, other in zip(*(metrics(tmp_path / "runs" / name, split) for name in ("one", "two")), strict=True):
+            compared = row.keys() - {"tokens_per_second", "mfu", "lr", "step", "split", "tokens"}
+            assert {"loss", "count"} <= compared and row["count"] == other["count"] > 0
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+            assert {name: row[name] for name in compared} == {
+                name: pytest.approx(other[name], rel=1e-4, abs=1e-4) for name in compared}
+    for key, value in weights(tmp_path / "runs" / "one").items():
+        torch.testing.assert_close(weights(tmp_path / "runs" / "two")[key], value, rtol=1e-4, atol=1e-4)
+    if stage is PAIRS:
+        for name, table in tables(tmp_path).items():
+            one, two = (np.load(io.BytesIO(content)) for content in (table, made[name]))
+            np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+@pytest.mark.parametrize("harm", ["other weights' log-probs", "sides swapped"])
+def test_a_wrong_reference_is_refused_before_the_first_step(aligned, tmp_path, harm):
+    shutil.copytree(aligned / "data", tmp_path / "data")
+    for path in (tmp_path / "data" / "pairs" / "reference").iterdir():
+        table = np.load(path)
+        np.save(path, table[:, ::-1] if harm == "sides swapped" else table + np.float32([0.0, 0.3]))
+    with pytest.raises(config.RunError, match=r"loss before the first step is .*, not 0.693147: .* delete that"):
+        here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks")
+    assert not (tmp_path / "runs" / "D-pairs" / "latest").exists()
+
+
+def test_other_weights_get_a_reference_of_their_own(aligned, tmp_path):
+    shutil.copytree(aligned / "data", tmp_path / "data")
+    here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks" / "step_000004", run_name="other")
+    assert len(tables(tmp_path)) == 4 and tables(aligned).items() < tables(tmp_path).items()
+
+
+def test_a_resumed_alignment_needs_its_reference(aligned, tmp_path):
+    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
+    shutil.copytree(aligned / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / "D-pairs" / "latest").write_text("step_000004")
+    with pytest.raises(config.UserError, match=r"reference log-probs of this run are gone .* --init_from .*S-talks"):
+        here(tmp_path, "--resume", **PAIRS)
+
+
+def test_pretraining_on_instructions_is_fine_tuning(aligned, tmp_path, capsys):
+    shutil.copytree(aligned / "data", tmp_path / "data")
+    here(tmp_path, **{**TALKS, "train": "P"})
+    assert same_run(tmp_path / "runs" / "S-talks", aligned / "runs" / "S-talks")
+    assert "fine-tuning on talks" in capsys.readouterr().out
+    with pytest.raises(config.UserError, match="--dataset pairs is of kind preference; --train P needs text"):
+        here(tmp_path, **{**PAIRS, "train": "P"})
+
+
+def test_a_fine_tuning_is_resumed_as_one_whatever_stage_is_typed(aligned, tmp_path):
+    """`--train P --resume --run_name X` goes on with X's own stage, for P on instructions is S."""
+    shutil.copytree(aligned / "data", tmp_path / "data")
+    toy_dataset(tmp_path / "data", "stories")
+    shutil.copytree(aligned / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / "S-talks" / "latest").write_text("step_000004")
+    settings = {name: value for name, value in TALKS.items() if name != "dataset"}
+    words = flags({**{name: value for name, value in TINY.items() if name != "dataset"}, **settings, "train": "P",
+                   "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", "run_name": "S-talks"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["trainer.py", *words, "--resume"])
+        trainer_module.main()
+    assert same_run(tmp_path / "runs" / "S-talks", aligned / "runs" / "S-talks")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
+@pytest.mark.parametrize("where, code, whole", KILLS[1:], ids=[kill[0] for kill in KILLS[1:]])
+def test_answers_killed_anywhere_resume_bit_identical(aligned, tmp_path, stage, where, code, whole):
+    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
+    start = {"init_from": aligned / "runs" / "S-talks"} if stage is PAIRS else {}
+    keep = 1 if "pruned" in where else 0
+    killed = trainer(tmp_path, code=KILL + code, keep_checkpoints=keep, **stage, **start)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = tmp_path / "runs" / f"{stage['train']}-{stage['dataset']}"
+    assert (run / "latest").read_text() == f"step_{whole:06d}"
+    here(tmp_path, "--resume", keep_checkpoints=keep, **stage)
+    assert same_run(run, aligned / "runs" / run.name)
+
+
+@pytest.mark.slow
+def test_killed_while_the_reference_is_made_it_starts_again(aligned, tmp_path):
+    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
+    code = ("import reference\nreal = reference.np.save\n"
+            "def save(file, table):\n real(file, table[:9]); file.flush(); die()\nreference.np.save = save")
+    killed = trainer(tmp_path, code=KILL + code, **PAIRS, init_from=aligned / "runs" / "S-talks")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks")
+    assert tables(tmp_path) == tables(aligned)
+    assert same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
 
 
 @pytest.mark.slow
