@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     moved = shutil.copytree(tmp / "runs" / "P-toy", tmp / "runs" / "moved")
     state = moved / "step_000001" / "train_state" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "data": "0" * 64}))
-    seal(moved / "step_000001", {})
+    seal(state.parent, {})
     return tmp
 
 
