@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attention import find_runs
 from config import IGNORE
 
 
@@ -25,16 +26,18 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """tokens (B, T); labels (B, T), already shifted, IGNORE where nothing is learned; doc_ids (B, T) of packed rows.
+    """tokens (B, T); labels (B, T), already shifted, IGNORE where nothing is learned.
 
-    learned (N,) are the flat positions that have a label, None where all have one. Of preference pairs (P of them) also
-    branches and positions (B, T), owners (N,): the completion, 2 * pair + (0 chosen, 1 rejected), that each learned
-    position belongs to, and reference (2P,): each completion's log-prob under the reference.
+    Of packed rows also doc_ids (B, T), and the same as runs (R, 2) of attention.find_runs. learned (N,) are the flat
+    positions that have a label, None where all have one. Of preference pairs (P of them) also branches and positions
+    (B, T), owners (N,): the completion, 2 * pair + (0 chosen, 1 rejected), that each learned position belongs to, and
+    reference (2P,): each completion's log-prob under the reference.
     """
 
     tokens: Tensor
     labels: Tensor
     doc_ids: Tensor | None = None
+    runs: Tensor | None = None
     learned: Tensor | None = None
     branches: Tensor | None = None
     positions: Tensor | None = None
@@ -60,7 +63,8 @@ def collate(rows: list[Row]) -> Batch:
         owners = 2 * (doc_ids + first[:, None]) + branches - 1
         pairs = {"branches": branches, "positions": np.stack([row.positions for row in rows]),
                  "owners": owners.ravel()[learned], "reference": np.concatenate([row.reference for row in rows])}
-    packed = pairs or (doc_ids != doc_ids[:, :1]).any()
+    packed = bool(pairs) or (doc_ids != doc_ids[:, :1]).any()
     arrays = {"tokens": tokens, "labels": labels, **({"doc_ids": doc_ids} if packed else {}),
+              **({"runs": find_runs(doc_ids, pairs.get("branches"))} if packed else {}),
               **({"learned": learned} if len(learned) < labels.size else {}), **pairs}
     return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})

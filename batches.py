@@ -194,15 +194,24 @@ FixedRows = StreamValidation | PackedRows | PairRows
 class Loader:
     """Endless batches of B rows; all ranks together take B x world rows of the one order at a time."""
 
-    def __init__(self, rows: Rows, batch_size: int, rank: int, world_size: int, cursor: int = 0):
+    def __init__(self, rows: Rows, batch_size: int, rank: int, world_size: int, cursor: int = 0,
+                 left_out: list[list[int]] | None = None):
         self.rows, self.batch_size, self.rank, self.world_size = rows, batch_size, rank, world_size
         self.cursor = cursor  # rows that all ranks together have taken: the whole position in the data
+        # (first, count): at position `first`, so many rows are passed over. The list may grow from outside.
+        self.left_out = [] if left_out is None else left_out
+
+    def number(self, position: int) -> int:
+        """The row at a position: the same number, but for what is left out before it, each after those before it."""
+        for first, count in reversed(self.left_out):
+            position += count if position >= first else 0
+        return position
 
     def next(self) -> Batch:
         """This rank's share of the next rows."""
         first = self.cursor + self.rank * self.batch_size
         self.cursor += self.batch_size * self.world_size
-        return collate([self.rows[n] for n in range(first, first + self.batch_size)])
+        return collate([self.rows[self.number(n)] for n in range(first, first + self.batch_size)])
 
 
 def fixed_batches(rows: FixedRows, batch_size: int, rank: int, world_size: int,

@@ -87,8 +87,9 @@ def model_card(name: str, stages: Sequence[Trained], model: Llama, use: str,
              "tokens. What it says may be wrong or harmful: nothing filters it."]
     if stages:
         parts += ["## Training", _table(stages), *map(_data, stages), "## Settings", _settings(stages)]
-    parts += ["## Samples", "The first ones drawn, none left out.",
-              *(f"> **{_quoted(prompt)}** {_quoted(text)}" for prompt, text in samples)]
+    if samples:
+        parts += ["## Samples", "The first ones drawn, none left out.",
+                  *(f"> **{_quoted(prompt)}** {_quoted(text)}" for prompt, text in samples)]
     return "\n\n".join([*parts, "## How to use it", use])
 
 

@@ -2,17 +2,23 @@
 
     <run>/step_000050/config.json, model.safetensors, tokenizer.json, ...   what inference reads
     <run>/step_000050/train_state/state.json, optimizer.pt, rng.pt          step, position in the data, settings, hashes
+    <run>/step_000050/SHA256SUMS                                            sha256 of all of these
     <run>/latest                                                            name of the newest complete step folder
 
 A folder is written under a temporary name, synced and renamed, so a kill at any moment leaves the last one whole.
+
+    python checkpoint.py verify DIR      compare every file of a run, a step or a dataset with its SHA256SUMS
 """
 
+import errno
 import hashlib
 import json
 import os
 import pickle
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +27,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from config import ModelArgs, UserError
+from config import ModelArgs, Parser, RunError, UserError
+from config import run as run_script
 from distributed import Env
+from integrity import SUMS, damage, listed, seal
 from model import Llama
-from store import write_json
+from parallel import copy_weights, load_optimizers
+from store import claimed, write_json
 from tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
 ARCHITECTURE = ("block_size", "vocab_size", "embeddings_dims", "no_of_decoder_layers", "no_of_heads", "no_kv_heads",
                 "head_dim", "hidden_dims", "eps", "rope_theta", "tie_embeddings")
@@ -78,15 +87,15 @@ def args_from_hf(config: dict, where: Path) -> ModelArgs:
 
 
 def write_model(folder: Path, model: Llama, tokenizer: Tokenizer, about: dict,
-                dtype: torch.dtype = torch.float32) -> None:
+                dtype: torch.dtype = torch.float32, weights: dict | None = None) -> None:
     """Write the files of a Hugging Face model into a folder; `about` is the part of config.json that is our own.
 
     about["stage"] is the letter of the stage that trained it: models of P continue a text, those of S and D answer.
+    `weights` are the model's, whole, where it lies in parts on several ranks.
     """
-    weights = model.state_dict()
-    if model.args.tie_embeddings:
-        del weights["lm_head.weight"]
-    weights = {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
+    tied = {"lm_head.weight"} if model.args.tie_embeddings else set()
+    weights = {name: weight.to(dtype).contiguous() for name, weight in (weights or model.state_dict()).items()
+               if name not in tied}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     special = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
     config = {**hf_config(model.args, tokenizer.eos_id), "dtype": str(dtype).removeprefix("torch."), "smolllama": about}
@@ -96,32 +105,58 @@ def write_model(folder: Path, model: Llama, tokenizer: Tokenizer, about: dict,
     tokenizer.save(folder)
 
 
-def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, state: dict, rng: list,
-         stateful: list, keep: int = 0) -> Path:
+def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, weights: dict, training: dict,
+         state: dict, keep: int = 0) -> Path:
     """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Returns the folder.
 
-    `stateful` are the optimizers and whatever else has a state_dict; `rng` is one generator state for each rank.
+    `training` is what goes on in training: the states of optimizers and scaler, and the generators of each rank.
+    Raises RunError when it cannot be written (the disk is full); the checkpoints that were there are then untouched.
     """
     folder = run / f"step_{progress.step:06d}"
     partial = run / f".{folder.name}.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "train_state").mkdir(parents=True)
-    write_model(partial, model, tokenizer, {"stage": state["args"]["train"]})
-    torch.save([part.state_dict() for part in stateful], partial / "train_state" / "optimizer.pt")
-    torch.save(rng, partial / "train_state" / "rng.pt")
-    write_json(partial / "train_state" / "state.json",
-               {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
-    publish(partial, folder)  # in the place of the same step, after a resume from an older one
-    temporary = run / "latest.tmp"
-    temporary.write_text(folder.name)
-    _sync(temporary)
-    temporary.rename(run / "latest")
-    _sync(run)
-    for old in steps(run)[:-keep] if keep else []:
-        discard(old)
-    for leftover in run.glob(".step_*"):  # of a run that was killed while it saved or pruned
-        shutil.rmtree(leftover)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        need, free = 16e6 + _bytes(weights) + _bytes(training), shutil.disk_usage(run).free
+        if need > free:
+            raise OSError(errno.ENOSPC, f"it needs {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
+        (partial / "train_state").mkdir(parents=True)
+        write_model(partial, model, tokenizer, {"stage": state["args"]["train"]}, weights=weights)
+        _write_training(partial / "train_state", training)
+        write_json(partial / "train_state" / "state.json",
+                   {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
+        seal(partial, {})
+        publish(partial, folder)  # in the place of the same step, after a resume from an older one
+        temporary = run / "latest.tmp"
+        temporary.write_text(folder.name)
+        _sync(temporary)
+        temporary.rename(run / "latest")
+        _sync(run)
+        others = [path for path in steps(run) if path != folder]
+        for old in others[:max(0, len(others) + 1 - keep)] if keep else []:
+            discard(old)
+        for leftover in run.glob(".step_*"):  # of a run that was killed while it saved or pruned
+            shutil.rmtree(leftover)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"the checkpoint of step {progress.step} could not be written to {run} "
+                       f"({getattr(error, 'strerror', None) or error})") from None
     return folder
+
+
+def _write_training(folder: Path, training: dict) -> None:
+    for name, value in training.items():
+        try:
+            torch.save(value, folder / f"{name}.pt")
+        except RuntimeError as error:  # how torch says that a file could not be written
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from None
+
+
+def _bytes(value: object) -> int:
+    """Bytes of all tensors inside dicts and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_bytes, parts))
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -152,7 +187,7 @@ def _sync(path: Path) -> None:
 
 def steps(run: Path) -> list[Path]:
     """The complete step folders of a run, oldest first."""
-    return sorted(run.glob("step_*"))
+    return sorted(run.glob("step_*"), key=lambda folder: (len(folder.name), folder.name))
 
 
 def find_model(folder: str | Path) -> Path:
@@ -205,7 +240,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if wrong or len(weights) != len(wanted):
         odd = wrong[0] if wrong else next(name for name in weights if name not in wanted)
         raise UserError(f"the weights in {folder} do not fit its config.json: {odd} is missing, too many or misshapen")
-    model.load_state_dict(weights)
+    copy_weights(model, weights)
 
 
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
@@ -226,20 +261,23 @@ def load_state(folder: Path) -> tuple[Progress, dict]:
                         f"--init_from {folder}")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
+        if state["format"] != FORMAT:
+            raise UserError(f"{folder} is of format {state['format']}, not {FORMAT}: another version wrote it, "
+                            f"start from its weights with --init_from {folder}")
         progress = Progress(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
     except (ValueError, KeyError) as error:
         raise UserError(f"{path} is broken ({type(error).__name__}: {error})") from None
     return progress, state
 
 
-def restore(folder: Path, stateful: list, env: Env) -> None:
+def restore(folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.GradScaler, env: Env) -> None:
     """Give optimizers and this rank's generators their state back; a rank that is new keeps its fresh generator."""
     try:
         states = torch.load(folder / "train_state" / "optimizer.pt", weights_only=True, map_location="cpu")
         rng = torch.load(folder / "train_state" / "rng.pt", weights_only=True)
-        for part, state in zip(stateful, states, strict=True):
-            part.load_state_dict(state)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        load_optimizers(model, optimizers, states["optimizers"])
+        scaler.load_state_dict(states["scaler"])
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"the training state in {folder} cannot be read ({error}): resume from an older step or start "
                         f"with --init_from {folder}") from None
     if env.rank < len(rng):
@@ -260,15 +298,52 @@ def data_hash(meta: dict) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def make_run_folder(folder: Path, keep: bool) -> None:
-    """Make the run's folder; unless it is to be kept, an older run of that name is moved aside, not overwritten."""
+@contextmanager
+def run_folder(folder: Path, keep: bool) -> Iterator[None]:
+    """The run's folder, claimed for this process alone; unless `keep`, an older run of that name is moved aside.
+
+    Raises UserError when another process trains there, or when it cannot be written.
+    """
     try:
-        if not keep and folder.exists() and any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not keep and any(folder.iterdir()):
             number = 1
             while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
                 number += 1
-            folder.rename(aside)
+            with claimed(folder):
+                folder.rename(aside)
             print(f"a run named {folder.name} was there already: it is now {aside}", file=sys.stderr)
-        folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --save_checkpoint_dir") from None
+    with claimed(folder):
+        yield
+
+
+def intact(folder: Path) -> None:
+    """Raises UserError when a file of a checkpoint is not what was written. Foreign folders tell nothing."""
+    if fault := damage(folder):
+        others = [step.name for step in steps(folder.parent) if step != folder]
+        remedy = f"remove that folder, --resume then goes on from {others[-1]}" if others else "start again without it"
+        raise UserError(f"{fault}: {remedy}")
+
+
+def main() -> None:
+    """Compare the files of folders with their sums."""
+    parser = Parser(__doc__)
+    parser.add_argument("command", choices=["verify"])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run, a step or a prepared dataset")
+    folder = parser.parse_args().folder
+    sealed = [path for path in (folder, *steps(folder)) if (path / SUMS).is_file()]
+    if not sealed:
+        raise UserError(f"{folder} holds no {SUMS}, so there is nothing to compare its files with")
+    faults = [fault for fault in map(damage, sealed) if fault]
+    for path in sealed:
+        print(f"{path}: {len(listed(path) or ()):,} files")
+    if faults:
+        raise UserError("; ".join(faults))
+    print("all are as they were written")
+
+
+if __name__ == "__main__":
+    run_script(main)

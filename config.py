@@ -52,11 +52,19 @@ class ModelArgs:
         "auto", "run", "log to Weights & Biases; auto = online when logged in, else offline")
     keep_checkpoints: int = opt(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
     save_checkpoint_iter: int = opt(50, "run", "save every N steps", 1)
+    skip_limit: int = opt(
+        3, "run", "steps in a row without a finite loss and gradient, after which the run goes back to a checkpoint", 1)
+    stall_minutes: float = opt(20.0, "run", "end with the stacks of all threads after N minutes without a step; "
+                                            "0 = never", 0.0)
     seed: int = opt(1337, "device", "seed of initialisation, row order, dropout and sampling", 0)
     device: str = opt("cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so")
     dtype: typing.Literal["bfloat16", "float16", "float32"] | None = opt(
         None, "device", "precision of the matrix products "
         "(default: bfloat16 where it is fast, else float16 on CUDA, float32 on CPU)")
+    parallel: typing.Literal["ddp", "fsdp"] = opt(
+        "ddp", "device", "on several ranks: ddp = each has the model, fsdp = each has a part of it")
+    activation_checkpointing: bool = opt(
+        False, "device", "make each layer's values again in backward: less memory, about a third more work")
 
     block_size: int = opt(512, "model", "context length in tokens", 2)
     vocab_size: int | None = opt(
@@ -191,8 +199,8 @@ PRESETS: dict[str, dict[str, object]] = {
                     optimizer="muon", max_lr=2e-2, warmup_iters=50, total_iters=800, eval_iters=200, eval_check=25,
                     save_checkpoint_iter=200, max_length=150),
     "stories-instruct": dict(train="S", dataset="stories_instruct", batch_size=6, total_batch_size=1920, dropout=0.0,
-                             attn_dropout=0.0, optimizer="muon", max_lr=1e-2, warmup_iters=50, total_iters=1400,
-                             eval_iters=350, eval_check=20, save_checkpoint_iter=350, max_length=150,
+                             attn_dropout=0.0, optimizer="muon", max_lr=1e-2, warmup_iters=50, total_iters=1800,
+                             eval_iters=450, eval_check=20, save_checkpoint_iter=450, max_length=150,
                              prompt="Write a story about Tom and a bell."),
     "stories-preference": dict(train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680,
                                max_lr=5e-5, warmup_iters=10, total_iters=100, eval_iters=25, eval_check=20,
@@ -292,7 +300,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, RunError) as error:
-        if os.environ.get("RANK", "0") == "0":  # all ranks meet the same error; one says it
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a machine meet the same error; one says it
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
     except KeyboardInterrupt:

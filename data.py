@@ -5,20 +5,23 @@
     python data.py --alpaca | --dpo                  instructions, preferences (UltraFeedback) from the hub
     python data.py --files a.txt b.jsonl c.parquet --name mine --kind text | instruct | preference
     python data.py --show NAME [--row N]             print a prepared row, what is learned in green
+    python data.py --fw --shard 2/8                  the second eighth of the work, on one of eight machines
 
 The input is cut into units of fixed size. Each unit becomes one shard, whichever process makes it and however often it
 is tried, so the result depends on the input alone. Everything is made in data/.<name>.partial, where a run that was
-killed goes on, and takes its place under data/<name> when it is complete (store.py has the format).
+killed goes on, and takes its place under data/<name> when it is complete (store.py has the format). What --shard makes
+stays in data/.<name>.shard-2-of-8; the same command without --shard takes in all such folders that lie beside it, as
+they are, and makes what is missing.
 """
 
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -27,24 +30,34 @@ from pathlib import Path
 from tqdm import tqdm
 
 from catalog import (
-    STORIES,
     VAL_FRACTION,
     Source,
     file_source,
     hub_source,
-    story_rows,
     story_sources,
     story_tokenizer,
     unit_bytes,
 )
 from config import Parser, UserError, resolve, run
 from conversations import COLUMNS
-from documents import Document, cut, documents, row_documents
+from integrity import seal
 from show import show
-from sources import READ_ERRORS, Span, brief, in_validation, retry
-from store import FORMAT, SPLITS, ShardWriter, Store, claimed, hold_out, id_dtype, read_meta, replace_folder, write_json
+from sources import Span
+from store import (
+    FORMAT,
+    SPLITS,
+    Store,
+    claimed,
+    hold_out,
+    id_dtype,
+    intact,
+    read_meta,
+    replace_folder,
+    write_json,
+)
 from template import CHAT_TEMPLATE
 from tokenizer import Tokenizer, load_tokenizer
+from units import make_unit, start_worker
 
 BYTES_PER_TOKEN = 8  # at most, about: a unit has at least its bytes / 8 tokens
 
@@ -62,6 +75,18 @@ class Plan:
     units: list[list[dict]]
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which machine of how many, counted from 1."""
+
+    number: int
+    count: int
+
+    def has(self, unit: int) -> bool:
+        """Whether a unit is this machine's to make."""
+        return unit % self.count == self.number - 1
+
+
 def plan_units(spans: list[Span], target: int) -> list[list[dict]]:
     """Join small neighbouring spans of the same split into units of about the target size."""
     units: list[list[Span]] = []
@@ -74,77 +99,39 @@ def plan_units(spans: list[Span], target: int) -> list[list[dict]]:
     return [[asdict(span) for span in unit] for unit in units]
 
 
-# --- one unit, in a worker process -----------------------------------------------------------------------------------
-
-_worker: dict = {}  # what a worker process keeps between units: tokenizer, folder, plan, counter
-
-
-def _start_worker(folder: str, plan: dict, counter) -> None:
-    threading.Thread(target=_end_with_main, daemon=True).start()
-    tokenizer = load_tokenizer(Path(folder) / "tokenizer")
-    _worker.update(tokenizer=tokenizer, folder=Path(folder), plan=plan, counter=counter)
-
-
-def _end_with_main() -> None:
-    """A worker that outlived a killed main process would write into the folder of the next run."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def make_unit(index: int, budget: int | None) -> dict:
-    """Make the shards of a unit, at most `budget` tokens; tried again when the network stumbles. Returns its entry."""
-    spans = [Span(**span) for span in _worker["plan"]["units"][index]]
-    remote = any(span.path.startswith("hf://") for span in spans)
-    try:
-        return retry(lambda: _make_unit(index, spans, budget), f"unit {index}", tries=4 if remote else 1)
-    except READ_ERRORS as error:  # said in words here, since the hub's errors do not travel between processes
-        raise UserError(f"unit {index} ({spans[0].path}) failed for good ({brief(error)}); what is done so far "
-                        "is kept: run the same command again to go on") from None
-
-
-def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
-    tokenizer, folder, plan = _worker["tokenizer"], _worker["folder"], _worker["plan"]
-    writers = {split: ShardWriter(folder, split, index, id_dtype(tokenizer.vocab_size), plan["kind"] != "text")
-               for split in SPLITS}
-    left, empty, uncounted, full = budget, 0, 0, False
-    for span, document in _documents(spans, plan, tokenizer):
-        if document is None:
-            empty += 1
-            continue
-        whole, document = document, document if left is None else cut(document, left, tokenizer)
-        if full := document is None:
-            break
-        split = span.split or ("val" if span.whole and in_validation(document.key, plan["val_fraction"]) else "train")
-        for ids, keep, size in document.parts:
-            writers[split].add(ids, keep, size, document.ended)
-        left = left if left is None else left - document.tokens
-        uncounted += document.tokens
-        if uncounted > 100_000:
-            uncounted = _count(uncounted)
-        if left == 0 or document is not whole:
-            break
-    _count(uncounted)
-    entry = {"empty": empty, "full": full, "shards": {split: writer.close() for split, writer in writers.items()}}
-    write_json(folder / f"unit-{index:05d}.json", entry)
-    return entry
-
-
-def _documents(spans: list[Span], plan: dict, tokenizer: Tokenizer) -> Iterator[tuple[Span, Document | None]]:
-    """The documents of a unit, each with the span that it is from."""
-    for span in spans:
-        found = (row_documents(story_rows(span, plan["source"]["seed"]), plan["kind"], tokenizer)
-                 if span.form in STORIES else documents(span, plan["kind"], tokenizer))
-        yield from ((span, document) for document in found)
-
-
-def _count(tokens: int) -> int:
-    """Add to the counter that the progress bar shows; returns what is then uncounted, nothing."""
-    with _worker["counter"].get_lock():
-        _worker["counter"].value += tokens
-    return 0
-
-
 # --- all units, in order ---------------------------------------------------------------------------------------------
+
+def prepare_shard(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers: int, shard: Shard) -> None:
+    """Make every count-th unit of the plan, for prepare() to take in."""
+    folder = data_dir / f".{name}.shard-{shard.number}-of-{shard.count}"
+    wanted = json.loads(json.dumps(asdict(plan)))
+    folder.mkdir(exist_ok=True)
+    with claimed(folder):
+        if _planned(folder) != wanted:
+            start_over(folder, wanted, tokenizer)
+        entries = run_units(folder, wanted, workers, shard)
+    print(f"{folder}: done, {len(entries)} of {len(plan.units)} units, {sum(map(_tokens, entries)):,} tokens; bring "
+          f"all {shard.count} into one {data_dir.name}/ and run the same command there without --shard")
+
+
+def take_shards(folder: Path, data_dir: Path, name: str, plan: dict) -> None:
+    """Move the units of finished shards into the folder; a kill in between is made good by the next run.
+
+    Raises UserError for a shard of another plan.
+    """
+    for shard in sorted(data_dir.glob(f".{name}.shard-*")):
+        with claimed(shard):
+            if _planned(shard) != plan:
+                raise UserError(f"{shard} was made by another plan (other sources, revision, tokenizer or settings): "
+                                "make it again, or remove it")
+            for entry in sorted(shard.glob("unit-*.json")):
+                made = json.loads(entry.read_text())["shards"].values()
+                for file in (shard / file for part in made for file in part["sha256"]):
+                    if file.is_file():
+                        file.rename(folder / file.name)
+                entry.rename(folder / entry.name)
+            shutil.rmtree(shard)
+
 
 def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers: int) -> Path:
     """Make data/<name> by the plan, going on where an equal plan was broken off. Returns the folder."""
@@ -157,13 +144,17 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
     with claimed(folder):
         if _planned(folder) != wanted:
             start_over(folder, wanted, tokenizer)
+        take_shards(folder, data_dir, name, wanted)
         if not (folder / "meta.json").is_file():
-            write_json(folder / "meta.json", make_meta(folder, name, wanted, run_units(folder, wanted, workers)))
+            entries = run_units(folder, wanted, workers, Shard(1, 1))
+            write_json(folder / "meta.json", make_meta(folder, name, wanted, entries))
         meta = read_meta(folder)
-        whole = {shard for split in SPLITS for entry in meta["splits"][split] for shard in entry["sha256"]}
+        whole = {name: digest for split in SPLITS for entry in meta["splits"][split]
+                 for name, digest in entry["sha256"].items()}
         for path in folder.iterdir():
             if path.is_file() and path.name not in {"meta.json", "plan.json", *whole}:
                 path.unlink()
+        seal(folder, whole)
         replace_folder(folder, target)
     noun = {"text": "documents", "instruct": "conversations", "preference": "answers"}[plan.kind]
     for split in SPLITS:
@@ -176,8 +167,10 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
 
 def _planned(folder: Path) -> dict | None:
     """The plan by which a folder is made, if it has one."""
-    path = folder / "plan.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none, or one that was damaged: the same remedy
+        return None
 
 
 def _is_whole(target: Path, plan: dict) -> bool:
@@ -185,6 +178,7 @@ def _is_whole(target: Path, plan: dict) -> bool:
     if not (target / "meta.json").is_file() or _planned(target) != plan:
         return False
     try:
+        intact(target)
         meta = read_meta(target)
         return all(Store(target, split, meta) for split in SPLITS)
     except UserError as error:
@@ -217,13 +211,13 @@ def make_meta(folder: Path, name: str, plan: dict, entries: list[dict]) -> dict:
             "source": plan["source"], "empty": sum(entry["empty"] for entry in entries), "splits": shards}
 
 
-def run_units(folder: Path, plan: dict, workers: int) -> list[dict]:
-    """The entries of all units in order, made by worker processes; those already there are taken as they are."""
+def run_units(folder: Path, plan: dict, workers: int, shard: Shard) -> list[dict]:
+    """The entries of a shard's units in order, made by worker processes; those already there are taken as they are."""
     units, left, entries = plan["units"], plan["max_tokens"], {}
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     total_bytes = sum(span["bytes"] for unit in units for span in unit)
-    with ProcessPoolExecutor(max(1, min(workers, len(units))), context, _start_worker,
+    with ProcessPoolExecutor(max(1, min(workers, len(units))), context, start_worker,
                              (str(folder), plan, counter)) as pool, \
             tqdm(total=left, unit=" tokens", unit_scale=True, desc=f"{total_bytes / 1e6:,.0f} MB", disable=None) as bar:
         def tick() -> None:
@@ -231,7 +225,7 @@ def run_units(folder: Path, plan: dict, workers: int) -> list[dict]:
 
         try:
             for split in (None, "val", "train"):  # validation takes its share where it has units, training the rest
-                numbers = [n for n, unit in enumerate(units) if unit[0]["split"] == split]
+                numbers = [n for n, unit in enumerate(units) if unit[0]["split"] == split and shard.has(n)]
                 budget = max(1, round(left * plan["val_fraction"])) if left and split == "val" else left
                 made = _run_group(folder, pool, plan, numbers, budget, workers, tick)
                 left = left if left is None else left - sum(map(_tokens, made.values()))
@@ -320,6 +314,7 @@ def parse() -> dict:
     parser.add_argument("--val_fraction", type=float, help="share of documents held out (default: 0.1; 0.2 for --fw)")
     parser.add_argument("--max_tokens", type=int, help="stop after so many tokens, validation included")
     parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="worker processes (default: all cores)")
+    parser.add_argument("--shard", metavar="I/N", help="make the I-th of N shares of the dataset on this machine")
     parser.add_settings({"data"})
     args = vars(parser.parse_args())
     name = args["named"] or args["name"] or args["show"]
@@ -337,6 +332,13 @@ def parse() -> dict:
     for flag in ("max_tokens", "num_proc", "row", "block_size"):
         if args[flag] is not None and args[flag] < 1:
             parser.error(f"--{flag} {args[flag]} must be 1 or more")
+    if args["shard"]:
+        numbers = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", args["shard"])
+        if not numbers or int(numbers[1]) > int(numbers[2]):
+            parser.error(f"--shard {args['shard']} must be like 2/8: the second of eight")
+        if args["max_tokens"]:
+            parser.error("--max_tokens counts over the whole dataset, so it does not go with --shard")
+        args["shard"] = Shard(int(numbers[1]), int(numbers[2]))
     return {**args, "name": name}
 
 
@@ -346,8 +348,8 @@ def find_sources(args: dict, data_dir: Path, seed: int) -> list[Source]:
         return story_sources(seed)
     if args["files"]:
         return [file_source(args["name"], args["kind"] or "text", args["files"])]
-    begun = (_planned(data_dir / f".{args['name']}.partial") or {"source": {}})["source"]
-    return [hub_source(args["named"], begun.get("revision"))]
+    begun = (plan for folder in data_dir.glob(f".{args['name']}.*") if (plan := _planned(folder)))
+    return [hub_source(args["named"], next((plan["source"].get("revision") for plan in begun), None))]
 
 
 def main() -> None:
@@ -369,7 +371,10 @@ def main() -> None:
             units = plan_units(source.spans, unit_bytes(sum(span.bytes for span in source.spans)))
             plan = Plan(source.kind, CHAT_TEMPLATE, described, source.described, args["val_fraction"],
                         args["max_tokens"], units)
-            prepare(data_dir, source.name, plan, tokenizer, args["num_proc"])
+            if args["shard"]:
+                prepare_shard(data_dir, source.name, plan, tokenizer, args["num_proc"], args["shard"])
+            else:
+                prepare(data_dir, source.name, plan, tokenizer, args["num_proc"])
     except OSError as error:  # of reading, all are said already
         raise UserError(f"cannot write to {data_dir} ({error.strerror or error}): make room there, or choose another "
                         "--data_dir; what is done so far is kept") from None

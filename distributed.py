@@ -1,8 +1,11 @@
 """Which rank, which device, which precision and why: the only file that knows the launcher and the hardware."""
 
+import ctypes
 import os
 import platform
+import sys
 import time
+import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,6 +15,9 @@ import torch.distributed as dist
 # Dense bf16 peaks in FLOP/s from the makers' data sheets, by a word of the device's name. First match wins.
 PEAK_FLOPS = {"GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12,
               "A10G": 70e12, "L40S": 362e12, "L4": 121e12, "RTX 5090": 209e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+
+
+TIMEOUT = timedelta(minutes=30)  # of ranks that wait for each other; the watchdog is sooner
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,40 @@ def init(device: str, dtype: str | None) -> Env:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
+    if device.type == "cpu":
+        keep_memory()
     if "RANK" in os.environ:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+        store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=fresh_store(store, rank, world),
+                                rank=rank, world_size=world, timeout=TIMEOUT)
     return Env(rank, local_rank, world, device, dtype, f"{why}; {why_dtype}")
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed blocks for the next step: those given back cost a page fault for each 4 KiB."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)            # M_MMAP_MAX: no block gets a mapping of its own
+        libc.mallopt(-1, 2**31 - 1)    # M_TRIM_THRESHOLD: as much as may stay free at the heap's end
+
+
+def fresh_store(store: dist.Store, rank: int, world: int) -> dist.Store:
+    """A part of the launcher's store that belongs to this start of the ranks alone.
+
+    torchrun may hand on a store in which ranks that have died left their addresses, and no count that it gives tells
+    one start from another on all machines alike. So each rank calls with a word of its own, which rank 0 answers.
+    """
+    word = uuid.uuid4().hex
+    if rank:
+        store.set(f"call/{rank}", word)
+        name = store.get(f"answer/{word}").decode()  # waits
+        store.set(f"here/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    while not store.check([f"here/{word}/{other}" for other in range(1, world)]):
+        for other in range(1, world):
+            if store.check([f"call/{other}"]):  # of this start, or of an earlier one: nobody hears that answer
+                store.set("answer/" + store.get(f"call/{other}").decode(), word)
+        time.sleep(0.02)
+    return dist.PrefixStore(word, store)
 
 
 def choose_device(asked: str, local_rank: int = 0) -> tuple[torch.device, str]:

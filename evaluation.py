@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 
 import distributed
 from batch import Batch
@@ -90,13 +91,18 @@ def start_of(folder: Path) -> str | None:
     return start if start and (Path(start) / "config.json").is_file() else None
 
 
-def lm_eval_scores(folder: Path, tasks: str) -> dict[str, float]:
-    """Scores of EleutherAI's lm-evaluation-harness on the checkpoint folder, {"task/metric": value}."""
+def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, float]:
+    """Scores of EleutherAI's lm-evaluation-harness on the checkpoint folder, {"task/metric": value}.
+
+    A task is one of the harness's by its name, or one of your own by the path of its YAML file.
+    """
     try:
         from lm_eval import simple_evaluate  # an extra, and slow to import
     except ImportError:
         raise UserError("--lm_eval needs the lm-evaluation-harness: pip install lm-eval") from None
-    found = simple_evaluate("hf", model_args={"pretrained": str(folder)}, tasks=tasks.split(","))
+    chosen = [yaml.safe_load(Path(task).read_text(encoding="utf-8")) if task.endswith(".yaml") else task
+              for task in tasks.split(",")]
+    found = simple_evaluate("hf", model_args={"pretrained": str(folder), "device": str(device)}, tasks=chosen)
     return {f"{task}/{metric.removesuffix(',none')}": value for task, metrics in found["results"].items()
             for metric, value in metrics.items() if isinstance(value, float)}
 
@@ -115,7 +121,7 @@ def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
     if asked["suite"]:
         with env.autocast():
             found |= story_suite(model, tokenizer, seed=args.seed)
-    return found | (lm_eval_scores(folder, asked["lm_eval"]) if asked["lm_eval"] else {})
+    return found | (lm_eval_scores(folder, asked["lm_eval"], env.device) if asked["lm_eval"] else {})
 
 
 def table(measured: list[dict]) -> str:
@@ -159,7 +165,8 @@ def main() -> None:
     parser.add_argument("--suite", action="store_true", help="answers and stories of the story world, held-out ones")
     parser.add_argument("--samples", type=int, default=0, metavar="N",
                         help="show what the models write for N held-out requests of the story world")
-    parser.add_argument("--lm_eval", metavar="TASKS", help="tasks of the lm-evaluation-harness, with commas between")
+    parser.add_argument("--lm_eval", metavar="TASKS",
+                        help="tasks of the lm-evaluation-harness, or YAML files of your own, with commas between")
     parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
     parser.add_argument("--block_size", type=int, default=1 << 20, help="shorter rows than the model's context")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

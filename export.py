@@ -73,9 +73,10 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
     """How many of our greedy tokens llama.cpp gives for a GGUF file, in words."""
     if not importlib.util.find_spec("llama_cpp"):
         return "not compared with llama.cpp itself: pip install llama-cpp-python, and it will be"
-    from llama_cpp import Llama as LlamaCpp  # an extra
+    import llama_cpp  # an extra
 
-    theirs = LlamaCpp(str(file), n_ctx=0, verbose=False)
+    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}  # its cache is in half precision
+    theirs = llama_cpp.Llama(str(file), n_ctx=0, verbose=False, **exact)
     tokens = theirs.generate(prompt, temp=0.0, repeat_penalty=1.0)
     same = 0
     for ours, token in zip(greedy, tokens, strict=False):
@@ -87,8 +88,11 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
 
 
 def samples(speaker: Speaker, args: ModelArgs) -> list[tuple[str, str]]:
-    """What the model writes after the prompt with the first seeds."""
-    ids, _ = speaker.prompt([{"role": "user", "content": args.prompt}], args.max_length)
+    """What the model writes after the prompt with the first seeds; nothing where the prompt fills the context."""
+    try:
+        ids, _ = speaker.prompt([{"role": "user", "content": args.prompt}], args.max_length)
+    except UserError:
+        return []
     return [(args.prompt, "".join(speaker.reply(ids, args.replace(seed=seed), []))) for seed in range(SAMPLES)]
 
 
@@ -123,21 +127,24 @@ def write_card(folder: Path, source: Path, speaker: Speaker, asked: dict) -> Non
                                       encoding="utf-8")
 
 
-def export(source: Path, asked: dict, args: ModelArgs) -> None:
+def export(source: Path, asked: dict) -> None:
     """Write, read again, compare, describe, and only then give the folder its name."""
     target, precision = asked["to"], asked["dtype"]
     check_target(target, source)
     speaker, partial = load_speaker(source), target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    again = write(partial, source, speaker, asked["format"], precision)
-    prompt, _ = speaker.prompt([{"role": "user", "content": args.prompt}], COMPARED)
-    greedy = list(generate(speaker.model, prompt, COMPARED, temperature=0))
-    print(compare(speaker.model, again, precision, [*prompt, *greedy]))
-    if asked["format"] == "gguf":
-        print(compare_llama_cpp(partial / f"model-{precision}.gguf", prompt, greedy))
-    write_card(partial, source, speaker, asked)
-    publish(partial, target)
+    try:
+        again = write(partial, source, speaker, asked["format"], precision)
+        prompt = [speaker.tokenizer.eos_id]  # where a document begins
+        greedy = list(generate(speaker.model, prompt, COMPARED, temperature=0))
+        print(compare(speaker.model, again, precision, prompt + greedy))
+        if asked["format"] == "gguf":
+            print(compare_llama_cpp(partial / f"model-{precision}.gguf", prompt, greedy))
+        write_card(partial, source, speaker, asked)
+        publish(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main() -> None:
@@ -167,7 +174,7 @@ def main() -> None:
             target.mkdir(parents=True, exist_ok=True)
             write_card(target, source, load_speaker(source), asked)
         else:
-            export(source, asked, args)
+            export(source, asked)
     except OSError as error:
         raise UserError(f"cannot write to {target} ({error.strerror or error}): make room there, or choose another "
                         "--to") from None

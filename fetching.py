@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,6 @@ from tqdm import tqdm
 
 from config import UserError
 from sources import brief, hub, retry
-
-CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,17 @@ def fetch(repo: str, file: HubFile, folder: Path) -> Path:
     if path.is_file():
         return path
     part.touch()
-    for _ in range(2):  # what an earlier process left may be damaged
+    for again in (False, True):  # what an earlier process left may be damaged
+        if again:
+            part.write_bytes(b"")
+            print(f"{file.name} is not what the hub says it is: fetching it again", flush=True)
         with hub_errors(repo), tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar:
             while (there := part.stat().st_size) < file.size:
                 bar.n = there
                 retry(lambda there=there, bar=bar: _go_on(file, part, there, bar), file.name)
         if part.stat().st_size == file.size and _digest(part, file) == (file.sha256 or file.git):
             return part.rename(path)
-        part.write_bytes(b"")
-        print(f"{file.name} is not what the hub says it is: fetching it again", flush=True)
+    part.unlink()
     raise UserError(f"{file.name} of {repo} arrives damaged (its {'sha256' if file.sha256 else 'hash'} is not that of "
                     "the hub): something between here and the hub changes files; try another network")
 
@@ -85,20 +86,19 @@ def fetch(repo: str, file: HubFile, folder: Path) -> Path:
 def _go_on(file: HubFile, part: Path, there: int, bar: tqdm) -> None:
     """Append what comes; a break after some of it is no error, since the next request goes on from there."""
     headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={there}-"}
-    with get_session().stream("GET", file.url, headers=headers) as response:
+    with get_session().stream("GET", file.url, headers=headers) as response, part.open("r+b") as output:
         hf_raise_for_status(response)
-        if response.status_code != httpx.codes.PARTIAL_CONTENT:
-            there = 0
-        with part.open("r+b") as output:
-            output.truncate(there)
-            output.seek(there)
-            try:
-                for chunk in response.iter_raw(CHUNK):
-                    output.write(chunk)
-                    bar.update(len(chunk))
-            except httpx.HTTPError:
-                if output.tell() == there:
-                    raise
+        output.truncate(there if response.status_code == httpx.codes.PARTIAL_CONTENT else 0)
+        output.seek(0, os.SEEK_END)
+        try:
+            for chunk in response.iter_raw():  # of any size: what a buffer holds at a break is lost
+                output.write(chunk)
+                bar.update(len(chunk))
+        except httpx.HTTPError:
+            if output.tell() <= there:
+                raise
+        if output.tell() <= there:
+            raise httpx.ReadError("the answer ended too early")
 
 
 def _digest(path: Path, file: HubFile) -> str:

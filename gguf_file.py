@@ -72,11 +72,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> 
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    # llama.cpp wants one merge at least. The join of this one is no token of a byte vocabulary: it falls apart again.
-    writer.add_token_merges(merges or ["! !"])
+    writer.add_token_merges(merges or [f"{EOS} {EOS}"])  # bytes have none; llama.cpp wants one, so one that never is
     writer.add_bos_token_id(tokenizer.eos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
-    writer.add_pad_token_id(tokenizer.eos_id)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
@@ -126,7 +124,7 @@ def modelfile(file: str, answers: bool, args: ModelArgs) -> str:
     """An Ollama Modelfile: the prompt template where the model has learned it, and our sampling settings."""
     template = "{{ .Prompt }}"
     if answers:
-        ends = {role: f"{EOS}" if role == "assistant" else "\n\n" for role in HEADINGS}
+        ends = {role: EOS if role == "assistant" else "\n\n" for role in HEADINGS}
         turns = "".join(f'{{{{ {"else " * bool(number)}if eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{ends[role]}'
                         for number, (role, heading) in enumerate(HEADINGS.items()))
         template = f"{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}{HEADINGS['assistant']}"

@@ -16,16 +16,21 @@ def head_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     if torch.is_autocast_enabled(states.device.type):
         # Products in the low precision, softmax and sum in float32; linear_cross_entropy knows only one of the two.
         return label_logps(states, weight, labels).sum().neg()
-    rows = max(256, (1 << 24) // weight.shape[0])
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=_rows_at_a_time(len(labels), weight))
     return F.linear_cross_entropy(states, weight, labels, ignore_index=IGNORE, reduction="sum", options=options)
 
 
 def label_logps(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Log-probs (N,) of labels (N,) under the head weight (V, C) at states (N, C), in float32; 0 where ignored."""
-    rows = max(256, (1 << 24) // weight.shape[0])
+    rows = _rows_at_a_time(len(labels), weight)
     return torch.cat([checkpoint(_logps, some, weight, wanted, use_reentrant=False, preserve_rng_state=False)
                       for some, wanted in zip(states.split(rows), labels.split(rows), strict=True)])
+
+
+def _rows_at_a_time(rows: int, weight: Tensor) -> int:
+    """Even shares of all rows with about 64 MiB of logits: a small rest would cost nearly as much as a whole share."""
+    shares = max(1, round(rows / max(256, (1 << 24) // weight.shape[0])))
+    return max(1, -(-rows // shares))
 
 
 def _logps(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -5,28 +5,41 @@ import os
 import sys
 from pathlib import Path
 
+from integrity import write_text
+
+FINISH_SECONDS = 60  # how long the end of a run waits for wandb
+
 
 class Metrics:
     """Appends rows to <run>/metrics.jsonl and sends them to wandb; wandb never stops a run."""
 
     def __init__(self, run: Path, mode: str, settings: dict, resume_step: int = 0):
-        self.path = run / "metrics.jsonl"
-        if self.path.is_file():
-            self._drop_after(resume_step)
-        self.file = self.path.open("a", encoding="utf-8")
+        self.path, self.file, self.warned = run / "metrics.jsonl", None, False
+        self.go_back(resume_step)
         self.wandb = None if mode == "disabled" else _start_wandb(run, mode, settings)
 
-    def _drop_after(self, step: int) -> None:
+    def go_back(self, step: int) -> None:
         """Forget a line cut off by a kill, and rows past the checkpoint that is resumed: their steps are made again."""
-        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        temporary.rename(self.path)
+        if self.file:
+            self.file.close()
+        self.unwritten = b""
+        if self.path.is_file():
+            rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.file = self.path.open("ab", buffering=0)
 
     def write(self, step: int, split: str, values: dict) -> None:
         """One row: {"step", "split", ...}."""
-        self.file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        self.file.flush()
+        self.unwritten += (json.dumps({"step": step, "split": split, **values}) + "\n").encode()
+        try:
+            while self.unwritten:  # what finds no room now goes there later: a line is never lost, nor half of it
+                self.unwritten = self.unwritten[self.file.write(self.unwritten):]
+            self.warned = False
+        except OSError as error:
+            if not self.warned:
+                print(f"{self.path} cannot be written ({error.strerror}): rows wait for room; the run goes on",
+                      file=sys.stderr)
+            self.warned = True
         self._tell_wandb("log", {f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
@@ -63,7 +76,9 @@ def _start_wandb(run: Path, mode: str, settings: dict):
             if mode == "online":
                 print("not logged in to wandb, so it records offline (to change that: wandb login)", file=sys.stderr)
             mode = "offline"
-        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, x_disable_stats=True)
+        # At the end, what could not be sent to a server that is gone stays on disk, for `wandb sync`.
+        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=FINISH_SECONDS,
+                               finish_timeout_raises=True, x_disable_stats=True)
         return wandb.init(project="smolllama", name=run.name, dir=run, config=settings, settings=quiet,
                           mode="offline" if mode == "offline" else "online")
     except Exception as error:  # an optional service: its faults, of any kind, must not stop training

@@ -6,11 +6,13 @@ Shapes: B batch, T tokens, C width, H query heads, K key and value heads, D head
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention import attend, attention_mask
 from config import ModelArgs
 
 
@@ -61,6 +63,16 @@ class KVCache:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
+class Context(NamedTuple):
+    """What all layers of one forward share: rotary tables, who sees whom (attention.py), the tokens before."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    runs: Tensor | None
+    cache: KVCache | None
+
+
 class Attention(nn.Module):
     """Causal attention in which groups of query heads share a key and value head (arXiv 2305.13245)."""
 
@@ -72,17 +84,14 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(args.embeddings_dims, args.no_kv_heads * args.head_dim, bias=False)
         self.o_proj = nn.Linear(args.no_of_heads * args.head_dim, args.embeddings_dims, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         B, T, _ = x.shape
         q, k, v = (proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)        # (B, H or K, T, D)
                    for proj in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
-        # is_causal aligns the triangle top-left, which is right only when queries and keys are the same tokens.
-        causal = mask is None and T == k.shape[2] and T > 1
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True,
-                                           dropout_p=self.dropout if self.training else 0.0)
+        q, k = apply_rope(q, context.cos, context.sin), apply_rope(k, context.cos, context.sin)
+        if context.cache is not None:
+            k, v = context.cache.extend(self.layer, k, v)
+        x = attend(q, k, v, context.mask, context.runs, self.dropout if self.training else 0.0)
         return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -110,8 +119,8 @@ class Block(nn.Module):
         self.mlp = MLP(args)
         self.dropout = nn.Dropout(args.dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin, mask, cache))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), context))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -149,13 +158,14 @@ class Llama(nn.Module):
                 nn.init.normal_(weight, std=residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02)
 
     def forward(self, tokens: Tensor, doc_ids: Tensor | None = None, cache: KVCache | None = None,
-                head: bool = True, branches: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+                head: bool = True, branches: Tensor | None = None, positions: Tensor | None = None,
+                runs: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
 
         With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
-        0 of it. With a cache the tokens continue those in it, and doc_ids (B, start + T) are of all of them. Positions
-        (B, T), where they are not 0, 1, 2 ..., must be below block_size; without them, raises ValueError when the
-        tokens reach past block_size.
+        0 of it; runs (R, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in it,
+        and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be below
+        block_size; without them, raises ValueError when the tokens reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
         if positions is not None:
@@ -164,31 +174,16 @@ class Llama(nn.Module):
             cos, sin = self.cos[start:start + T], self.sin[start:start + T]
         else:
             raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
-        mask = attention_mask(T, start, doc_ids, branches, tokens.device)
+        runs = runs if tokens.device.type == "cpu" else None
+        mask = attention_mask(T, start, doc_ids, branches, tokens.device) if runs is None else None
+        context = Context(cos, sin, mask, runs, cache)
         x = self.dropout(self.model["embed_tokens"](tokens))
         for block in self.model["layers"]:
-            x = block(x, cos, sin, mask, cache)
+            x = block(x, context)
         if cache is not None:
             cache.length += T
         x = self.model["norm"](x)
         return self.lm_head(x) if head else x
-
-
-def attention_mask(T: int, start: int, doc_ids: Tensor | None, branches: Tensor | None,
-                   device: torch.device) -> Tensor | None:
-    """Who may be attended to, True = yes, (B or 1, 1, T, start + T); None where plain causal attention is meant.
-
-    Rotary attention depends on distances only, so packed documents need no position of their own. Branches do: each
-    goes on where branch 0 of its document ends.
-    """
-    if doc_ids is None and (start == 0 or T == 1):
-        return None
-    mask = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)[None]
-    if doc_ids is not None:
-        mask = mask & (doc_ids[:, start:, None] == doc_ids[:, None, :])
-    if branches is not None:
-        mask = mask & ((branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :]))
-    return mask[:, None]
 
 
 def count_parameters(args: ModelArgs) -> int:

@@ -70,7 +70,8 @@ def _per_completion(batch: Batch, values: Tensor) -> Tensor:
 
 def learned_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """(states (N, C), head weight (V, C), labels (N,)) of the positions that are learned."""
-    states = model(batch.tokens, batch.doc_ids, head=False, branches=batch.branches, positions=batch.positions)
+    states = model(batch.tokens, batch.doc_ids, head=False, branches=batch.branches, positions=batch.positions,
+                   runs=batch.runs)
     states, labels = states.flatten(0, 1), batch.labels.flatten()
     if batch.learned is not None:
         states, labels = states[batch.learned], labels[batch.learned]

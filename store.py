@@ -3,6 +3,7 @@
     data/<name>/meta.json                kind, tokenizer and its hash, source and revision, counts, sha256 of each file
     data/<name>/plan.json                what data.py made it from, unit by unit
     data/<name>/tokenizer/               the tokenizer in Hugging Face form
+    data/<name>/SHA256SUMS               sha256 of all of these
     data/<name>/train-00000.tokens.bin   ids, uint16 or, where the vocabulary is larger than 65,536, uint32
     data/<name>/train-00000.ends.bin     uint64, where each document of the shard ends
     data/<name>/train-00000.keep.bin     uint8, 1 = learned from; only where something is not (answers)
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from config import UserError
+from integrity import damage, write_text
 
 FORMAT = 1
 SPLITS = ("train", "val")
@@ -199,11 +202,24 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(handle), os.stat(folder))  # not when another has just moved it aside
         except BlockingIOError:
-            raise UserError(f"another process is at work in {folder}: wait for it, or stop it first") from None
+            mine = False
+        except OSError as error:  # a network file system without locks
+            mine = True
+            print(f"{folder} cannot be locked ({error.strerror}): see to it that nothing else writes there",
+                  file=sys.stderr)
+        if not mine:
+            raise UserError(f"another process is at work in {folder}: wait for it, or stop it first")
         yield
     finally:
         os.close(handle)
+
+
+def intact(folder: Path) -> None:
+    """Raises UserError when a file of a prepared dataset is not what was written; what is unchanged is read once."""
+    if fault := damage(folder, remember=True):
+        raise UserError(f"{fault}: run the data.py command that made it again, it then makes the dataset anew")
 
 
 def read_meta(folder: Path) -> dict:
@@ -236,9 +252,4 @@ def replace_folder(new: Path, target: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON under a temporary name, sync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_text(path, json.dumps(value, indent=1))

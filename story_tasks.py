@@ -143,9 +143,9 @@ def _counted(count: int, thing: str) -> str:
 
 
 def _counting(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
-    """A sum or a difference of things, from one to six, and a wrong answer to it."""
+    """A sum or a difference of things, from one to five, and a wrong answer to it."""
     tale = sample_tale(split, rng)
-    few, many = sorted(rng.sample(range(1, 7), 2))
+    few, many = sorted(rng.sample(range(1, 6), 2))
     start, change, result = (many, few, many - few) if kind == "take" else (many - few, few, many)
     slots = words_of(vars(tale))
     slots |= {"things": _counted(0, tale.object).partition(" ")[2], "a_things": _counted(start, tale.object),
@@ -161,17 +161,16 @@ def _series(words: list[str]) -> str:
 
 
 def _listing(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
-    """A question for the two or three words that belong to a group, in the order given, and a wrong answer to it."""
+    """A question for the two words that belong to a group, in the order given, and a wrong answer to it."""
     group, other = rng.sample(tuple(GROUPS), 2)
-    count = rng.choice((2, 3))
-    members, strangers = rng.sample(GROUPS[group].split(), count), rng.sample(GROUPS[other].split(), count)
-    words = members + strangers[: rng.choice((2, count))]
+    members, strangers = rng.sample(GROUPS[group].split(), 2), rng.sample(GROUPS[other].split(), rng.choice((1, 2)))
+    words = members + strangers
     rng.shuffle(words)
     belonging = [word for word in words if word in members]
-    wrong = rng.sample(words, count)
+    wrong = rng.sample(words, 2)
     while sorted(wrong) == sorted(belonging):
-        wrong = rng.sample(words, count)
-    slots = {"what": group, "items": _series(words), "number": NUMBERS[count], "name": rng.choice(GIRLS + BOYS)}
+        wrong = rng.sample(words, 2)
+    slots = {"what": group, "items": _series(words), "number": "two", "name": rng.choice(GIRLS + BOYS)}
     task = Task(kind, _instruction(kind, split, slots, rng), "", capital(_series(belonging)) + ".")
     return task, capital(_series(wrong)) + "."
 

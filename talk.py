@@ -78,8 +78,11 @@ def joined(messages: Messages) -> str:
 
 
 def load_speaker(folder: Path) -> Speaker:
-    """The model in a folder with what its config.json says of its stage."""
+    """The model in a folder with what its config.json says of its stage. Raises UserError where it cannot be asked."""
     model, tokenizer = load_model(folder)
+    if tokenizer.vocab_size > model.args.vocab_size:
+        raise UserError(f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model knows only "
+                        f"{model.args.vocab_size}: they do not belong together")
     return Speaker(model, tokenizer, stage_of(folder))
 
 

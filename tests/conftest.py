@@ -17,6 +17,21 @@ torch.set_num_threads(1)  # on a few shared cores, tiny matrices are several tim
 
 
 @pytest.fixture
+def fault(record_property: Callable[[str, object], None]) -> Callable[[], None]:
+    """Counts a fault of the test; the end of the report says how many there were, and how many were survived."""
+    return lambda: record_property("fault", 1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """N faults, N survived: of a test that failed, all but its last fault were."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)
+               if report.when == "call" and "faults" in report.keywords]
+    done = sum(name == "fault" for report in reports for name, _ in report.user_properties)
+    if reports:
+        terminalreporter.write_line(f"{done} faults, {done - sum(report.failed for report in reports)} survived")
+
+
+@pytest.fixture
 def tiny() -> ModelArgs:
     """Settings of a model that is made and run in milliseconds: grouped queries, no dropout."""
     return ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,

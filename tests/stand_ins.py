@@ -39,7 +39,7 @@ def run_of(stage: str, runs: Path, step: int = 1, seed: int = 0, name: str | Non
     metrics.write(5, "val", {"loss": 1.25, "tokens": 1280})
     metrics.close()
     state = {"args": {"train": stage}, "stage": STAGES[stage]}
-    return checkpoint.save(run, Progress(step, 0, 0), model, letters(), state, [], [])
+    return checkpoint.save(run, Progress(step, 0, 0), model, letters(), model.state_dict(), {}, state)
 
 
 def three_runs(runs: Path) -> Path:

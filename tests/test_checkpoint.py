@@ -105,7 +105,7 @@ def test_training_state_runs_no_code(broken):
     torch.save([Bomb()], broken / "train_state" / "optimizer.pt")
     env = trainer.distributed.init("cpu", None)
     with pytest.raises(UserError, match="cannot be read"):
-        checkpoint.restore(broken, [], env)
+        checkpoint.restore(broken, torch.nn.Linear(1, 1), [], torch.amp.GradScaler("cpu", enabled=False), env)
     assert not (broken / "exploded").exists()
 
 

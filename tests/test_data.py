@@ -24,9 +24,10 @@ from test_store import documents
 
 import catalog
 import data
-from config import EOS, run
+import units
+from config import EOS, UserError, run
 from sources import in_validation
-from store import Store, claimed, read_meta
+from store import Store, claimed, intact, read_meta
 from story_world import stories
 from tokenizer import load_tokenizer, train_bpe
 
@@ -65,7 +66,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units of a few documents, made in this process, and not synced."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr(data, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(data, "_end_with_main", lambda: None)
+    monkeypatch.setattr(units, "_end_with_main", lambda: None)
     for module in (data, catalog):
         monkeypatch.setattr(module, "unit_bytes", lambda total: 3_000)
 
@@ -395,9 +396,61 @@ def test_another_plan_starts_over(inline, command, rows: Path, small: Path, tmp_
     assert len(list(partial.glob("unit-*.json"))) > 5
     assert command("--files", rows, "--name", "mine", "--tokenizer", "bytes")[0] == 0
     assert command("--files", rows, "--name", "twin", "--tokenizer", "bytes")[0] == 0
-    shards = {name: {file: digest for file, digest in files(tmp_path / "data" / name).items() if file != "meta.json"}
+    named = {"meta.json", "SHA256SUMS"}  # in which the names of the two stand
+    shards = {name: {file: digest for file, digest in files(tmp_path / "data" / name).items() if file not in named}
               for name in ("mine", "twin")}
     assert shards["mine"] == shards["twin"] and not partial.exists()
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 5, 30])
+def test_shards_made_apart_become_the_dataset_made_at_once(inline, command, rows: Path, tmp_path: Path, killed_at: int,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    flags, folder = ("--files", rows, "--name", "mine", "--tokenizer", "bytes"), tmp_path / "data"
+    assert command(*flags)[0] == 0
+    whole = files(folder / "mine")
+    shutil.rmtree(folder / "mine")
+    for number in (3, 1, 2):
+        code, out, _ = command(*flags, "--shard", f"{number}/3")
+        assert code == 0 and f".mine.shard-{number}-of-3: done" in out
+    assert not (folder / "mine").exists()
+    moved, rename = [], Path.rename
+
+    def counted(path: Path, target: Path) -> Path:
+        moved.append(path)
+        if len(moved) == killed_at:
+            raise Killed
+        return rename(path, target)
+
+    def read_again(*_) -> None:
+        raise AssertionError("a unit was made again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted)
+        if killed_at:
+            with pytest.raises(Killed):
+                command(*flags)
+    monkeypatch.setattr(units, "_make_unit", read_again)
+    assert command(*flags)[0] == 0
+    assert files(folder / "mine") == whole and [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_shards_that_do_not_fit_or_were_damaged_are_refused(inline, command, rows: Path, tmp_path: Path) -> None:
+    flags, folder = ("--files", rows, "--name", "mine", "--tokenizer", "bytes"), tmp_path / "data"
+    assert command(*flags, "--shard", "1/2", "--val_fraction", "0.3")[0] == 0
+    code, _, err = command(*flags)
+    assert code == 2 and ".mine.shard-1-of-2 was made by another plan" in err
+    assert command(*flags, "--shard", "1/2")[0] == 0
+    tokens = next((folder / ".mine.shard-1-of-2").glob("train-*.tokens.bin"))
+    data = bytearray(tokens.read_bytes())
+    data[0] ^= 1
+    tokens.write_bytes(data)
+    assert command(*flags)[0] == 0  # it is not read again
+    with pytest.raises(UserError, match=f"{tokens.name} is damaged"):
+        intact(folder / "mine")
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        code, _, err = command(*flags, "--shard", wrong)
+        assert code == 2 and "must be like 2/8" in err
+    assert "does not go with --shard" in command(*flags, "--shard", "1/2", "--max_tokens", 5)[2]
 
 
 def test_two_at_once_do_not_mix(inline, command, rows: Path, tmp_path: Path) -> None:

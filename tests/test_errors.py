@@ -10,6 +10,7 @@ import config
 import data
 import inference_sft
 import trainer
+from integrity import seal
 
 LONG = "word " * 200
 # (what the user did, script, flags, words of the line). {tmp} is a folder with data/toy and a run of it.
@@ -47,6 +48,7 @@ def folder(tmp_path_factory):
     moved = shutil.copytree(tmp / "runs" / "P-toy", tmp / "runs" / "moved")
     state = moved / "step_000001" / "train_state" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "data": "0" * 64}))
+    seal(moved / "step_000001", {})
     return tmp
 
 

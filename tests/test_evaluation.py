@@ -126,3 +126,35 @@ def test_what_cannot_be_measured_is_said(args, prepared, tokenizer: Tokenizer, t
     write_json(data / "meta.json", {**json.loads((data / "meta.json").read_text()), "tokenizer": {"hash": "other"}})
     with pytest.raises(UserError, match="another tokenizer"):
         evaluation.dataset_scores(Llama(args), tokenizer, None, data, args, env)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_lm_evaluation_harness_scores_a_local_task_as_we_do(args, tokenizer: Tokenizer, tmp_path: Path, spread) -> None:
+    """A multiple choice, scored from our own log-probs; needs pip install lm-eval."""
+    pytest.importorskip("lm_eval")
+    torch.manual_seed(0)
+    model = spread(Llama(args)).eval()
+    folder = saved(tmp_path / "P", model, tokenizer)
+    rows = [{"prompt": f"{words} and", "choices": WORDS, "label": n % len(WORDS)} for n, words in enumerate(WORDS * 4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "choice.yaml").write_text(f"""
+task: choice
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: choices
+doc_to_target: label
+""")
+    right = []
+    for row in rows:
+        start, scores = tokenizer.encode(row["prompt"]), []
+        for choice in row["choices"]:
+            rest = tokenizer.encode(" " + choice)
+            found = model(torch.tensor([start + rest]))[0, len(start) - 1:-1].log_softmax(-1)
+            scores.append(found.gather(1, torch.tensor(rest)[:, None]).sum().item())
+        right.append(int(np.argmax(scores)) == row["label"])
+    found = evaluation.lm_eval_scores(folder, str(tmp_path / "choice.yaml"), torch.device("cpu"))
+    assert found["choice/acc"] == pytest.approx(np.mean(right)) and 0 < np.mean(right) < 1

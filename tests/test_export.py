@@ -1,13 +1,21 @@
 """Exports: read by transformers and by llama.cpp as we read them; folders that are not replaced; the model card."""
 
 import json
+import re
 import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from hub import Hub
-from toy import TINY, flags, toy_dataset
+from jinja2 import Environment
+from toy import QUIET, TINY, flags, toy_dataset
+from transformers.utils.import_utils import is_serve_available
 
 import card
 import download_model_weight
@@ -87,18 +95,18 @@ def test_transformers_reads_an_export_in_its_dtype(runs, tmp_path, dtype, monkey
 
 @pytest.mark.parametrize("settings", [{}, {"no_kv_heads": 4, "tie_embeddings": False}, {"head_dim": 16}])
 def test_transformers_reads_our_gguf_file(spread_model, tmp_path, settings):
-    """Its reader of GGUF files has its own permutation of queries and keys."""
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    """Its reader of GGUF files knows nothing of ours, and llama.cpp's order of queries and keys."""
+    from transformers import AutoModelForCausalLM
 
     _, model, tokenizer = spread_model(byte_level(), **settings)
     write_gguf(tmp_path / "model.gguf", model, tokenizer, "float32")
     again = read_gguf(tmp_path / "model.gguf", model)
     weights = model.state_dict()
     assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
-    found = load_gguf_checkpoint(tmp_path / "model.gguf")["config"]
-    ours = model.args
-    assert (found["hidden_size"], found["num_key_value_heads"], found["max_position_embeddings"]) == (
-        ours.embeddings_dims, ours.no_kv_heads, ours.block_size)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
+    tokens = torch.tensor([tokenizer.encode("the red fox saw a small boat")])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "q8_0"])
@@ -126,7 +134,7 @@ def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(export, "load_weights", damaged)
     with pytest.raises(RunError, match="model.norm.weight, read again, is off by 0.01"):
         call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", target)
-    assert (target / "config.json").stat().st_ino == before
+    assert (target / "config.json").stat().st_ino == before and len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(export, "load_weights", real)
     call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", target)  # its own folder is replaced
     assert (target / "config.json").stat().st_ino != before
@@ -154,6 +162,19 @@ def test_flags_that_do_not_go_together_are_one_line(words, said, monkeypatch, ca
     assert said in error and error.count("\n") == 1
 
 
+def test_legacy_weights_and_tiny_contexts_are_exported_too(tmp_path, tiny, monkeypatch, capsys):
+    """A context that the template alone fills gives no sample."""
+    model = Llama(tiny.replace(vocab_size=320), legacy=True).eval()
+    (tmp_path / "legacy").mkdir()
+    write_model(tmp_path / "legacy", model, byte_level(), {"stage": "D", "legacy": True})
+    call(export, monkeypatch, capsys, "--model", tmp_path / "legacy", "--to", tmp_path / "made")
+    assert read_config(tmp_path / "made")["smolllama"] == {"stage": "D", "legacy": True}
+    tokens = torch.tensor([[1, 2, 3]])
+    assert torch.equal(load_model(tmp_path / "made")[0](tokens), model(tokens))
+    text = (tmp_path / "made" / "README.md").read_text()
+    assert "no other library has this architecture" in text and "## Samples" not in text
+
+
 def test_gguf_refuses_what_llama_cpp_does_not_have(spread_model, tmp_path, tiny):
     with pytest.raises(UserError, match="no rotary positions"):
         write_gguf(tmp_path / "model.gguf", Llama(tiny, legacy=True), byte_level(), "float32")
@@ -164,11 +185,23 @@ def test_gguf_refuses_what_llama_cpp_does_not_have(spread_model, tmp_path, tiny)
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_modelfile_holds_the_template_of_models_that_answer(tiny):
+def test_ollamas_template_gives_our_prompts(tiny):
+    """Ollama itself is not here: its template is rendered by Jinja, word by word."""
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"},
+                {"role": "assistant", "content": "Me."}, {"role": "user", "content": "Why?"}]
     text = modelfile("model-q8_0.gguf", True, tiny)
-    assert text.startswith('FROM ./model-q8_0.gguf\nTEMPLATE """{{ range .Messages }}')
-    assert '{{ else if eq .Role "user" }}### Instruction:\n{{ .Content }}\n\n{{' in text
-    assert text.count("<|endoftext|>") == 2 and '{{ end }}{{ end }}### Response:\n"""\n' in text
+    template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
+    for go, jinja in ((r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
+                      (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
+                      (r'\{\{ else if eq \.Role ("\w+") \}\}', r"{% elif m.role == \1 %}"),
+                      (r"\{\{ \.Content \}\}", "{{ m.content }}"),
+                      (r"\{\{ end \}\}\{\{ end \}\}", "{% endif %}{% endfor %}")):
+        template, count = re.subn(go, jinja, template)
+        assert count
+    rendered = Environment(keep_trailing_newline=True).from_string(template).render(messages=messages)
+    tokenizer = byte_level()
+    assert rendered == tokenizer.hf.decode(tokenizer.render(messages)[0], skip_special_tokens=False)
+    assert text.startswith("FROM ./model-q8_0.gguf\n") and 'PARAMETER stop "<|endoftext|>"\n' in text
     assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("model-q8_0.gguf", False, tiny)
 
 
@@ -254,6 +287,31 @@ def test_a_hub_that_does_not_take_it_is_one_line(token, repo, said, runs, tmp_pa
     assert not hub.models
 
 
+@pytest.mark.slow
+def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys):
+    """Its OpenAI-compatible server on an export; needs pip install "transformers[serving]"."""
+    if not is_serve_available():
+        pytest.skip("needs transformers[serving]")
+    call(export, monkeypatch, capsys, "--model", runs / "S-asked", "--to", tmp_path / "made")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([Path(sys.executable).with_name("transformers"), "serve", tmp_path / "made",
+                               "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+                              env={**QUIET, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
+    try:
+        assert any("Uvicorn running" in line for line in server.stderr)
+        asked = {"model": str(tmp_path / "made"), "messages": [{"role": "user", "content": "Say fox"}],
+                 "temperature": 0, "max_tokens": 30}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(asked).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = json.load(answer)["choices"][0]["message"]["content"]
+    finally:
+        server.kill()
+    assert text.strip() == greedy_text(runs / "S-asked").strip() and len(text) > 10
+
+
 # --- llama.cpp, where llama-cpp-python is installed ------------------------------------------------------------------
 
 @pytest.fixture
@@ -263,7 +321,8 @@ def llama_cpp(tmp_path):
     opened = []
 
     def load(file):
-        opened.append(library.Llama(str(file), n_ctx=0, verbose=False))
+        opened.append(library.Llama(str(file), n_ctx=0, verbose=False, type_k=library.GGML_TYPE_F32,
+                                    type_v=library.GGML_TYPE_F32))  # its cache is in half precision
         return opened[-1]
     yield load
     for model in opened:

@@ -11,12 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    "config distributed template story_tables story_task_tables",
-    "model tokenizer story_world sources store conversations batch optimizers metrics head",
+    "config distributed integrity template story_tables story_task_tables attention",
+    "model tokenizer story_world sources store conversations batch optimizers metrics head guard parallel",
     "documents story_tasks batches objectives checkpoint generate plots plan fetching gguf_file page_view",
-    "catalog show reference fitting suite talk legacy card",
-    "data trainer evaluation export page_models",
-    "inference_sft download_model_weight gradio/app",
+    "catalog show reference fitting suite talk legacy card skips",
+    "units job evaluation export page_models",
+    "data trainer inference_sft download_model_weight gradio/app",
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
 FILES = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("gradio/*.py"))]

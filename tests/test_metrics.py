@@ -1,12 +1,13 @@
 """The record of a run: rows on disk whatever happens, wandb only where it can be had."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 
 import pytest
 
-from metrics import Metrics, read_metrics
+from metrics import FINISH_SECONDS, Metrics, read_metrics
 
 Calls = list[tuple[str, object]]
 
@@ -60,6 +61,25 @@ def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
     metrics.close()
 
 
+def test_rows_wait_for_room_on_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """No file may grow past 100 bytes for three rows: a row is written in part, the rest and the next ones later."""
+    metrics, path = Metrics(tmp_path, "disabled", {}), tmp_path / "metrics.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    metrics.write(1, "train", {"loss": 1.0, "tokens": 100})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        for step in (2, 3, 4):
+            metrics.write(step, "train", {"loss": 1.0, "tokens": 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.stat().st_size == 100 and [row["step"] for row in read_metrics(path)] == [1]
+    metrics.write(5, "train", {"loss": 1.0, "tokens": 100})
+    metrics.close()
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "rows wait for room; the run goes on" in said
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
@@ -94,6 +114,7 @@ def test_wandb_is_started_without_asking(fake, tmp_path: Path, mode: str, logged
     metrics.close()
     calls = dict(module.calls)
     assert calls["init"]["mode"] == becomes and calls["init"]["config"] == {"max_lr": 1.0}
+    assert calls["init"]["settings"]["finish_timeout"] == FINISH_SECONDS <= 60  # gone at the end, it is not waited for
     assert calls["log"] == (7, {"train/loss": 2.5}) and "finish" in calls
     assert calls.get("login", {}).get("prompt", False) is False and ("login" in calls) == (mode != "offline")
     assert ("wandb login" in capsys.readouterr().err) == (mode == "online" and not logged_in)

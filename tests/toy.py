@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from documents import row_documents
+from integrity import seal
 from store import FORMAT, ShardWriter, write_json
 from tokenizer import byte_level
 
@@ -59,6 +60,7 @@ def write_rows(folder: Path, kind: str, splits: dict[str, list[list[dict]]]) -> 
     write_json(folder / "meta.json", {
         "format": FORMAT, "name": folder.name, "kind": kind, "source": {}, "splits": entries, "plan": {},
         "tokenizer": {"name": "bytes", "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size, "eos_id": 256}})
+    seal(folder, {})
     return folder
 
 

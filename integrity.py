@@ -1,0 +1,91 @@
+"""Whether files still are what was written: each finished folder holds a SHA256SUMS, compared before it is used.
+
+`sha256sum -c SHA256SUMS` in the folder gives the same answer.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SUMS = "SHA256SUMS"
+SEEN = ".verified"  # size and time of the files that were whole when they were last read
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text under a temporary name, sync, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The sha256 of files of a folder, read by several threads; of a missing file, an empty word."""
+    def digest(name: str) -> str:
+        if not (folder / name).is_file():
+            return ""
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    names = list(names)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
+
+
+def seal(folder: Path, known: dict[str, str]) -> None:
+    """Write SHA256SUMS of all files of a folder, its last file; what is known already is not read again."""
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = {**digests(folder, names - {*known, SUMS}), **known}
+    write_text(folder / SUMS, "".join(f"{found[name]}  {name}\n" for name in sorted(found)))
+
+
+def listed(folder: Path) -> dict[str, str] | None:
+    """The sha256 of each file by the folder's SHA256SUMS, empty where there is none; None where that is damaged."""
+    path = folder / SUMS
+    if not path.is_file():
+        return {}
+    *lines, rest = path.read_bytes().decode("utf-8", "replace").split("\n")
+    matches = [LINE.fullmatch(line) for line in lines]
+    return {match[2]: match[1] for match in matches} if matches and all(matches) and not rest else None
+
+
+def damage(folder: Path, remember: bool = False) -> str | None:
+    """The first file of a folder that is not what SHA256SUMS says, in words; None where all are.
+
+    With `remember`, a file of the size and time at which it was whole before is not read again.
+    """
+    wanted = listed(folder)
+    if wanted is None:
+        return f"{folder / SUMS} is damaged"
+    seen = _seen(folder) if remember else {}
+    states = {name: [*_state(folder / name), digest] for name, digest in wanted.items()}
+    unread = [name for name, state in states.items() if seen.get(name) != state]
+    for name, digest in digests(folder, unread).items():
+        if digest != wanted[name]:
+            what = f"is damaged (its sha256 is not the one in {SUMS})" if digest else "is missing"
+            return f"{folder / name} {what}"
+    if remember and unread:
+        try:
+            write_text(folder / SEEN, json.dumps(states))
+        except OSError:
+            pass  # what cannot be remembered is read again at the next start
+    return None
+
+
+def _state(path: Path) -> tuple[int, int]:
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+
+
+def _seen(folder: Path) -> dict[str, list]:
+    """What was remembered, if it can be read."""
+    try:
+        seen = json.loads((folder / SEEN).read_text(encoding="utf-8"))
+        return seen if isinstance(seen, dict) else {}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,199 @@
+"""Weights from the hub: every spelling, every fault, every kind of file that is not what it should be."""
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from hub import REVISION, Hub
+from published import published_file, published_logits, published_state
+from test_legacy import Bomb
+
+import checkpoint
+import config
+import download_model_weight
+import fetching
+import legacy
+import sources
+from checkpoint import load_model
+from config import ModelArgs
+from download_model_weight import PUBLISHED, SPELLINGS
+from model import Llama
+from talk import choose_model, stage_of
+from tokenizer import byte_level
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with the published weights and a folder of ours, and no waiting between tries."""
+    snapshot = published_file(tmp_path / "snapshot.pt").read_bytes()
+    torch.manual_seed(0)
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    args = ModelArgs(embeddings_dims=16, no_of_decoder_layers=1, no_of_heads=2, no_kv_heads=2, vocab_size=320)
+    checkpoint.write_model(ours, Llama(args), byte_level(), {"stage": "S"})
+    repos = {published.repo: {published.file: snapshot, "README.md": b"old"} for published in PUBLISHED.values()}
+    repos["me/mine"] = {path.name: path.read_bytes() for path in ours.iterdir()} | {"../evil.json": b"{}"}
+    with Hub({}, repos) as hub:
+        sources.hub.cache_clear()
+        constants = huggingface_hub.constants
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(sources, "TIME_LIMIT", 2.0)
+        monkeypatch.setattr(sources.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(legacy, "gpt2", byte_level)  # GPT-2's takes a second
+        yield hub
+    huggingface_hub.close_session()
+    sources.hub.cache_clear()
+
+
+@pytest.fixture
+def get(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Runs the script; returns the folder that it printed last, or the one line of an error."""
+    def run(*words: str) -> Path | str:
+        there = ["--save_checkpoint_dir", str(tmp_path / "c")]
+        monkeypatch.setattr("sys.argv", ["download_model_weight.py", *words, *there])
+        try:
+            config.run(download_model_weight.main)
+        except SystemExit as stopped:
+            assert stopped.code == 2
+            lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+            assert len(lines) == 1
+            return lines[0]
+        return Path(capsys.readouterr().out.splitlines()[-1])
+    return run
+
+
+@pytest.mark.parametrize("words", [*((word,) for both in SPELLINGS.values() for word in both),
+                                   *(("--model_type", name) for name in PUBLISHED)], ids=" ".join)
+def test_every_spelling_means_its_model(get, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = next((name for name, both in SPELLINGS.items() if words[0] in both), words[-1])
+    asked = []
+    monkeypatch.setattr(download_model_weight, "download", lambda *what: asked.append(what) or "here")
+    assert get(*words) == Path("here")
+    assert [what[:2] for what in asked] == [(PUBLISHED[name].repo, name)]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_weights_run_here(get, name: str, tmp_path: Path) -> None:
+    folder = get("--model_type", name)
+    assert folder.name == PUBLISHED[name].repo.replace("/", "--")
+    assert choose_model(name, ModelArgs(save_checkpoint_dir=str(tmp_path / "c"))) == folder
+    tokens = torch.arange(30)[None]
+    expected = published_logits(published_state(), tokens)
+    with torch.no_grad():
+        assert (load_model(folder)[0](tokens) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert not list((tmp_path / "c").glob(".*")) and not list(folder.glob("*.pt"))
+
+
+def test_a_folder_of_ours_is_the_same_here(get, hub: Hub, tmp_path: Path) -> None:
+    folder = get("--repo_id", "me/mine")
+    assert folder == tmp_path / "c" / "me--mine" and stage_of(folder) == "S"
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (folder / name).read_bytes() == hub.models["me/mine"][name]
+    assert not list(tmp_path.rglob("evil.json"))
+    before = len(hub.requests)
+    assert get("--repo_id", "me/mine") == folder
+    assert not any("/resolve/" in path for path, _ in hub.requests[before:])  # it is here already
+
+
+def test_a_download_goes_on_where_another_process_ended(get, hub: Hub, tmp_path: Path) -> None:
+    hub.fault("/resolve/", times=5, status=404)
+    assert "error" in get("-D")
+    published = PUBLISHED["dpo"]
+    part = next((tmp_path / "c").rglob("*.part"))
+    content = hub.models[published.repo][published.file]
+    part.write_bytes(content[:100_000])
+    hub.faults.clear()
+    hub.requests.clear()
+    assert isinstance(get("-D"), Path)
+    assert [size for path, size in hub.requests if "/resolve/" in path] == [len(content) - 100_000]
+
+
+@pytest.mark.parametrize("fault", [{"cut": 50_000, "times": 6}, {"status": 503, "times": 2}, {"stall": 3.0},
+                                   {"status": 429, "retry_after": 1}], ids=str)
+def test_faults_that_pass(get, hub: Hub, fault: dict) -> None:
+    hub.fault("/resolve/", **fault)
+    assert isinstance(get("-P"), Path) and not hub.faults
+
+
+def test_a_damaged_start_is_thrown_away(get, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    published = PUBLISHED["sft"]
+    partial = tmp_path / "c" / f".{published.repo.replace('/', '--')}.{REVISION[:12]}"
+    partial.mkdir(parents=True)
+    (partial / f"{published.file}.part").write_bytes(b"x" * 100_000)
+    assert isinstance(get("-F"), Path)
+
+
+def test_what_arrives_damaged_is_never_used(get, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    good = hub.content
+
+    def damaged(path: str, span: str | None) -> tuple:
+        status, body, headers = good(path, span)
+        return status, body.replace(b"linear", b"linexr") if "/resolve/" in path else body, headers
+
+    monkeypatch.setattr(hub, "content", damaged)
+    assert "arrives damaged" in get("-D") and not list((tmp_path / "c").glob("[!.]*"))
+
+
+def test_mistakes_and_refusals_are_one_line(get, hub: Hub, tmp_path: Path) -> None:
+    hub.models["me/empty"] = {"notes.txt": b""}
+    cut = hub.models["me/mine"]["model.safetensors"][:999]
+    hub.models["me/broken"] = {**hub.models["me/mine"], "model.safetensors": cut}
+    torch.save({"MODEL_STATE": Bomb()}, tmp_path / "bomb.pt")
+    for name, data in ("bomb", (tmp_path / "bomb.pt").read_bytes()), ("old", pickle.dumps({"MODEL_STATE": Bomb()})):
+        hub.models[f"me/{name}"] = {PUBLISHED["dpo"].file: data}
+    for words, said in ((("--repo_id", "me/nosuch"), "not on the hub"), (("--repo_id", "a/b/c"), "not the name"),
+                        (("--repo_id", "me/empty"), "neither"), ((), "which model"),
+                        (("--repo_id", PUBLISHED["dpo"].repo), "add --model_type"),
+                        (("--repo_id", "me/broken"), "broken or cut short"),
+                        (("-D", "--repo_id", "me/bomb"), "nothing of it was run"),
+                        (("-D", "--repo_id", "me/old"), "nothing of it was run"),
+                        (("-D", "--file", str(tmp_path / "nowhere.pt")), "nowhere.pt")):
+        assert said in get(*words), words
+    assert not list((tmp_path / "c").glob("[!.]*")) and not list(tmp_path.rglob("exploded"))
+    assert not Path("exploded").exists()
+
+
+def test_a_hub_that_is_away_leaves_what_is_here(get, hub: Hub, tmp_path: Path) -> None:
+    folder = get("--repo_id", "me/mine")
+    hub.fault("/api/", times=9, status=500)
+    assert "run the same command again later" in get("--repo_id", "me/mine") and load_model(folder)
+
+
+def test_a_file_that_is_here_already(get, tmp_path: Path) -> None:
+    folder = get("-D", "--file", str(tmp_path / "snapshot.pt"))
+    assert folder == tmp_path / "c" / "snapshot"
+    assert json.loads((folder / "config.json").read_text())["smolllama"]["legacy"]
+
+
+def test_small_files_have_the_hash_of_git(tmp_path: Path) -> None:
+    (tmp_path / "hello").write_bytes(b"hello\n")
+    file = fetching.HubFile("hello", "", 6, None, "ce013625030ba8dba906f756967f9e9ca394464a")  # git hash-object
+    assert fetching._digest(tmp_path / "hello", file) == file.git
+
+
+def test_a_server_that_knows_no_ranges_is_read_from_the_start(get, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = hub.content
+
+    def whole(path: str, span: str | None) -> tuple:
+        status, body, headers = good(path, "bytes=0-" if span else None)
+        return (200, body, {}) if "/resolve/" in path else (status, body, headers)
+
+    monkeypatch.setattr(hub, "content", whole)
+    hub.fault("/resolve/", cut=50_000)
+    assert isinstance(get("-P"), Path)
+    assert len([path for path, _ in hub.requests if "/resolve/" in path]) == 2  # not begun again as damaged
+
+
+@pytest.mark.parametrize("status", [206, 200])
+def test_an_answer_that_says_it_is_whole_and_is_not_ends_in_one_line(get, hub: Hub, monkeypatch: pytest.MonkeyPatch,
+                                                                     status: int) -> None:
+    good = hub.content
+    monkeypatch.setattr(hub, "content", lambda path, span: (status, b"", {}) if "/resolve/" in path
+                        else good(path, span))
+    assert "ended too early" in get("-P")
