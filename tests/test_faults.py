@@ -36,7 +36,7 @@ import units
 from config import UserError
 
 # A stage's settings: 256 tokens a step in all of them.
-STAGES = {"P": {}, "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
+STAGES = {"P": dict(optimizer="muon"), "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
           "D": dict(train="D", dataset="toy-preference", block_size=64, batch_size=2, max_lr=1e-3)}
 stumbling = test_sources.server  # the fixture: a hub on this machine
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
