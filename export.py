@@ -32,8 +32,8 @@ SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # llama.cpp's 
 COMPARED = 64  # tokens
 SAMPLES = 3
 SHOWN = ("prompt", "max_length", "temperature", "top_k", "top_p")  # settings of the samples
-WRITTEN = {"README.md", "Modelfile", "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors",
-           "tokenizer.json", "tokenizer_config.json", *(f"model-{precision}.gguf" for precision in ROUNDING)}
+WRITTEN = {"README.md", "Modelfile", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+           "tokenizer_config.json", *(f"model-{precision}.gguf" for precision in ROUNDING)}
 
 
 def write(folder: Path, source: Path, speaker: Speaker, form: str, precision: str) -> Llama:
