@@ -48,6 +48,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, kind in (("toy", "text"), ("asked", "instruct")):
         meta = toy_dataset(folder / "data", name, kind=kind) / "meta.json"
+        (meta.parent / "SHA256SUMS").unlink(missing_ok=True)  # it knows the file as it was
         meta.write_text(json.dumps({**json.loads(meta.read_text()), "source": SOURCE if kind == "text" else {
             "files": [{"path": "/somewhere/private/answers.jsonl", "bytes": 123, "modified": 0}]}}))
     settings = {**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", "total_iters": 4,
