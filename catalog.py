@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sources import HubDataset, Span, hub_spans, local_spans
 from story_tasks import conversation_at, instruction_at, preference_at
 from story_world import story_at
+from template import HEADINGS, instruction_text
 from tokenizer import Tokenizer, train_bpe
 
 HUB = {
@@ -100,7 +101,8 @@ def story_rows(span: Span, seed: int) -> Iterator[tuple[dict, str]]:
 
 
 def story_tokenizer(seed: int) -> Tokenizer:
-    """A BPE trained on stories, instructions and answers of the world."""
+    """A BPE trained on stories, and on questions and answers with the template's headings, which are short then."""
     told = (story_at("train", n, seed)[1] for n in range(TOLD))
-    asked = (text for n in range(TOLD // 2) for text in instruction_at("train", n, seed).values())
+    asked = (HEADINGS["user"] + instruction_text(row["instruction"], row["input"]) + f"\n\n{HEADINGS['assistant']}"
+             + row["output"] for row in (instruction_at("train", n, seed) for n in range(TOLD // 2)))
     return train_bpe(itertools.chain(told, asked), STORY_VOCABULARY)

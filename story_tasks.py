@@ -22,12 +22,12 @@ from template import instruction_text
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
 STORIES = {"about": 3, "wish": 3, "continue": 3}
 QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
-             "add": 18, "take": 18, "list": 24}  # fmt: skip
+             "add": 18, "take": 30, "list": 48}  # fmt: skip
 KINDS = STORIES | QUESTIONS
 FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
-TALKED_WORDS = 118  # of a story with three questions
+TALKED_WORDS, QUESTIONS_EACH = 118, 5  # of a story that is talked about
 BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
@@ -212,7 +212,7 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
             break
     asked = [kind for kind in ANSWERS if kind != "helper" or tale.plot in HELPING_PLOTS]
     messages, given = [], told[1]
-    for kind in rng.sample(asked, 3):
+    for kind in rng.sample(asked, QUESTIONS_EACH):
         question = instruction_text(_instruction(kind, split, words_of(vars(tale)), rng), given)
         messages += [{"role": "user", "content": question},
                      {"role": "assistant", "content": capital(ANSWERS[kind](tale)) + "."}]

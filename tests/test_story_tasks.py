@@ -14,6 +14,7 @@ from story_tasks import (
     KINDS,
     MAX_WORDS,
     QUESTIONS,
+    QUESTIONS_EACH,
     STORIES,
     Task,
     complete,
@@ -111,8 +112,8 @@ def test_a_conversation_asks_about_one_story() -> None:
     assert 80 < len(talks) < 220 and all(row.keys() == {"instruction", "input", "output"} for row in rows
                                          if "messages" not in row)
     for turns in talks:
-        assert [turn["role"] for turn in turns] == ["user", "assistant"] * 3
-        assert len({turn["content"] for turn in turns[::2]}) == 3
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * QUESTIONS_EACH
+        assert len({turn["content"] for turn in turns[::2]}) == QUESTIONS_EACH
         assert "### Input:" in turns[0]["content"] and not any("### Input:" in turn["content"] for turn in turns[1:])
         assert len(" ".join(turn["content"] for turn in turns).split()) < 190
 
