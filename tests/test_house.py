@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     "config distributed integrity template story_tables story_task_tables attention",
-    "model tokenizer story_world sources store conversations batch optimizers metrics head guard parallel",
+    "model tokenizer story_world sources store conversations batch optimizers metrics head guard parallel decode",
     "documents story_tasks batches objectives checkpoint generate plots plan fetching gguf_file page_view",
     "catalog show reference fitting suite talk legacy card skips",
     "units job evaluation export page_models",
