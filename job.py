@@ -76,6 +76,8 @@ class Run:
             self.source, typed = checkpoint.find_model(self.folder), {**typed, "resume": True}
             self.check(checkpoint.intact, self.source, args)
             self.progress, state = checkpoint.load_state(self.source)
+            if (args.train, state["args"]["train"]) == ("P", "S"):  # P on instructions is S: the run knows what it was
+                typed = {**typed, "train": "S"}
             args = resolve(typed, state["args"])
             dataset = Path(args.data_dir) / args.dataset
         elif args.init_from:

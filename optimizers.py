@@ -51,8 +51,8 @@ class MuonFloat32(torch.optim.Muon):
     """torch.optim.Muon's update in float32 on stacked matrices of one shape, for hardware without fast bfloat16."""
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One update of every matrix (https://kellerjordan.github.io/posts/muon/)."""
+    def step(self, closure: None = None) -> None:
+        """One update of every matrix (https://kellerjordan.github.io/posts/muon/); closure is torch's, and not used."""
         for group in self.param_groups:
             weights = sorted((p for p in group["params"] if p.grad is not None), key=lambda p: p.shape)
             for shape, alike in groupby(weights, key=lambda p: p.shape):

@@ -2,7 +2,7 @@
 
 import torch
 
-from config import ModelArgs
+from config import ModelArgs, world_size
 from distributed import Env
 from model import count_parameters, flops_per_token
 
@@ -45,10 +45,14 @@ def expected_seconds(args: ModelArgs, env: Env, steps: int, peak: float) -> floa
 def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
     """A rough count of a rank's memory: weights, gradients, two moments, and what backward needs of a micro-batch."""
     heads = args.head_dim * (4 * args.no_of_heads + 4 * args.no_kv_heads)
-    per_token = args.no_of_decoder_layers * (6 * args.embeddings_dims + heads + 4 * args.hidden_dims)
+    layer = 6 * args.embeddings_dims + heads + 4 * args.hidden_dims
+    per_token = args.no_of_decoder_layers * layer
+    if args.activation_checkpointing:  # each layer's input, and one layer at a time in full
+        per_token = args.no_of_decoder_layers * args.embeddings_dims + layer
+    parts = world_size() if args.parallel == "fsdp" else 1
     activations = args.micro_batch_size * args.row_tokens * per_token * (4 if dtype == torch.float32 else 3)
     head = 2 * 4 * max(1 << 24, 256 * args.vocab_size)
-    return 16 * count_parameters(args) + activations + head + 3e8
+    return 16 * count_parameters(args) / parts + activations + head + 3e8
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """The log-probs of preference answers under the weights that a DPO run starts from: computed once, kept on disk.
 
     data/<dataset>/reference/<key>-<split>.npy        float32 (pairs, 2): chosen, rejected
+    data/<dataset>/reference/<key>-<split>.sha256     of that file
 
 The key names weights, data (and with it the template) and context, so a table serves no other model and no other rows.
 """
@@ -20,6 +21,7 @@ from batch import Batch, collate
 from batches import PairRows
 from config import UserError
 from distributed import Env, all_reduce_sum, barrier
+from integrity import digests, write_text
 
 
 def reference_key(model: nn.Module, data: str, context: int, dtype: torch.dtype) -> str:
@@ -37,6 +39,10 @@ def table_path(dataset: Path, key: str, split: str) -> Path:
 
 def read_table(path: Path, pairs: int) -> np.ndarray:
     """A table (pairs, 2) from disk. Raises UserError when it is not whole."""
+    written = path.with_suffix(".sha256")
+    if written.is_file() and written.read_text(errors="replace") != digests(path.parent, [path.name])[path.name]:
+        raise UserError(f"{path} is damaged (its sha256 is not the one in {written.name}): delete both and start the "
+                        "run again from its first weights")
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -68,6 +74,7 @@ def make_table(path: Path, rows: PairRows, score: Callable[[Batch], Tensor], bat
             np.save(file, made)
             file.flush()
             os.fsync(file.fileno())
+        write_text(path.with_suffix(".sha256"), digests(path.parent, [temporary.name])[temporary.name])
         temporary.rename(path)
     barrier()
     return made

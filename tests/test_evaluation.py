@@ -46,7 +46,8 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
 
 def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> Path:
     state = {"args": {"train": folder.name[0]}, **state}
-    return save(folder, Progress(1, 0, 0), model, tokenizer, state, [torch.get_rng_state()], [])
+    folder.mkdir()
+    return save(folder, Progress(1, 0, 0), model, tokenizer, model.state_dict(), {}, state)
 
 
 def logps(model: Llama, tokenizer: Tokenizer, asked: str, answer: str) -> torch.Tensor:

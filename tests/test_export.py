@@ -48,6 +48,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, kind in (("toy", "text"), ("asked", "instruct")):
         meta = toy_dataset(folder / "data", name, kind=kind) / "meta.json"
+        (meta.parent / "SHA256SUMS").unlink(missing_ok=True)  # it knows the file as it was
         meta.write_text(json.dumps({**json.loads(meta.read_text()), "source": SOURCE if kind == "text" else {
             "files": [{"path": "/somewhere/private/answers.jsonl", "bytes": 123, "modified": 0}]}}))
     settings = {**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", "total_iters": 4,
@@ -143,8 +144,8 @@ def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys)
 def test_folders_of_others_are_not_replaced(runs, tmp_path, monkeypatch, capsys):
     step = runs / "P-toy" / (runs / "P-toy" / "latest").read_text()
     (tmp_path / "file").write_text("mine")
-    copy = shutil.copytree(step, tmp_path / "copy", ignore=shutil.ignore_patterns("train_state"))
-    for model, target, why in ((runs / "S-asked", step, "train_state"), (copy, copy, "the model itself"),
+    copy = shutil.copytree(step, tmp_path / "copy", ignore=shutil.ignore_patterns("SHA256SUMS"))
+    for model, target, why in ((runs / "S-asked", step, "SHA256SUMS"), (copy, copy, "the model itself"),
                                (step, tmp_path / "file", "no folder"), (step, tmp_path, "copy")):
         with pytest.raises(UserError, match=f"not replaced, since it holds {why}"):
             call(export, monkeypatch, capsys, "--model", model, "--to", target)

@@ -29,13 +29,14 @@ import catalog
 import checkpoint
 import config
 import data
+import reference
 import store
 import trainer
 import units
 from config import UserError
 
 # A stage's settings: 256 tokens a step in all of them.
-STAGES = {"P": {}, "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
+STAGES = {"P": dict(optimizer="muon"), "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
           "D": dict(train="D", dataset="toy-preference", block_size=64, batch_size=2, max_lr=1e-3)}
 stumbling = test_sources.server  # the fixture: a hub on this machine
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
@@ -181,6 +182,19 @@ def test_every_file_of_a_checkpoint_and_of_a_dataset_with_a_flipped_bit(place, u
             fault()
             with pytest.raises(UserError, match=re.escape(str(where))):
                 whole(where)
+
+
+def test_a_flipped_bit_in_the_reference_of_preferences_is_named(place, unbroken):
+    """The table stops a run that resumes; its remedy is to make the table again."""
+    unbroken("D")
+    tables = sorted((place / "data" / "toy-preference" / "reference").glob("*"))
+    assert [path.suffix for path in tables] == [".npy", ".sha256"] * 2
+    for path in tables:
+        whole = path.read_bytes()
+        flip(path, random.Random(8))
+        with pytest.raises(UserError, match=f"{path.stem}.npy is damaged"):
+            reference.read_table(path.with_suffix(".npy"), 0)
+        path.write_bytes(whole)
 
 
 @pytest.mark.faults

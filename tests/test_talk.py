@@ -22,7 +22,8 @@ def make_run(runs: Path, name: str, stage: str, age: int) -> Path:
     """A run with one step, untrained, that was saved so many seconds ago."""
     (runs / name).mkdir(parents=True)
     state = {"args": {"train": stage}}
-    step = checkpoint.save(runs / name, Progress(1, 0, 0), Llama(ARGS), byte_level(), state, [], [])
+    model = Llama(ARGS)
+    step = checkpoint.save(runs / name, Progress(1, 0, 0), model, byte_level(), model.state_dict(), {}, state)
     os.utime(runs / name / "latest", (1e9 - age, 1e9 - age))
     return step
 

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 
+import forks
 import numpy as np
 import pytest
 import torch
+from forks import fork
 from safetensors.torch import load_file
 from toy import QUIET, ROOT, TINY, flags, metrics, toy_dataset, trainer
 
@@ -235,20 +237,32 @@ def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path):
 TALKS = {"train": "S", "dataset": "talks", "block_size": 64, "batch_size": 4, "total_batch_size": 512, "dropout": 0.1,
          "attn_dropout": 0.1}
 PAIRS = {**TALKS, "train": "D", "dataset": "pairs", "total_batch_size": 1024, "max_lr": 5e-3}
-IN_STEP_4 = KILLS[0][1]
 
 
-def here(folder, *extra, **settings):
-    """Run the trainer on the data in folder/data in this process, which is much faster than in one of its own."""
-    words = [*flags({**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings}), *extra]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["trainer.py", *words])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            trainer_module.main()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+def forked(folder, *extra, code=0, **settings):
+    """Run the trainer on the data in folder/data in a copy of this process; returns what it said."""
+    done = fork(folder, *extra, **settings)
+    assert set(done.wait(200)) == {code}, done.said
+    return done.said
+
+
+def killed(folder, where, **settings):
+    """A run that kills itself as the text of one of KILLS says; returns its folder."""
+    def arm(rank):
+        exec(KILL + where, {"trainer": trainer_module})
+
+    forked(folder, before=arm, code=-signal.SIGKILL, **settings)
+    return folder / "runs" / f"{settings['train']}-{settings['dataset']}"
+
+
+def start_of(stage, aligned):
+    """The settings of a stage with the weights that it starts from."""
+    return {**stage, "init_from": aligned / "runs" / "S-talks"} if stage is PAIRS else stage
+
+
+def without_reference(aligned, folder):
+    """A copy of the data in which no reference is known."""
+    shutil.copytree(aligned / "data", folder / "data", ignore=shutil.ignore_patterns("reference"))
 
 
 def state_of(run):
@@ -256,7 +270,7 @@ def state_of(run):
 
 
 def tables(folder):
-    return {path.name: path.read_bytes() for path in sorted((folder / "data" / "pairs" / "reference").iterdir())}
+    return {path.name: path.read_bytes() for path in sorted((folder / "data" / "pairs" / "reference").glob("*.npy"))}
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +279,8 @@ def aligned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aligned")
     toy_dataset(folder / "data", "talks", kind="instruct")
     toy_dataset(folder / "data", "pairs", kind="preference")
-    here(folder, **TALKS)
-    here(folder, **PAIRS, init_from=folder / "runs" / "S-talks")
+    forked(folder, **TALKS)
+    forked(folder, **start_of(PAIRS, folder))
     return folder
 
 
@@ -300,14 +314,11 @@ def test_alignment_learns_what_is_preferred(aligned):
 
 @pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
 def test_killed_answers_resume_bit_identical(aligned, tmp_path, stage):
-    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
-    start = {"init_from": aligned / "runs" / "S-talks"} if stage is PAIRS else {}
-    killed = trainer(tmp_path, code=KILL + IN_STEP_4, **stage, **start)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run = tmp_path / "runs" / f"{stage['train']}-{stage['dataset']}"
+    without_reference(aligned, tmp_path)
+    run = killed(tmp_path, KILLS[0][1], **start_of(stage, aligned))
     assert (run / "latest").read_text() == "step_000002"
     made = tables(tmp_path) if stage is PAIRS else None
-    here(tmp_path, "--resume", **stage)
+    forked(tmp_path, "--resume", **stage)
     assert same_run(run, aligned / "runs" / run.name)
     if stage is PAIRS:
         assert made == tables(tmp_path) == tables(aligned)  # of the first weights, not of those of step 2
@@ -317,23 +328,20 @@ def test_killed_answers_resume_bit_identical(aligned, tmp_path, stage):
 def test_answers_without_their_generators_are_others(aligned, tmp_path):
     """The comparison above is not vacuous: another seed gives another run."""
     shutil.copytree(aligned / "data", tmp_path / "data")
-    here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks", seed=7)
+    forked(tmp_path, **start_of(PAIRS, aligned), seed=7)
     assert not same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
 
 
 @pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
 def test_two_ranks_learn_the_same_answers_as_one(aligned, tmp_path, stage):
-    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
-    still = {**stage, "dropout": 0.0, "attn_dropout": 0.0, "max_lr": 1e-3, "batch_size": 8}
-    if stage is PAIRS:
-        still["init_from"] = aligned / "runs" / "S-talks"
-    done = trainer(tmp_path, ranks=2, run_name="two", **{**still, "micro_batch_size": 2})
-    assert done.returncode == 0, done.stderr
-    assert "micro-batches x 2 ranks" in done.stdout
+    without_reference(aligned, tmp_path)
+    still = {**start_of(stage, aligned), "dropout": 0.0, "attn_dropout": 0.0, "max_lr": 1e-3, "batch_size": 8}
+    said = forked(tmp_path, ranks=2, run_name="two", **still, micro_batch_size=2)
+    assert "micro-batches x 2 ranks" in said
     if stage is PAIRS:
         made = tables(tmp_path)
         shutil.rmtree(tmp_path / "data" / "pairs" / "reference")
-    here(tmp_path, run_name="one", **still)
+    forked(tmp_path, run_name="one", **still)
     for split in ("train", "val"):
         for row, other in zip(*(metrics(tmp_path / "runs" / name, split) for name in ("one", "two")), strict=True):
             compared = row.keys() - {"tokens_per_second", "mfu", "lr", "step", "split", "tokens"}
@@ -352,49 +360,49 @@ def test_two_ranks_learn_the_same_answers_as_one(aligned, tmp_path, stage):
 @pytest.mark.parametrize("harm", ["other weights' log-probs", "sides swapped"])
 def test_a_wrong_reference_is_refused_before_the_first_step(aligned, tmp_path, harm):
     shutil.copytree(aligned / "data", tmp_path / "data")
-    for path in (tmp_path / "data" / "pairs" / "reference").iterdir():
+    for path in (tmp_path / "data" / "pairs" / "reference").glob("*.npy"):
+        path.with_suffix(".sha256").unlink()  # or it would be refused for that
         table = np.load(path)
         np.save(path, table[:, ::-1] if harm == "sides swapped" else table + np.float32([0.0, 0.3]))
-    with pytest.raises(config.RunError, match=r"loss before the first step is .*, not 0.693147: .* delete that"):
-        here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks")
+    said = forked(tmp_path, **start_of(PAIRS, aligned), code=1)
+    assert re.search(r"error: the loss before the first step is .*, not 0.693147: .* delete that", said), said
     assert not (tmp_path / "runs" / "D-pairs" / "latest").exists()
 
 
 def test_other_weights_get_a_reference_of_their_own(aligned, tmp_path):
     shutil.copytree(aligned / "data", tmp_path / "data")
-    here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks" / "step_000004", run_name="other")
+    forked(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks" / "step_000004", run_name="other")
     assert len(tables(tmp_path)) == 4 and tables(aligned).items() < tables(tmp_path).items()
 
 
 def test_a_resumed_alignment_needs_its_reference(aligned, tmp_path):
-    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
+    without_reference(aligned, tmp_path)
     shutil.copytree(aligned / "runs", tmp_path / "runs")
     (tmp_path / "runs" / "D-pairs" / "latest").write_text("step_000004")
-    with pytest.raises(config.UserError, match=r"reference log-probs of this run are gone .* --init_from .*S-talks"):
-        here(tmp_path, "--resume", **PAIRS)
+    said = forked(tmp_path, "--resume", **PAIRS, code=2)
+    assert re.search(r"error: the reference log-probs of this run are gone .* --init_from .*S-talks", said), said
 
 
-def test_pretraining_on_instructions_is_fine_tuning(aligned, tmp_path, capsys):
+def test_pretraining_on_instructions_is_fine_tuning(aligned, tmp_path):
     shutil.copytree(aligned / "data", tmp_path / "data")
-    here(tmp_path, **{**TALKS, "train": "P"})
+    assert "fine-tuning on talks" in forked(tmp_path, **{**TALKS, "train": "P"})
     assert same_run(tmp_path / "runs" / "S-talks", aligned / "runs" / "S-talks")
-    assert "fine-tuning on talks" in capsys.readouterr().out
-    with pytest.raises(config.UserError, match="--dataset pairs is of kind preference; --train P needs text"):
-        here(tmp_path, **{**PAIRS, "train": "P"})
+    said = forked(tmp_path, **{**PAIRS, "train": "P"}, code=2)
+    assert "--dataset pairs is of kind preference; --train P needs text" in said
 
 
-def test_a_fine_tuning_is_resumed_as_one_whatever_stage_is_typed(aligned, tmp_path):
-    """`--train P --resume --run_name X` goes on with X's own stage, for P on instructions is S."""
+def test_a_fine_tuning_is_resumed_as_one_when_pretraining_is_typed(aligned, tmp_path):
+    """`--train P --resume --run_name X` goes on with X's own stage, though the folder holds texts as well."""
     shutil.copytree(aligned / "data", tmp_path / "data")
-    toy_dataset(tmp_path / "data", "stories")
+    toy_dataset(tmp_path / "data")
     shutil.copytree(aligned / "runs", tmp_path / "runs")
     (tmp_path / "runs" / "S-talks" / "latest").write_text("step_000004")
-    settings = {name: value for name, value in TALKS.items() if name != "dataset"}
-    words = flags({**{name: value for name, value in TINY.items() if name != "dataset"}, **settings, "train": "P",
-                   "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", "run_name": "S-talks"})
+    forked(tmp_path, "--resume", **{**TALKS, "train": "P", "dataset": "toy", "run_name": "S-talks"}, code=2)
+    words = {name: value for name, value in {**TINY, **TALKS, "train": "P"}.items() if name != "dataset"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["trainer.py", *words, "--resume"])
-        trainer_module.main()
+        patch.setattr(forks, "TINY", {})
+        said = forked(tmp_path, "--resume", **words, run_name="S-talks")
+    assert "fine-tuning on talks" in said
     assert same_run(tmp_path / "runs" / "S-talks", aligned / "runs" / "S-talks")
 
 
@@ -402,25 +410,21 @@ def test_a_fine_tuning_is_resumed_as_one_whatever_stage_is_typed(aligned, tmp_pa
 @pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
 @pytest.mark.parametrize("where, code, whole", KILLS[1:], ids=[kill[0] for kill in KILLS[1:]])
 def test_answers_killed_anywhere_resume_bit_identical(aligned, tmp_path, stage, where, code, whole):
-    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
-    start = {"init_from": aligned / "runs" / "S-talks"} if stage is PAIRS else {}
+    without_reference(aligned, tmp_path)
     keep = 1 if "pruned" in where else 0
-    killed = trainer(tmp_path, code=KILL + code, keep_checkpoints=keep, **stage, **start)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run = tmp_path / "runs" / f"{stage['train']}-{stage['dataset']}"
+    run = killed(tmp_path, code, **start_of(stage, aligned), keep_checkpoints=keep)
     assert (run / "latest").read_text() == f"step_{whole:06d}"
-    here(tmp_path, "--resume", keep_checkpoints=keep, **stage)
+    forked(tmp_path, "--resume", **stage, keep_checkpoints=keep)
     assert same_run(run, aligned / "runs" / run.name)
 
 
 @pytest.mark.slow
 def test_killed_while_the_reference_is_made_it_starts_again(aligned, tmp_path):
-    shutil.copytree(aligned / "data", tmp_path / "data", ignore=shutil.ignore_patterns("reference"))
-    code = ("import reference\nreal = reference.np.save\n"
-            "def save(file, table):\n real(file, table[:9]); file.flush(); die()\nreference.np.save = save")
-    killed = trainer(tmp_path, code=KILL + code, **PAIRS, init_from=aligned / "runs" / "S-talks")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    here(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks")
+    without_reference(aligned, tmp_path)
+    killed(tmp_path, "import reference\nreal = reference.np.save\n"
+           "def save(file, table):\n real(file, table[:9]); file.flush(); die()\nreference.np.save = save",
+           **start_of(PAIRS, aligned))
+    forked(tmp_path, **start_of(PAIRS, aligned))
     assert tables(tmp_path) == tables(aligned)
     assert same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
 
