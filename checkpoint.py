@@ -2,7 +2,7 @@
 
     <run>/step_000050/config.json, model.safetensors, tokenizer.json, ...   what inference reads
     <run>/step_000050/train_state/state.json, optimizer.pt, rng.pt          step, position in the data, settings, hashes
-    <run>/step_000050/SHA256SUMS                                            sha256 of all of these
+    <run>/step_000050/SHA256SUMS, train_state/SHA256SUMS                    sha256 of all of these
     <run>/latest                                                            name of the newest complete step folder
 
 A folder is written under a temporary name, synced and renamed, so a kill at any moment leaves the last one whole.
@@ -116,14 +116,15 @@ def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, weig
     partial = run / f".{folder.name}.tmp"
     try:
         shutil.rmtree(partial, ignore_errors=True)
+        (partial / "train_state").mkdir(parents=True)
         need, free = 16e6 + _bytes(weights) + _bytes(training), shutil.disk_usage(run).free
         if need > free:
             raise OSError(errno.ENOSPC, f"it needs {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
-        (partial / "train_state").mkdir(parents=True)
         write_model(partial, model, tokenizer, {"stage": state["args"]["train"]}, weights=weights)
         _write_training(partial / "train_state", training)
         write_json(partial / "train_state" / "state.json",
                    {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
+        seal(partial / "train_state", {})
         seal(partial, {})
         publish(partial, folder)  # in the place of the same step, after a resume from an older one
         temporary = run / "latest.tmp"
@@ -320,9 +321,12 @@ def run_folder(folder: Path, keep: bool) -> Iterator[None]:
         yield
 
 
-def intact(folder: Path) -> None:
-    """Raises UserError when a file of a checkpoint is not what was written. Foreign folders tell nothing."""
-    if fault := damage(folder):
+def intact(folder: Path, resumed: bool = False) -> None:
+    """Raises UserError when a file of a model folder is not what was written, or one of its train_state if resumed.
+
+    Folders of others tell nothing.
+    """
+    if fault := damage(folder) or (damage(folder / "train_state") if resumed else None):
         others = [step.name for step in steps(folder.parent) if step != folder]
         remedy = f"remove that folder, --resume then goes on from {others[-1]}" if others else "start again without it"
         raise UserError(f"{fault}: {remedy}")
@@ -334,7 +338,8 @@ def main() -> None:
     parser.add_argument("command", choices=["verify"])
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run, a step or a prepared dataset")
     folder = parser.parse_args().folder
-    sealed = [path for path in (folder, *steps(folder)) if (path / SUMS).is_file()]
+    sealed = sorted(path.parent for place in ("", "train_state/", "step_*/", "step_*/train_state/")
+                    for path in folder.glob(place + SUMS))
     if not sealed:
         raise UserError(f"{folder} holds no {SUMS}, so there is nothing to compare its files with")
     faults = [fault for fault in map(damage, sealed) if fault]

@@ -39,8 +39,13 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def seal(folder: Path, known: dict[str, str]) -> None:
-    """Write SHA256SUMS of all files of a folder, its last file; what is known already is not read again."""
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """Write SHA256SUMS of all files of a folder, its last file; what is known already is not read again.
+
+    A folder inside that has sums of its own is left to them, and may be taken away.
+    """
+    inner = [path.parent for path in folder.glob(f"*/{SUMS}")]
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")
+             if path.is_file() and not any(path.is_relative_to(part) for part in inner)}
     found = {**digests(folder, names - {*known, SUMS}), **known}
     write_text(folder / SUMS, "".join(f"{found[name]}  {name}\n" for name in sorted(found)))
 

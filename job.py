@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ class Run:
         self.goes_on = args.resume or relaunched(self.folder)
         if args.resume or self.goes_on and (self.folder / "latest").is_file():
             self.source, typed = checkpoint.find_model(self.folder), {**typed, "resume": True}
-            self.check(checkpoint.intact, self.source, args)
+            self.check(partial(checkpoint.intact, resumed=True), self.source, args)
             self.progress, state = checkpoint.load_state(self.source)
             if (args.train, state["args"]["train"]) == ("P", "S"):  # P on instructions is S: the run knows what it was
                 typed = {**typed, "train": "S"}
@@ -205,7 +206,7 @@ class Run:
         if self.skips.in_a_row < self.args.skip_limit:
             return False
         source = self.skips.way_back(self.folder, self.loader.cursor, "a smaller --max_lr")
-        checkpoint.intact(source)
+        checkpoint.intact(source, resumed=True)
         checkpoint.load_weights(self.model, source)
         checkpoint.restore(source, self.model, self.optimizers, self.scaler, self.env)
         vars(self.progress).update(vars(checkpoint.load_state(source)[0]))

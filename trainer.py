@@ -164,6 +164,8 @@ def main() -> None:
                     name_launch(job.folder)
                 job.build()
                 train(job)
+        # DDP first: as the last holder of the group it would wait, with Python's lock, for threads that want that lock.
+        job.wrapped = None
         distributed.shutdown()  # not after an error: it might wait for ranks that are gone
     except OSError as error:
         raise RunError(f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "

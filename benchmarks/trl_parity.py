@@ -58,7 +58,7 @@ def read_rows(path: str, kind: str, tokenizer: Tokenizer, context: int) -> list[
 
 
 def random_model(folder: Path, args: ModelArgs, tokenizer: Tokenizer, seed: int) -> Path:
-    """A checkpoint of random weights; those of another seed are near."""
+    """A model folder of random weights; those of another seed are near."""
     torch.manual_seed(0)
     model = Llama(args)
     torch.manual_seed(seed)
@@ -66,8 +66,9 @@ def random_model(folder: Path, args: ModelArgs, tokenizer: Tokenizer, seed: int)
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.mul_(5).add_(0.005 * torch.randn_like(weight))
-    return checkpoint.save(folder, checkpoint.Progress(0, 0, 0), model, tokenizer, {"args": {"train": "P"}}, [],
-                           [])
+    folder.mkdir()
+    checkpoint.write_model(folder, model, tokenizer, {"stage": "P"})
+    return folder
 
 
 # --- ours ------------------------------------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ def trl_figures(trainer: transformers.Trainer) -> list[dict[str, float]]:
 def trl_steps(trainer: transformers.Trainer) -> list[float]:
     """The losses of its first STEPS steps."""
     trainer.losses.clear()
+    trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     return list(trainer.losses)
 

@@ -1,5 +1,6 @@
 """Ranks of the trainer as copies of the test's own process: in seconds, with whatever the test has put in its way."""
 
+import faulthandler
 import os
 import signal
 import socket
@@ -34,7 +35,8 @@ class Forked:
                 codes |= {pid: os.waitstatus_to_exitcode(status)} if done else {}
             if time.time() > deadline:
                 for pid in set(self.pids) - codes.keys():
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, signal.SIGABRT)  # leaves its stacks in the log
+                time.sleep(0.5)
                 raise TimeoutError(self.said)
             time.sleep(0.01)
         return [codes[pid] for pid in self.pids]
@@ -77,6 +79,7 @@ def start(log: Path, main: Callable[[], None], words: list[str], environment: di
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
         sys.__stderr__, sys.argv = sys.stderr, ["script.py", *words]
         os.environ.update(environment)
+        faulthandler.enable()
         before()
         config.run(main)
         code = 0

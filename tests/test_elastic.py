@@ -18,20 +18,27 @@ LONG = {**TINY, "total_iters": 240, "save_checkpoint_iter": 20, "eval_iters": 12
         "micro_batch_size": 4, "stall_minutes": 0.2}
 
 
+AGENTS = []  # each in a session of its own, which would outlive a test that failed
+
+
 @pytest.fixture
 def folder(tmp_path):
     toy_dataset(tmp_path / "data")
-    return tmp_path
+    yield tmp_path
+    while AGENTS:
+        if (agent := AGENTS.pop()).poll() is None:
+            os.killpg(agent.pid, signal.SIGKILL)
 
 
 def torchrun(folder, *words, **settings):
     """torchrun in a session of its own, as on a machine of its own, with the store that the README asks for."""
     log = (folder / f"log-{time.time_ns()}.txt").open("w")
-    return subprocess.Popen(
+    AGENTS.append(subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *words, str(ROOT / "trainer.py"),
          *flags({**LONG, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings})],
         stdout=log, stderr=log,
-        env={**QUIET, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, start_new_session=True)
+        env={**QUIET, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, start_new_session=True))
+    return AGENTS[-1]
 
 
 def ranks_of(agent):

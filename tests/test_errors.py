@@ -13,12 +13,33 @@ import trainer
 from integrity import seal
 
 LONG = "word " * 200
+ASKED = {"role": "user", "content": "Hi"}
+# (what is wrong, name of the file: kind and number, the second row of it, the end of the line)
+BAD_TALKS = [
+    ("no output", "instruct-0", {"instruction": "Hi"}, " has no column 'output'; it has 'instruction'"),
+    ("an empty response", "instruct-1", {"instruction": "Hi", "output": " "}, ": the response in 'output' is empty"),
+    ("an unknown role", "instruct-2", {"messages": [{"role": "bot", "content": "Hi"}]},
+     ": turn 1 of 'messages' has the unknown role 'bot'; known are system, user, assistant"),
+    ("no answer", "instruct-3", {"messages": [ASKED]},
+     ": the last turn of 'messages' is the user's, not the assistant's"),
+    ("no content", "instruct-4", {"messages": [{"role": "user"}]}, ": turn 1 of 'messages' is {{'role': "),
+    ("equal answers", "preference-0", {"prompt": "Hi", "chosen": "x", "rejected": "x"},
+     ": chosen and rejected are the same"),
+    ("one answer", "preference-1", {"prompt": "Hi", "chosen": "x"}, " has no column 'rejected'"),
+    ("no common prompt", "preference-2", {"chosen": "x", "rejected": "y"}, ": chosen and rejected have no turn in"),
+]
 # (what the user did, script, flags, words of the line). {tmp} is a folder with data/toy and a run of it.
 MISTAKES = [
     ("a file that is not there", data, "--files {tmp}/nowhere.txt --name x", "no such file: {tmp}/nowhere.txt"),
     ("an empty file", data, "--files {tmp}/empty.txt --name x", "{tmp}/empty.txt is empty"),
     ("a broken JSONL row", data, "--files {tmp}/broken.jsonl --name x", "{tmp}/broken.jsonl row 2 is not JSON"),
     ("a wrong column", data, "--files {tmp}/column.jsonl --name x", "row 1 has no column 'text'; it has 'body'"),
+    *((f"a conversation: {name}", data, f"--files {{tmp}}/{kind}.jsonl --kind {kind.split('-')[0]} --name x",
+       f"{{tmp}}/{kind}.jsonl row 2{line}") for name, kind, _, line in BAD_TALKS),
+    ("a kind without files", data, "--stories --kind instruct", "--kind goes with --files"),
+    ("a row that is not there", data, "--show toy --row 100000", "the train set of {tmp}/data/toy has 600 rows"),
+    ("data of another stage", trainer, "--train D", "--dataset toy is of kind text; --train D needs preference"),
+    ("too much label smoothing", trainer, "--train D --label_smoothing 0.5", "--label_smoothing 0.5 must be"),
     ("an unknown dataset", trainer, "--dataset nosuch", "no prepared dataset in {tmp}/data/nosuch (there are: toy)"),
     ("a vocabulary smaller than the data's", trainer, "--vocab_size 100", "--vocab_size 100 is smaller than the 257"),
     ("a block longer than the corpus", trainer, "--block_size 100000", "fewer than one row of --block_size 100000"),
@@ -41,6 +62,9 @@ def folder(tmp_path_factory):
     (tmp / "empty.txt").touch()
     (tmp / "broken.jsonl").write_text('{"text": "one"}\n{"text": \n')
     (tmp / "column.jsonl").write_text('{"body": "one"}\n')
+    for _, name, row, _ in BAD_TALKS:
+        good = {"prompt": "Hi", "chosen": "a", "rejected": "b", "instruction": "Hi", "output": "a"}
+        (tmp / f"{name}.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(row)}\n")
     words = flags({**TINY, "data_dir": tmp / "data", "save_checkpoint_dir": tmp / "runs", "total_iters": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["trainer.py", *words])
@@ -48,7 +72,7 @@ def folder(tmp_path_factory):
     moved = shutil.copytree(tmp / "runs" / "P-toy", tmp / "runs" / "moved")
     state = moved / "step_000001" / "train_state" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "data": "0" * 64}))
-    seal(moved / "step_000001", {})
+    seal(state.parent, {})
     return tmp
 
 

@@ -144,7 +144,7 @@ def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys)
 def test_folders_of_others_are_not_replaced(runs, tmp_path, monkeypatch, capsys):
     step = runs / "P-toy" / (runs / "P-toy" / "latest").read_text()
     (tmp_path / "file").write_text("mine")
-    copy = shutil.copytree(step, tmp_path / "copy", ignore=shutil.ignore_patterns("SHA256SUMS"))
+    copy = shutil.copytree(step, tmp_path / "copy", ignore=shutil.ignore_patterns("train_state", "SHA256SUMS"))
     for model, target, why in ((runs / "S-asked", step, "SHA256SUMS"), (copy, copy, "the model itself"),
                                (step, tmp_path / "file", "no folder"), (step, tmp_path, "copy")):
         with pytest.raises(UserError, match=f"not replaced, since it holds {why}"):
