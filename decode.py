@@ -43,22 +43,32 @@ class Model(ctypes.Structure):
                 ("head", Matrix), ("layers", ctypes.POINTER(Layer))]
 
 
+def processor() -> str:
+    """What this machine's processor can do: code made for it may not run on another, which may share the folder."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        about = platform.node() + platform.processor()
+    return "\n".join(line for line in about.splitlines() if "MHz" not in line and "bogomips" not in line.lower())
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """decode.c compiled for this machine, kept in the user's cache folder; None where that cannot be done."""
-    content = SOURCE.read_bytes()
-    key = hashlib.sha256(repr((content, COMMAND, platform.node(), platform.machine())).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smolllama"
-    path = folder / f"decode-{key}.so"
+    key = hashlib.sha256(repr((SOURCE.read_bytes(), COMMAND, processor())).encode()).hexdigest()[:16]
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smolllama"
+        path = folder / f"decode-{key}.so"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as partial:
+            with tempfile.TemporaryDirectory(dir=folder) as partial:  # another process may be at it, too
                 made = Path(partial) / path.name
                 subprocess.run([*COMMAND, SOURCE, "-o", made, "-lm"], check=True, capture_output=True)
+                with made.open("rb") as file:
+                    os.fsync(file.fileno())
                 made.rename(path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, RuntimeError, subprocess.CalledProcessError):  # RuntimeError: there is no home
         return None
 
 

@@ -1,7 +1,10 @@
 """decode.c against the model in torch, in float32 and in bytes; no compiler, no difference in what is said."""
 
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,11 +70,43 @@ def test_generate_uses_it_and_says_the_same(model: Llama, monkeypatch: pytest.Mo
     assert list(generate(model, [5, 17, 3], 9, temperature=0.0)) == said and len(calls) == 8
 
 
-def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "COMMAND", ("no-such-compiler",))
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "smolllama"
+
+
+KILLED = ("sh", "-c", 'echo half > "$3"; kill -9 $$', "cc")
+
+
+@pytest.mark.parametrize("command", [("no-such-compiler",), ("false",), KILLED], ids=["none", "failing", "killed"])
+def test_without_a_compiler_there_is_no_library(command: tuple[str, ...], empty_cache: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "COMMAND", command)
+    assert decode.library.__wrapped__() is None and list(empty_cache.iterdir()) == []
+
+
+def test_without_a_home_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert decode.library.__wrapped__() is None
-    monkeypatch.setattr(decode, "COMMAND", ("false",))
-    assert decode.library.__wrapped__() is None
+
+
+@needs_compiler
+def test_two_at_once_make_one_library_for_each_processor(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiles, run = [], decode.subprocess.run
+    both = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(decode.subprocess, "run", lambda *what, **how: (both.wait(), compiles.append(1),
+                                                                        run(*what, **how)))
+    monkeypatch.setattr(decode, "COMMAND", tuple(word for word in decode.COMMAND if word != "-O3"))  # quicker
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(decode.library.__wrapped__) for _ in range(2)]
+    assert all(future.result().step for future in made) and len(compiles) == 2
+    assert len(list(empty_cache.iterdir())) == 1
+    monkeypatch.setattr(decode.subprocess, "run", run)
+    assert decode.library.__wrapped__().step and len(compiles) == 2  # kept
+    monkeypatch.setattr(decode, "processor", lambda: "another")
+    assert decode.library.__wrapped__().step and len(list(empty_cache.iterdir())) == 2
 
 
 @needs_compiler
