@@ -54,7 +54,7 @@ def find_runs(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:
     return np.stack([np.diff(starts, append=doc_ids.size), follows], axis=1)
 
 
-@torch.compiler.disable  # runs differ from batch to batch, so there would be a graph for each
+@torch._disable_dynamo  # runs differ: there would be a graph for each. torch.compiler.disable would import a compiler
 def _attend_runs(q: Tensor, k: Tensor, v: Tensor, runs: Tensor, dropout: float) -> Tensor:
     """Attention that computes only what is seen; the runs are read on the host, so they stay there."""
     lengths, follows = runs.T.tolist()

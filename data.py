@@ -41,7 +41,6 @@ from catalog import (
 from config import Parser, UserError, resolve, run
 from conversations import COLUMNS
 from integrity import seal
-from show import show
 from sources import Span
 from store import (
     FORMAT,
@@ -358,6 +357,7 @@ def main() -> None:
     settings = resolve({name: value for name, value in args.items() if value is not None})
     data_dir = Path(settings.data_dir)
     if args["show"]:
+        from show import show  # it needs torch, which would double the start and memory of every worker
         print(show(data_dir / args["show"], args["split"], args["row"], args["block_size"]))
         return
     try:

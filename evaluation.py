@@ -26,6 +26,7 @@ from batch import Batch
 from batches import PackedRows, PairRows, StreamValidation, fixed_batches
 from checkpoint import find_model, load_model
 from config import ModelArgs, Parser, UserError, resolve, run
+from decode import quantize
 from distributed import Env
 from model import Llama
 from objectives import completion_logps, evaluate, lengths, next_token
@@ -111,6 +112,8 @@ def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
     """All that is asked for, of one model."""
     folder = find_model(name)
     model, tokenizer = load_model(folder)
+    if asked["quantize"]:
+        quantize(model)
     model.to(env.device)
     found: dict = {"model": str(folder)}
     if asked["dataset"]:
@@ -169,6 +172,7 @@ def main() -> None:
                         help="tasks of the lm-evaluation-harness, or YAML files of your own, with commas between")
     parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
     parser.add_argument("--block_size", type=int, default=1 << 20, help="shorter rows than the model's context")
+    parser.add_argument("--quantize", choices=("int8",), help="measure the models with their weights as bytes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_settings({"data", "device", "dpo"})
     asked = vars(parser.parse_args())

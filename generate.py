@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from config import ModelArgs
+from decode import Decoder, decoder
 from model import KVCache, Llama
 
 
@@ -125,8 +126,9 @@ def generate_batch(model: Llama, prompts: Sequence[list[int]], max_new_tokens: i
                   for row in range(len(prompts))]
     cache = KVCache(model.args, len(prompts), prompt + count, like=model.lm_head.weight)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    fast = decoder(model, len(prompts))
     for _ in range(count):
-        logits = _next_logits(model, tokens, cache, doc_ids[:, :tokens.shape[1]] if padded else None)
+        logits = _next_logits(model, tokens, cache, doc_ids[:, :tokens.shape[1]] if padded else None, fast)
         chosen = sample(penalize(logits, tokens, prompt, how), how, generators)
         ended |= chosen == stop_id if stop_id is not None else False
         if ended.all():
@@ -177,8 +179,12 @@ def _room(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int) -> in
     return min(max_new_tokens, context - longest)
 
 
-def _next_logits(model: Llama, tokens: Tensor, cache: KVCache, doc_ids: Tensor | None = None) -> Tensor:
+def _next_logits(model: Llama, tokens: Tensor, cache: KVCache, doc_ids: Tensor | None = None,
+                 fast: Decoder | None = None) -> Tensor:
     """Logits (B, V) in float32 of what follows tokens (B, T), of which the cache holds the first ones already."""
+    if fast and cache.length == tokens.shape[1] - 1:
+        cache.length += 1
+        return fast(int(tokens[0, -1]), cache.length - 1, cache.keys, cache.values)
     states = model(tokens[:, cache.length:], doc_ids, cache, head=False)
     return model.lm_head(states[:, -1]).float()
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import distributed
 from config import ModelArgs, Parser, UserError, resolve, run
+from decode import quantize
 from talk import Speaker, choose_model, load_speaker
 
 
@@ -70,12 +71,15 @@ def main() -> None:
                                                          "(default: the newest run)")
     parser.add_argument("--chat", action="store_true", help="a conversation: each line that comes in is a turn")
     parser.add_argument("--raw", action="store_true", help="no prompt template: continue the text as it is")
+    parser.add_argument("--quantize", choices=("int8",), help="weights as bytes: two to three times faster on a CPU")
     parser.add_settings({"sampling", "device", "save_checkpoint_dir"})
     typed = vars(parser.parse_args())
     args = resolve(typed)
     env = distributed.init(args.device, args.dtype)
     folder = choose_model(typed["model"], args)
     speaker = load_speaker(folder)
+    if typed["quantize"]:
+        quantize(speaker.model)
     speaker.model.to(env.device)
     answers = speaker.answers and not typed["raw"]
     who = f"{folder} on {env.device}: {'answers in the prompt template' if answers else 'continues the text'}"

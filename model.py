@@ -134,6 +134,7 @@ class Llama(nn.Module):
     def __init__(self, args: ModelArgs, legacy: bool = False):
         super().__init__()
         self.args, self.legacy = args, legacy
+        self.int8: dict[str, tuple[Tensor, Tensor]] = {}  # matrices as bytes, each row's scale (decode.quantize)
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(args.vocab_size, args.embeddings_dims),
             "layers": nn.ModuleList(Block(args, layer) for layer in range(args.no_of_decoder_layers)),

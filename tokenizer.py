@@ -44,9 +44,7 @@ class Tokenizer:
         return self.fast.encode_ordinary(text) if self.fast else self.hf.encode(text, add_special_tokens=False).ids
 
     def encode_array(self, text: str) -> np.ndarray:
-        """The same ids as a uint32 array (T,), without the detour through Python integers where tiktoken encodes."""
-        if self.fast:
-            return self.fast.encode_to_numpy(text, disallowed_special=())
+        """The same ids as a uint32 array (T,). tiktoken's own encode_to_numpy takes twice the time."""
         return np.array(self.encode(text), np.uint32)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[bool]]:

@@ -290,7 +290,8 @@ def test_a_prompt_that_does_not_fit_raises(model: Llama, ids: list[int], said: s
         next(generate(model, ids, 5))
 
 
-def test_tokens_come_one_at_a_time(model: Llama) -> None:
+def test_tokens_come_one_at_a_time(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generate.decoder", lambda model, batch_size: None)  # test_decode.py has the other way
     lengths = []
     model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
     stream = generate(model, PROMPT, 5, temperature=0.0)

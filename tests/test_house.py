@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     "config distributed integrity template story_tables story_task_tables attention",
-    "model tokenizer story_world sources store conversations batch optimizers metrics head guard parallel",
+    "model tokenizer story_world sources store conversations batch optimizers metrics head guard parallel decode",
     "documents story_tasks batches objectives checkpoint generate plots plan fetching gguf_file page_view",
     "catalog show reference fitting suite talk legacy card skips",
     "units job evaluation export page_models",
@@ -110,9 +110,11 @@ def test_the_probe_sees_what_a_module_does(tmp_path: Path) -> None:
     assert deed["printed"] == "hello\n" and deed["files"] == ["left"] and deed["sockets"]
 
 
-def test_config_is_light() -> None:
-    code = "import sys, config; print('torch' in sys.modules, 'numpy' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split() == ["False", "False"]
+@pytest.mark.parametrize("module, absent", [("config", "numpy torch"), ("data", "torch"),
+                                            ("trainer", "torch._dynamo"), ("inference_sft", "torch._dynamo")])
+def test_modules_are_light(module: str, absent: str) -> None:
+    code = f"import sys, {module}; print(*({{*{absent.split()}}} & {{*sys.modules}}))"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == ""
 
 
 def test_gradio_is_no_package() -> None:

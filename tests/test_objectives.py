@@ -1,6 +1,7 @@
 """The objective against the plain formula, and sums that are divided once."""
 
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from test_conversations import MULTI, talk
 from torch import Tensor, nn
 from toy import toy_rows, write_rows
 
+import head
 from batch import Batch, collate
-from batches import PackedRows, PairRows, fixed_batches
+from batches import Loader, PackedRows, PairRows, fixed_batches
 from checkpoint import hf_config
 from config import IGNORE, ModelArgs
 from distributed import Env
@@ -28,7 +30,9 @@ from objectives import (
     preference,
     preference_loss,
 )
+from optimizers import build_optimizers
 from store import Store, read_meta
+from trainer import train_step
 
 
 def plain_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -344,3 +348,33 @@ def test_the_preference_loss_by_hand() -> None:
     huge = torch.tensor([-1e6], requires_grad=True)
     loss = preference_loss(huge, -huge, 1.0)
     assert loss.item() == 2e6 and torch.autograd.grad(loss, huge)[0].item() == -2.0  # no overflow
+
+
+def test_fast_steps_have_the_losses_of_plain_ones(ours: Llama, tmp_path: Path, env: Env,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 steps of trainer.py on packed rows against the textbook: all logits, a mask, clip_grad_norm_, plain AdamW."""
+    monkeypatch.setattr(head, "_rows_at_a_time", lambda rows, weight: 50)  # so that there are several
+    args = ours.args.replace(train="S", micro_batch_size=2, gradient_accumulation_steps=2, max_lr=3e-3)
+    rows, plain = PackedRows(prepared(tmp_path, "instruct", SPEAKING), 160, seed=0), deepcopy(ours)
+    optimizers, scaler = build_optimizers(ours, args), torch.amp.GradScaler("cpu", enabled=False)
+    groups = [{"params": [p for p in plain.parameters() if (p.dim() == 2) == decays],
+               "weight_decay": args.weight_decay_optim * decays} for decays in (True, False)]
+    textbook = torch.optim.AdamW(groups, lr=args.max_lr, betas=(args.beta_1, args.beta_2), foreach=False)
+    mine, theirs, norms = [], [], []
+    loaders = [Loader(rows, 2, 0, 1) for _ in range(2)]
+    for _ in range(50):
+        means = train_step(next_token, ours, optimizers, scaler, loaders[0], args, env)
+        mine.append(means["loss"])
+        norms.append(means["grad_norm"])
+        batches = [loaders[1].next() for _ in range(2)]
+        assert all(batch.runs is not None and batch.learned is not None for batch in batches)
+        nats = [F.cross_entropy(plain(batch.tokens, batch.doc_ids).flatten(0, 1), batch.labels.flatten(),
+                                ignore_index=IGNORE, reduction="sum") for batch in batches]
+        loss = sum(nats) / sum((batch.labels != IGNORE).sum() for batch in batches)
+        loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), args.clip)
+        textbook.step()
+        textbook.zero_grad()
+        theirs.append(loss.item())
+    assert mine[-1] < 0.5 * mine[0] and max(norms) > args.clip
+    assert max(abs(a - b) / b for a, b in zip(mine, theirs, strict=True)) < 1e-5
