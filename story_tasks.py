@@ -20,14 +20,15 @@ from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from template import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
-STORIES = {"about": 3, "wish": 3, "continue": 3}
-QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
-             "add": 18, "take": 30, "list": 48}  # fmt: skip
+STORIES = {"about": 2, "wish": 2, "continue": 2}
+QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 8,
+             "add": 12, "take": 36, "list": 64}  # fmt: skip
 KINDS = STORIES | QUESTIONS
-FLAWS = ("subject", "unkind", "repetitive", "broken", "wrong")
+FLAWS = {"subject": 2, "unkind": 1, "repetitive": 1, "broken": 1, "wrong": 2}  # and how often, the hardest to see most
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
-TALKED_WORDS, QUESTIONS_EACH = 118, 5  # of a story that is talked about
+TALKED_WORDS, QUESTIONS_EACH = 105, 6  # of a story that is talked about
+SLOW = ("where", "when", "want", "lesson")  # what takes longest to learn is asked about every such story
 BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
@@ -204,15 +205,17 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
     A story is many tokens to read for one short answer; asked several times over, it teaches as many times as much.
     """
     rng = random.Random(f"{seed}/{split}/{index}/conversation")
-    if rng.random() < 0.65:
+    if rng.random() < 0.7:
         return instruction_at(split, index, seed)
     while True:
         tale = sample_tale(split, rng)
         if told := _told("who", tale, rng, TALKED_WORDS):
             break
-    asked = [kind for kind in ANSWERS if kind != "helper" or tale.plot in HELPING_PLOTS]
+    others = [kind for kind in ANSWERS if kind not in SLOW and (kind != "helper" or tale.plot in HELPING_PLOTS)]
+    asked = [*SLOW, *rng.sample(others, QUESTIONS_EACH - len(SLOW))]
+    rng.shuffle(asked)
     messages, given = [], told[1]
-    for kind in rng.sample(asked, QUESTIONS_EACH):
+    for kind in asked:
         question = instruction_text(_instruction(kind, split, words_of(vars(tale)), rng), given)
         messages += [{"role": "user", "content": question},
                      {"role": "assistant", "content": capital(ANSWERS[kind](tale)) + "."}]
@@ -276,7 +279,7 @@ def _broken_off(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
 def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:
     """A pair in UltraFeedback's form: the rejected answer has the flaw of FLAWS, or any of them."""
     rng = random.Random(f"{seed}/{split}/{index}/preference")
-    flaw = flaw or rng.choice(FLAWS)
+    flaw = flaw or _draw(FLAWS, rng)
     if flaw == "wrong":
         task, rejected = _question(_draw(QUESTIONS, rng), split, rng)
     else:

@@ -81,7 +81,9 @@ def train(run: Run) -> None:
 def record(run: Run, metrics: Metrics | None, bar: tqdm, means: dict[str, float], lr: float, seconds: float) -> None:
     """Write a step down: its means, learning rate and speed."""
     speed = run.args.tokens_per_step / seconds
-    mfu = {"mfu": speed * flops_per_token(run.args) / (run.peak * run.env.world_size)} if run.peak else {}
+    # The head computes learned positions only, so the count of operations holds where all of them are learned.
+    counted = run.peak and run.args.train == "P"
+    mfu = {"mfu": speed * flops_per_token(run.args) / (run.peak * run.env.world_size)} if counted else {}
     if metrics:
         metrics.write(run.progress.step, "train", {**means, "tokens": run.progress.tokens, "lr": lr,
                                                    "tokens_per_second": speed, **mfu})

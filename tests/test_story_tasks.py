@@ -68,7 +68,8 @@ def test_rows_are_distinct_and_of_every_kind(train: list[Task], val: list[Task])
         counts = Counter(task.kind for task in rows)
         assert counts.keys() == KINDS.keys()
         for kind, weight in KINDS.items():
-            assert counts[kind] == pytest.approx(len(rows) * weight / sum(KINDS.values()), rel=0.4, abs=12)
+            expected = len(rows) * weight / sum(KINDS.values())
+            assert abs(counts[kind] - expected) < 4 * expected**0.5
     assert all(task_at("train", 0, kind=kind).kind == kind for kind in KINDS)
 
 
@@ -95,7 +96,7 @@ def test_no_combination_is_in_both_splits(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_stories_are_about_what_was_asked_for(train: list[Task], val: list[Task]) -> None:
     asked = [task for task in train + val if task.kind in STORIES]
-    assert len(asked) > 400
+    assert len(asked) > 200
     for task in asked:
         prompt = task.instruction + task.input
         for text in (prompt, task.output):
@@ -202,14 +203,15 @@ def test_a_story_off_the_subject_names_another() -> None:
     assert min(missing[True, False], missing[False, True]) > 20  # either alone happens often
 
 
-def test_flaws_are_drawn_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flaws_are_drawn_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = Counter()
-    for number, flaw in enumerate(("_off_subject", "_unkind", "_repetitive", "_broken_off")):
-        monkeypatch.setattr(story_tasks, flaw, lambda *_, name=FLAWS[number]: name)
+    for name, flaw in zip(("_off_subject", "_unkind", "_repetitive", "_broken_off"), FLAWS, strict=False):
+        monkeypatch.setattr(story_tasks, name, lambda *_, flaw=flaw: flaw)
     for index in range(1_000):
         rejected = preference_at("train", index)["rejected"][1]["content"]
         drawn[rejected if rejected in FLAWS else "wrong"] += 1
-    assert drawn.keys() == set(FLAWS) and min(drawn.values()) > 150
+    assert drawn.keys() == set(FLAWS)
+    assert all(abs(drawn[flaw] - 1_000 * often / sum(FLAWS.values())) < 50 for flaw, often in FLAWS.items())
 
 
 def test_a_preference_is_not_about_length(pairs: dict[str, list[tuple[str, str, str]]]) -> None:
