@@ -27,7 +27,7 @@ KINDS = STORIES | QUESTIONS
 FLAWS = {"subject": 2, "unkind": 1, "repetitive": 1, "broken": 1, "wrong": 2}  # and how often, the hardest to see most
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
-TALKED_WORDS, QUESTIONS_EACH = 125, 3  # of a story that is talked about
+TALKED_WORDS, QUESTIONS_EACH = 118, 5  # of a story that is talked about
 BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
@@ -204,7 +204,7 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
     A story is many tokens to read for one short answer; asked several times over, it teaches as many times as much.
     """
     rng = random.Random(f"{seed}/{split}/{index}/conversation")
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         return instruction_at(split, index, seed)
     while True:
         tale = sample_tale(split, rng)
