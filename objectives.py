@@ -65,7 +65,14 @@ def lengths(batch: Batch) -> Tensor:
 
 
 def _per_completion(batch: Batch, values: Tensor) -> Tensor:
-    return torch.zeros_like(batch.reference).index_add(0, batch.owners, values)
+    # One after another in float32, a thousand log-probs would be off by more than what is learned from a pair.
+    sums = torch.zeros_like(batch.reference, dtype=_precision(values.device))
+    return sums.index_add(0, batch.owners, values.to(sums.dtype)).float()
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """Of long sums: float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def learned_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,8 +101,7 @@ def evaluate(objective: Objective, model: nn.Module, batches: Iterable[Batch], e
 def global_means(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], env: Env) -> dict[str, float]:
     """{"loss", "count", and the objective's own}: sums over results and ranks, divided once by the global count."""
     names = ["loss", "count", *results[0][2]]
-    precision = torch.float32 if env.device.type == "mps" else torch.float64
-    rows = [torch.stack([value.detach().to(precision) for value in (loss, count, *sums.values())])
+    rows = [torch.stack([value.detach().to(_precision(env.device)) for value in (loss, count, *sums.values())])
             for loss, count, sums in results]
     values = dict(zip(names, all_reduce_sum(torch.stack(rows).sum(0)).tolist(), strict=True))
     return {name: value if name == "count" else value / max(1.0, values["count"]) for name, value in values.items()}

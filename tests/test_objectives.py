@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from toy import toy_rows, write_rows
 
 import head
+import objectives
 from batch import Batch, collate
 from batches import Loader, PackedRows, PairRows, fixed_batches
 from checkpoint import hf_config
@@ -336,6 +337,16 @@ def test_neither_padding_nor_neighbours_matter(ours: Llama, pairs: tuple[PairRow
     order = np.concatenate(rows.members)
     assert counts == [int(rows.store.document(2 * pair + side)[1].sum()) for pair in order for side in (0, 1)]
     assert objective(ours, whole)[1] == len(order)
+
+
+def test_the_log_probs_of_long_answers_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    logps = torch.randn(2_000, generator=torch.Generator().manual_seed(0)) - 10
+    batch = Batch(logps, logps, owners=torch.zeros(len(logps), dtype=torch.long), reference=torch.zeros(2))
+    monkeypatch.setattr(objectives, "learned_states", lambda model, batch: ())
+    monkeypatch.setattr(objectives, "label_logps", lambda: logps)
+    exact = logps.double().sum().float()
+    assert torch.zeros(1).index_add(0, batch.owners, logps)[0] != exact  # one after another in float32
+    assert completion_logps(None, batch).tolist() == [exact.item(), 0.0]
 
 
 def test_the_preference_loss_by_hand() -> None:
