@@ -2,12 +2,12 @@
 # Set up SmolLlama, try it, test it.
 #
 #   bash install.sh               install into the active environment, or into .venv if none is active
-#   bash install.sh quickstart    install, then pretrain a small Llama on the built-in stories, offline, on a CPU
+#   bash install.sh quickstart    install, then pretrain, fine-tune and align a small Llama on stories, offline, on a CPU
 #   bash install.sh test          install the test extras, check the style, run the tests
 set -euo pipefail
 cd "$(dirname "$0")"
 
-usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,6s/^# \{0,1\}//p' install.sh; }
 
 choose_python() {
     if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from finetuning import StepTimes, letters, llama, timed
+from finetuning import StepTimes, letters, llama, our_model, timed
 from harness import Figures, main
 from made import T, preferences, store_of
 from torch import Tensor, nn
@@ -29,20 +29,11 @@ def pair_rate(seconds: list[float], before: float = 0.0) -> Figures:
 
 def ours() -> Figures:
     """trainer.py's own step on packed pairs, after the reference pass."""
-    import distributed
     from batches import Loader, PairRows
-    from config import ModelArgs
-    from model import Llama
     from objectives import completion_logps, preference
-    from optimizers import build_optimizers
     from reference import make_table
     from trainer import train_step
-    env = distributed.init("cpu", "float32")
-    args = ModelArgs(train="D", embeddings_dims=256, no_of_decoder_layers=6, no_of_heads=4, hidden_dims=704,
-                     block_size=T, dropout=0.0, attn_dropout=0.0, device="cpu", gradient_accumulation_steps=1)
-    torch.manual_seed(0)
-    model = Llama(args)
-    optimizers, scaler = build_optimizers(model, args), torch.amp.GradScaler("cpu", enabled=False)
+    model, *update, args, env = our_model("D")
     with tempfile.TemporaryDirectory() as folder:
         rows = PairRows(store_of(Path(folder), "preference", CONVERSATIONS), T, 0)
         at_a_time = max(1, round(len(rows) / STEPS))
@@ -51,7 +42,7 @@ def ours() -> Figures:
             rows.reference = make_table(Path(folder) / "reference.npy", rows,
                                         lambda batch: completion_logps(model, batch), at_a_time, env)
         before, loader = timed(reference, 1)[0], Loader(rows, at_a_time, 0, 1)
-        step = timed(lambda: train_step(preference(args), model, optimizers, scaler, loader, args, env),
+        step = timed(lambda: train_step(preference(args), model, *update, loader, args, env),
                      round(len(rows) / at_a_time))
         return pair_rate(step, before)
 

@@ -36,26 +36,31 @@ def timed(step: Callable[[], object], times: int) -> list[float]:
     return seconds
 
 
-def ours() -> Figures:
-    """trainer.py's own step on rows that are packed whole; 3 rows hold about 8 conversations."""
+def our_model(stage: str) -> tuple:
+    """A Llama, its optimizers and scaler, its settings for a stage of the trainer, and the process."""
     import distributed
-    from batches import Loader, PackedRows
     from config import ModelArgs
     from model import Llama
-    from objectives import next_token
     from optimizers import build_optimizers
-    from trainer import train_step
-    env = distributed.init("cpu", "float32")
-    args = ModelArgs(embeddings_dims=256, no_of_decoder_layers=6, no_of_heads=4, hidden_dims=704, block_size=T,
-                     dropout=0.0, attn_dropout=0.0, device="cpu", gradient_accumulation_steps=1)
+    args = ModelArgs(train=stage, embeddings_dims=256, no_of_decoder_layers=6, no_of_heads=4, hidden_dims=704,
+                     block_size=T, dropout=0.0, attn_dropout=0.0, device="cpu", gradient_accumulation_steps=1)
     torch.manual_seed(0)
     model = Llama(args)
-    optimizers, scaler = build_optimizers(model, args), torch.amp.GradScaler("cpu", enabled=False)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return model, build_optimizers(model, args), scaler, args, distributed.init("cpu", "float32")
+
+
+def ours() -> Figures:
+    """trainer.py's own step on rows that are packed whole; 3 rows hold about 8 conversations."""
+    from batches import Loader, PackedRows
+    from objectives import next_token
+    from trainer import train_step
+    model, *update, args, env = our_model("S")
     with tempfile.TemporaryDirectory() as folder:
         rows = PackedRows(store_of(Path(folder), "instruct", CONVERSATIONS), T, 0)
         at_a_time = max(1, round(len(rows) / STEPS))
         loader = Loader(rows, at_a_time, 0, 1)
-        return real_rate(timed(lambda: train_step(next_token, model, optimizers, scaler, loader, args, env),
+        return real_rate(timed(lambda: train_step(next_token, model, *update, loader, args, env),
                                round(len(rows) / at_a_time)))
 
 
