@@ -108,7 +108,7 @@ def prepare_shard(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, w
     with claimed(folder):
         if _planned(folder) != wanted:
             start_over(folder, wanted, tokenizer)
-        entries = run_units(folder, wanted, workers, shard)
+        entries = run_units(folder, wanted, tokenizer, workers, shard)
     print(f"{folder}: done, {len(entries)} of {len(plan.units)} units, {sum(map(_tokens, entries)):,} tokens; bring "
           f"all {shard.count} into one {data_dir.name}/ and run the same command there without --shard")
 
@@ -145,7 +145,7 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
             start_over(folder, wanted, tokenizer)
         take_shards(folder, data_dir, name, wanted)
         if not (folder / "meta.json").is_file():
-            entries = run_units(folder, wanted, workers, Shard(1, 1))
+            entries = run_units(folder, wanted, tokenizer, workers, Shard(1, 1))
             write_json(folder / "meta.json", make_meta(folder, name, wanted, entries))
         meta = read_meta(folder)
         whole = {name: digest for split in SPLITS for entry in meta["splits"][split]
@@ -210,14 +210,14 @@ def make_meta(folder: Path, name: str, plan: dict, entries: list[dict]) -> dict:
             "source": plan["source"], "empty": sum(entry["empty"] for entry in entries), "splits": shards}
 
 
-def run_units(folder: Path, plan: dict, workers: int, shard: Shard) -> list[dict]:
+def run_units(folder: Path, plan: dict, tokenizer: Tokenizer, workers: int, shard: Shard) -> list[dict]:
     """The entries of a shard's units in order, made by worker processes; those already there are taken as they are."""
     units, left, entries = plan["units"], plan["max_tokens"], {}
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     total_bytes = sum(span["bytes"] for unit in units for span in unit)
     with ProcessPoolExecutor(max(1, min(workers, len(units))), context, start_worker,
-                             (str(folder), plan, counter)) as pool, \
+                             (folder, plan, tokenizer, counter)) as pool, \
             tqdm(total=left, unit=" tokens", unit_scale=True, desc=f"{total_bytes / 1e6:,.0f} MB", disable=None) as bar:
         def tick() -> None:
             bar.update(counter.value - bar.n)

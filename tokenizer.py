@@ -39,6 +39,10 @@ class Tokenizer:
         self.hash = hashlib.sha256(hf.to_str().encode()).hexdigest()
         self.fast = ranks and tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
 
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self.hf.encode_special_tokens = True  # pickling loses it
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any special token."""
         return self.fast.encode_ordinary(text) if self.fast else self.hf.encode(text, add_special_tokens=False).ids
@@ -159,7 +163,7 @@ def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
     """The ranks of a tokenizer that from_ranks made; None for any other, whose ids tiktoken might not give."""
     text = hf.to_str()
     vocabulary = json.loads(text)["model"]["vocab"]
-    if not isinstance(vocabulary, dict) or not TO_BYTE.keys() >= set("".join(vocabulary)):
+    if not isinstance(vocabulary, dict) or not TO_BYTE.keys() >= set(map(ord, "".join(vocabulary))):
         return None
     ranks = {_bytes(token): rank for token, rank in vocabulary.items()}
     return ranks if _ranked_bpe(ranks).to_str() == text else None
@@ -173,15 +177,15 @@ def _alphabet() -> dict[int, str]:
 
 
 TO_TEXT = _alphabet()
-TO_BYTE = {character: byte for byte, character in TO_TEXT.items()}
+TO_BYTE = {ord(character): byte for byte, character in TO_TEXT.items()}
 
 
 def _text(token: bytes) -> str:
-    return "".join(TO_TEXT[b] for b in token)
+    return token.decode("latin-1").translate(TO_TEXT)
 
 
 def _bytes(token: str) -> bytes:
-    return bytes(TO_BYTE[c] for c in token)
+    return token.translate(TO_BYTE).encode("latin-1")
 
 
 def main() -> None:

@@ -11,16 +11,15 @@ from config import UserError
 from documents import Document, cut, documents, row_documents
 from sources import READ_ERRORS, Span, brief, in_validation, retry
 from store import SPLITS, ShardWriter, id_dtype, write_json
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 _worker: dict = {}  # what a worker process keeps between units: tokenizer, folder, plan, counter
 
 
-def start_worker(folder: str, plan: dict, counter) -> None:
+def start_worker(folder: Path, plan: dict, tokenizer: Tokenizer, counter) -> None:
     """What each worker process does first; the counter of tokens is shared by all."""
     threading.Thread(target=_end_with_main, daemon=True).start()
-    tokenizer = load_tokenizer(Path(folder) / "tokenizer")
-    _worker.update(tokenizer=tokenizer, folder=Path(folder), plan=plan, counter=counter)
+    _worker.update(tokenizer=tokenizer, folder=folder, plan=plan, counter=counter)
 
 
 def _end_with_main() -> None:

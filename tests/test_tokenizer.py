@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import pickle
 import random
 import subprocess
 import sys
@@ -308,3 +309,12 @@ def test_the_exported_template_refuses_an_unknown_role(one: Tokenizer, tmp_path:
     theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
     with pytest.raises(Exception, match="unknown role: tool"):
         theirs.apply_chat_template(talk([("tool", "x")]))
+
+
+def test_a_worker_process_gets_the_same_tokenizer(one: Tokenizer) -> None:
+    """Special tokens in a text stay text there, too."""
+    sent = pickle.loads(pickle.dumps(one))
+    text = "A text with <|endoftext|> in it."
+    assert sent.encode(text) == one.encode(text)
+    assert sent.hf.encode(text).ids == one.hf.encode(text).ids
+    assert (sent.hash, sent.eos_id, sent.vocab_size) == (one.hash, one.eos_id, one.vocab_size)
