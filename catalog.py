@@ -43,7 +43,7 @@ class StorySet:
 STORIES = {
     "stories": StorySet("text", lambda *place: {"text": story_at(*place)[1]}, {"train": 30_000, "val": 2_000}, 800),
     "stories_instruct": StorySet("instruct", conversation_at, {"train": 34_000, "val": 1_000}, 400),
-    "stories_preference": StorySet("preference", preference_at, {"train": 2_400, "val": 400}, 1300),
+    "stories_preference": StorySet("preference", preference_at, {"train": 4_000, "val": 400}, 1300),
 }
 
 

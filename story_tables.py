@@ -106,9 +106,11 @@ egg; blue white small; see the egg hatch; saw the egg hatch; [felt warm and smoo
   a stone]; barn farm forest; sunny warm cool
 """
 
+TIMES = "morning afternoon evening day Sunday Monday Friday".split()
+
 PHRASES = {
-    "soon": "After a while|Soon|Before long|A little later|A few minutes later",
-    "suddenly": "Suddenly|All at once|Just then",
+    "soon": "After a while|Soon|A little later|Later that {time}|Later that {weather} {time}",
+    "suddenly": "Suddenly|All at once|On that {weather} {time}|That same {weather} {time}",
     "high_try": "jumped as high as {he} could|stood on an old bucket|stood on the tips of {his} toes",
     "high_two": "threw a pine cone and hit {his} own nose|waved a stick in the air|told it to come down at once",
     "high_fix": "{helper} brought a long ladder and got the {thing} down|{helper} pulled the {thing} down with a rake|"
@@ -130,10 +132,10 @@ was {a_kid} who [had|was given|owned] {a_thing}. | {name} was {a_kid}. Of all {h
 {adjective} {thing} best.
 + The {thing} {about}[, and {name} [loved|liked] that|]. | {name} [liked|loved] it because it {about}. | {His} {thing}
 {about}. | |
-+ One {weather} {time}, {name} [took the {thing} {to}|went {to} with the {thing}|set off {to} with {his} {thing}]. | On
-a {weather} {time}, {name} [took the {thing} {to}|went {to} and took the {thing} along]. | It was a {weather} {time}, so
-{name} took the {thing} {to}.
-& {name} [wanted|hoped|wished] to {wish}. | "Today I [will|want to|am going to] {wish}," said {name}. | All week long,
++ One {weather} {time}, {name} [was {at} with the {thing}|went {to} with the {thing}|had the {thing} {at}]. | On a
+{weather} {time}, {name} [took the {thing} {to}|was {at} and had the {thing} along]. | It was a {weather} {time} {at},
+and {name} had the {thing} along.
+& {name} [wanted|hoped|wished] to {wish}. | "[What|This is] a {weather} {time} to {wish}," said {name}. | All week long,
 {name} had [wanted|wished|hoped] to {wish}. | {name} had one [big |]wish, and that was to {wish}.
 """
 ASK = """
@@ -142,9 +144,10 @@ came over. "[What is the matter|Can I help], {name}?" asked {helper}. | Then {na
 ask for help. | Luckily, {some_helper} was not far away and heard {name}.
 """
 DONE = """
-+ [In the end|At last|Before the {time} was over], {name} {did}. | [So|And so] {name} {did}[ after all|, just as {he}
-had wished|]. | [Then|After that,] {name} {did}, and {helper} [watched and clapped|stayed to watch|laughed with joy]. |
-{Helper} stayed, and {name} {did}. The {thing} was just as good as {he} had [hoped|wished].
++ [In the end|Before the {weather} {time} was over|Still on that {weather} {time}], {name} {did}. | [So|And so] {name}
+{did}[ after all|, just as {he} had wished|]. | [Then|After that,] {name} {did}, and {helper} [watched and
+clapped|stayed to watch|laughed with joy]. | {Helper} stayed, and {name} {did}. The {thing} was just as good as {he} had
+[hoped|wished].
 """
 
 LOST = OPENING + """
@@ -374,8 +377,8 @@ dear]!" said {helper}. {name} felt {feeling}. | {name} looked at {his} {thing}, 
 can help, and so can my {thing}." | {name} turned around at once. "I will help you," {he} said to {helper}.
 = {name} [thought for a while|had a good idea]. Then {fix}. | "[I know|I have it]!" said {name}. Then {fix}. | {name}
 [scratched {his} ear|closed {his} eyes] and thought hard. Soon {fix}.
-+ It took [a long time|a whole hour|half the {time}], and {name} got [mud|leaves] on {his} nose. | It was [hard|slow]
-work, but {name} and {helper} [sang|joked] all the while. |
++ It took [a long time|a whole hour|half of that {time}], and {name} got [mud|leaves] on {his} nose. | It was
+[hard|slow] work, but {name} and {helper} [sang|joked] all the while. |
 + "You and your {thing} saved the day," said {helper}. | "Thank you, {name}. [What a good helper you are|I could not do
 it alone]," said {helper}. | "I never thought of using {any_thing}," said {helper} with a laugh.
 = "But what about your plan?" asked {helper}. "You wanted to {wish}." | "And now it is your turn," said {helper}. |

@@ -62,6 +62,8 @@ Give me the name of the main character.
 Whose story is this?
 Say the name of the hero.
 Read the story. Who is the hero?
+Tell me the name of the main character.
+Which one is the hero of this story?
 """,
         "where": """
 Where does this story take place?
@@ -75,6 +77,12 @@ Where did all this happen?
 Say where the story takes place.
 Where was {name} on that {time}?
 Read the story. Where are we?
+In which place did all this happen?
+Tell me in which place {name} is.
+Where did it happen to {name}?
+Which place is this story about?
+In this story, where is {name}?
+Where does the story of {name} take place?
 """,
         "when": """
 When does this story take place?
@@ -87,6 +95,9 @@ What kind of {time} was it when all this happened?
 Say when it happened.
 On what kind of {time} was {name} {at}?
 Read the story. When was it?
+Tell me when this story takes place.
+When did all this happen to {name}?
+When did the story of {name} take place?
 """,
         "what": """
 Which thing is this story about?
@@ -100,6 +111,10 @@ What kind of {thing} is in the story?
 Besides {name}, what has the biggest part in this story?
 Which thing is the most important one for {name}?
 Read the story. What thing is it about?
+Tell me the most important thing in the story.
+Which thing matters most in this story?
+What thing is this story about, besides {name}?
+Name the thing that has a big part here.
 """,
         "want": """
 What did {name} want to do?
@@ -113,6 +128,8 @@ What would {name} love to do?
 What was it that {name} wanted so much?
 Name the wish of {name}.
 Read the story. What is it that {name} wants?
+Tell me what {name} hopes to do.
+Tell me the big wish that {name} has.
 """,
         "helper": """
 Who helped {name}?
@@ -126,6 +143,12 @@ Name the one who came to help.
 {name} could not do it alone. Who helped?
 Who came along to help {name}?
 Read the story. Who is the helper?
+Tell me who gave {name} help.
+Who came along to help with the {thing}?
+Which helper came to {name}?
+Name the helper of {name}.
+Who was it that helped {name} with the {thing}?
+Tell me the name of the helper.
 """,
         "end": """
 How does the story end?
@@ -139,6 +162,8 @@ How was {name} when the story was over?
 Say how {name} feels at the end.
 Please tell me how it ends.
 Read the story. How does it end?
+Tell me how {name} was when it was over.
+How did it end for {name}?
 """,
         "lesson": """
 What can we learn from this story?
@@ -152,6 +177,13 @@ What should we learn from {name}?
 Say in a few words what we can learn here.
 Name the lesson that {name} learned.
 Read the story. What can it teach us?
+Tell me what we can learn from this story.
+What can the story of {name} teach us?
+Which lesson can we learn from this story?
+What is it that {name} learned?
+Tell me which lesson this story has for us.
+What should this story teach us?
+Say what the story teaches us.
 """,
         "opposite": """
 What is the opposite of {word}?
@@ -191,6 +223,10 @@ Take {b} away from {a_things}. How many {things} are left?
 If {helper} has {a_things} and gives {b} to {name}, how many {things} does {helper} keep?
 {name} counted {a_things}. Then {b} fell into the pond. How many {things} are left now?
 {Helper} saw {a_things} at the market and took {b}. How many {things} were left?
+{name} found {a_things} and lost {b} on the way home. How many {things} did {name} have then?
+{name} made {a_things}, but {b} fell into the mud. How many {things} are left?
+{A_things} are in the garden. {Helper} takes {b}. How many {things} are left there?
+{Helper} made {a_things}, and {name} took {b} away. How many {things} does {helper} have now?
 """,
         "list": """
 Which of these are {what}: {items}?

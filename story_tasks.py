@@ -20,14 +20,17 @@ from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from template import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
-STORIES = {"about": 2, "wish": 2, "continue": 2}
-QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 8,
-             "add": 12, "take": 36, "list": 64}  # fmt: skip
+STORIES = {"about": 4, "wish": 4, "continue": 4}
+QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
+             "add": 16, "take": 26, "list": 80}  # fmt: skip
 KINDS = STORIES | QUESTIONS
-FLAWS = {"subject": 2, "unkind": 1, "repetitive": 1, "broken": 1, "wrong": 2}  # and how often, the hardest to see most
+FLAWS = {"subject": 2, "unkind": 1, "repetitive": 1, "broken": 2, "wrong": 2}  # and how often, the hardest to see most
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
-TALKED_WORDS, QUESTIONS_EACH = 118, 5  # of a story that is talked about
+TALKED_WORDS = 118  # of a story that is asked about five times; a longer one is asked about four times
+# How likely a question is to be among them: those that are harder to answer come more often.
+TALKED = {"who": 1, "where": 3, "when": 4, "what": 2, "want": 2, "helper": 5, "end": 3, "lesson": 2}
+HOLE = 6  # words in mid-sentence; with those around them, about a sentence is missing
 BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
@@ -208,11 +211,15 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
         return instruction_at(split, index, seed)
     while True:
         tale = sample_tale(split, rng)
-        if told := _told("who", tale, rng, TALKED_WORDS):
+        if told := _told("who", tale, rng):
             break
-    asked = [kind for kind in ANSWERS if kind != "helper" or tale.plot in HELPING_PLOTS]
+    asked = [kind for kind in TALKED if kind != "helper" or tale.plot in HELPING_PLOTS]
+    # A sample without replacement by weight (Efraimidis and Spirakis, 2006).
+    questions = 5 if len(told[1].split()) <= TALKED_WORDS else 4
+    asked = sorted(asked, key=lambda kind: rng.random() ** (1 / TALKED[kind]))[-questions:]
+    rng.shuffle(asked)
     messages, given = [], told[1]
-    for kind in rng.sample(asked, QUESTIONS_EACH):
+    for kind in asked:
         question = instruction_text(_instruction(kind, split, words_of(vars(tale)), rng), given)
         messages += [{"role": "user", "content": question},
                      {"role": "assistant", "content": capital(ANSWERS[kind](tale)) + "."}]
@@ -220,16 +227,9 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
     return {"messages": messages}
 
 
-def _retold(task: Task, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS) -> str:
-    """Another telling of the tale, without the beginning that is to be continued."""
-    while not (told := _told(task.kind, tale, rng, max_words)):
-        pass
-    return told[1]
-
-
 def _off_subject(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
-    """The story of somebody else, or a story of another object."""
-    text = _retold(task, tale, rng)
+    """The story told of somebody else, or a story of another object."""
+    text = task.output
     peers = {"girl": GIRLS, "boy": BOYS}.get(tale.kind, ())
     strangers = [name for name in peers if not names(task.input + text, name)]
     if strangers and rng.random() < 0.5:
@@ -246,7 +246,7 @@ def _unkind(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     slots = words_of(vars(tale))
     slots["Helper"] = capital(slots["helper"])
     ending = " ".join(rng.choice(_lines(table)) for table in (UNKIND_DEEDS, UNKIND_WORDS)).format_map(slots)
-    text = _retold(task, tale, rng)
+    text = task.output
     starts = [match.end() for match in SENTENCE_GAP.finditer(text) if text.count('"', 0, match.end()) % 2 == 0]
     cut = min([0, *starts], key=lambda start: abs(len(text[start:].split()) - len(ending.split())))
     return text[:cut] + ending
@@ -254,7 +254,7 @@ def _unkind(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
 
 def _repetitive(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """The first half of the story, and then one or two of its sentences again and again, up to a story's length."""
-    text = _retold(task, tale, rng)
+    text = task.output
     sentences = SENTENCE_GAP.split(text)
     kept = rng.randint(len(sentences) // 3, len(sentences) * 2 // 3) or 1
     loop = sentences[max(0, kept - rng.randint(1, 2)) : kept]
@@ -263,14 +263,19 @@ def _repetitive(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     return " ".join(sentences[:kept] + loop * max(1, rounds))
 
 
-def _broken_off(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
-    """A longer telling that breaks off in the middle of a sentence, at a story's length."""
-    while True:
-        size = len(_retold(task, tale, rng).split())
-        text = _retold(task, tale, rng, 2 * MAX_WORDS)
-        ends = [match.end() for match in re.finditer(r"\S+", text)]
-        if len(ends) > size + 10:  # or the telling would break off with its last words
-            return text[: ends[size]].rstrip('.,!?"')
+def _broken(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
+    """The story without its last words, without some words in its middle, or without one of its quotation marks."""
+    text = task.output
+    inside = [match.end() for match in re.finditer(r"\b[a-z]+(?= [a-z])", text)]  # of a sentence, after a word
+    marks = [match.start() for match in re.finditer('"', text)]
+    form = rng.choice(("end", "hole", "mark") if marks else ("end", "hole"))
+    if form == "end":
+        return text[:inside[-rng.randint(1, 3)]]
+    if form == "hole":
+        start = rng.randrange(len(inside) - HOLE)
+        return text[:inside[start]] + text[inside[start + HOLE]:]
+    place = rng.choice(marks)
+    return text[:place] + text[place + 1:]
 
 
 def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:
@@ -281,7 +286,7 @@ def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None
         task, rejected = _question(_draw(QUESTIONS, rng), split, rng)
     else:
         task, tale = _story_task(_draw(STORIES, rng), split, rng)
-        spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken_off}[flaw]
+        spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken}[flaw]
         rejected = spoil(task, tale, split, rng)
         while len(task.input.split()) + len(rejected.split()) > MAX_WORDS:
             rejected = spoil(task, tale, split, rng)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from story_tables import ANIMALS, BOYS, GIRLS, HELPERS, PHRASES, PLACES, PLOTS, PRONOUNS, THINGS, Plot
+from story_tables import ANIMALS, BOYS, GIRLS, HELPERS, PHRASES, PLACES, PLOTS, PRONOUNS, THINGS, TIMES, Plot
 
 MAX_WORDS = 190
 # Each of these slots also exists with a capital letter, for the beginning of a sentence.
@@ -207,7 +207,7 @@ def sample_tale(split: str, rng: random.Random) -> Tale:
     preposition, *spots = _table(PLACES)[place]
     kind, he = _characters()[character]
     helper, helper_kind, helper_he = _draw_helper(plot, character, rng)
-    time = plot.time or ("evening" if thing == "lantern" else rng.choice(("morning", "afternoon", "day")))
+    time = plot.time or ("evening" if thing == "lantern" else rng.choice(TIMES))
     facts = {
         "character": character, "kind": kind, "he": he, "trait": rng.choice(plot.traits.split()), "place": place,
         "at": f"{preposition} the {place}", "object": thing, "adjective": rng.choice(adjectives.split()),
