@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from attention import attend, attention_mask
 from config import ModelArgs
@@ -105,7 +106,14 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(args.hidden_dims, args.embeddings_dims, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if not torch.is_grad_enabled():
+            return self._down(gate, up)
+        # What is between these and the last product is made again in backward: it takes little time and much memory.
+        return checkpoint(self._down, gate, up, use_reentrant=False, preserve_rng_state=False)
+
+    def _down(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Block(nn.Module):

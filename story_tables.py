@@ -121,6 +121,11 @@ PHRASES = {
     "friends": "some friends ran by on their way to [a puppet show|a party by the river|a pancake party|the swings]",
 }
 
+# The last words of every story. What is named but once, a small model does not learn to look up (benchmarks/LOG.md).
+CLOSING = """
++ What a {weather} {time} [that was|it had been] for {name}! | {name} would not forget that {weather} {time}. | So ended
+{name}'s {weather} {time}.
+"""
 MEET = """
 + [Once upon a time|Once|Long ago|In a house on a quiet lane|Not far from here], there [was|lived] {a_kid} named {name}.
 | There [once was|was once] {a_kid} [whose name was|called] {name}. | {name} was {a_kid}[ with a big heart|].

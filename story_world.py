@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from story_tables import ANIMALS, BOYS, GIRLS, HELPERS, PHRASES, PLACES, PLOTS, PRONOUNS, THINGS, TIMES, Plot
+from story_tables import ANIMALS, BOYS, CLOSING, GIRLS, HELPERS, PHRASES, PLACES, PLOTS, PRONOUNS, THINGS, TIMES, Plot
 
 MAX_WORDS = 190
 # Each of these slots also exists with a capital letter, for the beginning of a sentence.
@@ -123,7 +123,7 @@ def _length(options: tuple) -> float:
 @cache
 def _script(plot: str, brief: bool) -> tuple[tuple[str, tuple], ...]:
     """Split the script of a plot into (mark, parsed beat); a brief one keeps the shorter half of a beat's tellings."""
-    (text,) = (each.script for each in PLOTS if each.name == plot)
+    (text,) = (each.script + CLOSING for each in PLOTS if each.name == plot)
     beats = re.findall(r"^([+=&]) (.*?)(?=^[+=&] |\Z)", text, re.MULTILINE | re.DOTALL)
     # A "|" with a space on both sides parts two tellings; inside [ ] the spaces belong to the text.
     script = []

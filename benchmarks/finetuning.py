@@ -91,15 +91,15 @@ def padded() -> Figures:
     return real_rate(timed(step, STEPS))
 
 
-def trl(packing: bool) -> Figures:
-    """TRL's SFTTrainer, in float32 and without recomputation."""
+def trl(packing: bool, at_a_time: int = ROWS) -> Figures:
+    """TRL's SFTTrainer with so many rows a step, in float32 and without recomputation."""
     import transformers
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
     rows = [{"input_ids": [*prompt.tolist(), *response.tolist()],
              "completion_mask": [0] * len(prompt) + [1] * len(response)} for prompt, response in CONVERSATIONS]
     with tempfile.TemporaryDirectory() as folder:
-        options = SFTConfig(folder, per_device_train_batch_size=ROWS if not packing else 3, num_train_epochs=1,
+        options = SFTConfig(folder, per_device_train_batch_size=at_a_time, num_train_epochs=1,
                             max_length=T, packing=packing, learning_rate=2e-4, optim="adamw_torch_fused",
                             gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none",
                             save_strategy="no", disable_tqdm=True, logging_strategy="no", completion_only_loss=True)
@@ -136,4 +136,5 @@ def letters(folder: Path):
 
 if __name__ == "__main__":
     main("tokens/s", {"smolllama": ours, "trl padded": lambda: trl(False), "trl packing": lambda: trl(True),
+                      "trl packing 3 rows": lambda: trl(True, 3),  # which hold about 8 conversations
                       "transformers padded to the longest": padded})

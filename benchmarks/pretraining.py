@@ -2,18 +2,24 @@
 
     python benchmarks/pretraining.py --python litgpt=PATH "litgpt compiled=PATH"        requirements-litgpt.txt
 
-All make the same update: gradients clipped at norm 1, AdamW in one kernel, float32, all threads.
+All make the same update: gradients clipped at norm 1, AdamW in one kernel, float32, all threads. "whole run" is
+trainer.py as a command, by the speed that it writes into its metrics: the step, and all that is around it.
 """
 
+import json
+import random
+import statistics
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from harness import Figures, main, median_rate
+from harness import ROOT, Figures, main, median_rate
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(ROOT))
 
 ROWS, T, VOCABULARY = 2, 512, 50304
 SIZES = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2,
@@ -49,6 +55,22 @@ class RandomRows:
         from batch import Row
         tokens = np.random.default_rng(n).integers(0, VOCABULARY, T + 1)
         return Row(tokens[:-1], tokens[1:], np.zeros(T, np.int64))
+
+
+def whole_run() -> Figures:
+    """A run of trainer.py with this model on bytes of a text, its vocabulary as large as the others'."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "text.txt").write_text("".join(random.Random(0).choices("abcdefgh ", k=200_000)))
+        places = ["--data_dir", folder]
+        subprocess.run([sys.executable, ROOT / "data.py", "--files", Path(folder) / "text.txt", "--name", "letters",
+                        "--tokenizer", "bytes", *places], check=True, stdout=sys.stderr)
+        settings = dict(hidden_dims=1408, vocab_size=VOCABULARY, dropout=0, attn_dropout=0, device="cpu",
+                        micro_batch_size=ROWS, gradient_accumulation_steps=1, total_iters=12, eval_check=1,
+                        save_checkpoint_dir=folder, run_name="run", wandb="disabled", max_length=1)
+        flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        subprocess.run([sys.executable, ROOT / "trainer.py", *flags, *places], check=True, stdout=sys.stderr)
+        rows = map(json.loads, (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines())
+        return {"rate": statistics.median([row["tokens_per_second"] for row in rows if row["split"] == "train"][2:])}
 
 
 def litgpt(compiled: bool) -> Figures:
@@ -87,5 +109,5 @@ def plain_step(logits: Callable[[Tensor], Tensor], model: nn.Module) -> Figures:
 
 
 if __name__ == "__main__":
-    main("tokens/s", {"smolllama": ours, "litgpt compiled": lambda: litgpt(True), "litgpt": lambda: litgpt(False),
-                      "transformers": transformers})
+    main("tokens/s", {"smolllama": ours, "whole run": whole_run, "litgpt compiled": lambda: litgpt(True),
+                      "litgpt": lambda: litgpt(False), "transformers": transformers})
