@@ -20,9 +20,9 @@ from story_world import Tale, capital, sample_tale, tell, with_article, words_of
 from template import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
-STORIES = {"about": 4, "wish": 4, "continue": 4}
+STORIES = {"about": 7, "wish": 7, "continue": 7}
 QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
-             "add": 16, "take": 26, "list": 80}  # fmt: skip
+             "add": 14, "take": 24, "list": 70}  # fmt: skip
 KINDS = STORIES | QUESTIONS
 FLAWS = {"subject": 2, "unkind": 1, "repetitive": 1, "broken": 2, "wrong": 2}  # and how often, the hardest to see most
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
@@ -207,7 +207,7 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
     A story is many tokens to read for one short answer; asked several times over, it teaches as many times as much.
     """
     rng = random.Random(f"{seed}/{split}/{index}/conversation")
-    if rng.random() < 0.7:
+    if rng.random() < 0.72:
         return instruction_at(split, index, seed)
     while True:
         tale = sample_tale(split, rng)
