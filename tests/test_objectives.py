@@ -26,6 +26,7 @@ from objectives import (
     evaluate,
     global_means,
     head_loss,
+    label_logps,
     lengths,
     next_token,
     preference,
@@ -63,6 +64,20 @@ def test_head_loss_is_the_plain_cross_entropy(V: int, N: int, autocast: bool) ->
     for ours, theirs in zip(gradients, torch.autograd.grad(3 * expected, (states, weight)), strict=True):
         assert theirs.abs().max() > 0
         assert (ours - theirs).norm() < (2e-2 if autocast else 1e-4) * theirs.norm()
+
+
+def test_log_probs_of_labels_and_their_gradients_are_the_plain_ones() -> None:
+    """Each label with a coefficient of its own, as completions have in DPO; more rows than are made at a time."""
+    torch.manual_seed(0)
+    states, weight = torch.randn(700, 8, requires_grad=True), torch.randn(50304, 8, requires_grad=True)
+    labels, coefficients = torch.randint(50304, (700,)), torch.randn(700)
+    labels[::7] = IGNORE
+    logps = label_logps(states, weight, labels)
+    expected = -F.cross_entropy(states @ weight.T, labels, ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
+    found, wanted = (torch.autograd.grad((coefficients * each).sum(), (states, weight)) for each in (logps, expected))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
 def test_rows_of_several_chunks_add_up_under_autocast() -> None:
