@@ -90,7 +90,7 @@ def _instruction(kind: str, split: str, slots: dict[str, str], rng: random.Rando
     return rng.choice(_lines(PHRASINGS[split][kind])).format_map(slots)
 
 
-def _told(kind: str, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS) -> tuple[str, str] | None:
+def _told(kind: str, tale: Tale, rng: random.Random) -> tuple[str, str] | None:
     """A telling in two parts: the first paragraph if it is to be continued, and the rest; None if too long.
 
     Full tellings are for writing only, and where one is too long, brief ones are tried.
@@ -98,7 +98,7 @@ def _told(kind: str, tale: Tale, rng: random.Random, max_words: int = MAX_WORDS)
     for brief in (kind not in STORIES, *[True] * BRIEF_TRIES):
         text = tell(tale, rng, brief)
         beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
-        if gap and len(text.split()) <= max_words and names(rest, tale.character) and names(rest, tale.object):
+        if gap and len(text.split()) <= MAX_WORDS and names(rest, tale.character) and names(rest, tale.object):
             return beginning, rest
     return None
 
