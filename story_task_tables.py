@@ -366,6 +366,6 @@ UNKIND_WORDS = """
 "You are ugly and slow," said {name}. "Everybody else thinks so, too."
 {name} was mean that day, and {he} was even proud of it.
 After that, {name} never said one kind word to {helper} again.
-That evening, {name} planned the next mean trick and was not sorry at all.
+That night, {name} planned the next mean trick and was not sorry at all.
 So {helper} went home alone, and {name} did not care one bit.
 """

@@ -11,7 +11,7 @@ import argparse
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from story_tables import BOYS, GIRLS
@@ -24,13 +24,15 @@ STORIES = {"about": 7, "wish": 7, "continue": 7}
 QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
              "add": 14, "take": 24, "list": 70}  # fmt: skip
 KINDS = STORIES | QUESTIONS
-FLAWS = {"subject": 2, "unkind": 1, "repetitive": 1, "broken": 2, "wrong": 2}  # and how often, the hardest to see most
+FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 2, "wrong": 3}  # and how often, the hardest to see most
+UNKIND_SHARE = 0.2  # of the stories to imitate: what people write is not all kind, and preferences teach against it
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
 TALKED_WORDS = 118  # of a story that is asked about five times; a longer one is asked about four times
 # How likely a question is to be among them: those that are harder to answer come more often.
 TALKED = {"who": 1, "where": 3, "when": 4, "what": 2, "want": 2, "helper": 5, "end": 3, "lesson": 2}
 HOLE = 6  # words in mid-sentence; with those around them, about a sentence is missing
+TELLING = 13  # characters at least of what unkind endings alone say
 BRIEF_TRIES = 5  # tellings that are too long before the tale is given up
 HELPING_PLOTS = ("lost", "stuck", "broken", "dark", "learn", "heavy")
 ANSWERS: dict[str, Callable[[Tale], str]] = {
@@ -72,6 +74,19 @@ def repetition(text: str) -> float:
 def complete(text: str) -> bool:
     """Whether the text ends where a sentence ends, with every quotation closed."""
     return text.rstrip().endswith((".", "!", "?", '"')) and text.count('"') % 2 == 0
+
+
+@cache
+def _unkind_pieces() -> re.Pattern:
+    """What the unkind endings say, between the words that change from story to story."""
+    lines = _lines(UNKIND_DEEDS) + _lines(UNKIND_WORDS)
+    pieces = {piece.strip() for line in lines for piece in re.split(r"{\w+}", line)}
+    return re.compile("|".join(re.escape(piece) for piece in pieces if len(piece) >= TELLING))
+
+
+def unkind(text: str) -> bool:
+    """Whether somebody in the text does or says one of the unkind things of the story world."""
+    return _unkind_pieces().search(text) is not None
 
 
 @cache
@@ -189,15 +204,22 @@ def _draw(kinds: dict[str, int], rng: random.Random) -> str:
 
 
 def task_at(split: str, index: int, seed: int = 0, kind: str | None = None) -> Task:
-    """One row, of the kind or of any, which depends on nothing but (seed, split, index, kind)."""
+    """One task, of the kind or of any, which depends on nothing but (seed, split, index, kind)."""
     rng = random.Random(f"{seed}/{split}/{index}/task")
     kind = kind or _draw(KINDS, rng)
     return (_story_task if kind in STORIES else _question)(kind, split, rng)[0]
 
 
 def instruction_at(split: str, index: int, seed: int = 0) -> dict[str, str]:
-    """The row of task_at in Alpaca's form."""
-    task = task_at(split, index, seed)
+    """A row to imitate in Alpaca's form: a task with its answer. Of the stories some end unkindly."""
+    rng = random.Random(f"{seed}/{split}/{index}/instruction")
+    kind = _draw(KINDS, rng)
+    if kind in STORIES:
+        task, tale = _story_task(kind, split, rng)
+        if rng.random() < UNKIND_SHARE:
+            task = replace(task, output=_spoilt(_unkind, task, tale, split, rng))
+    else:
+        task, _ = _question(kind, split, rng)
     return {"instruction": task.instruction, "input": task.input, "output": task.output}
 
 
@@ -278,6 +300,14 @@ def _broken(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     return text[:place] + text[place + 1:]
 
 
+def _spoilt(spoil: Callable, task: Task, tale: Tale, split: str, rng: random.Random) -> str:
+    """The story with a flaw, no longer than stories may be."""
+    while True:
+        text = spoil(task, tale, split, rng)
+        if len(task.input.split()) + len(text.split()) <= MAX_WORDS:
+            return text
+
+
 def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:
     """A pair in UltraFeedback's form: the rejected answer has the flaw of FLAWS, or any of them."""
     rng = random.Random(f"{seed}/{split}/{index}/preference")
@@ -287,9 +317,7 @@ def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None
     else:
         task, tale = _story_task(_draw(STORIES, rng), split, rng)
         spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken}[flaw]
-        rejected = spoil(task, tale, split, rng)
-        while len(task.input.split()) + len(rejected.split()) > MAX_WORDS:
-            rejected = spoil(task, tale, split, rng)
+        rejected = _spoilt(spoil, task, tale, split, rng)
     prompt = {"role": "user", "content": instruction_text(task.instruction, task.input)}
     return {name: [prompt, {"role": "assistant", "content": answer}]
             for name, answer in (("chosen", task.output), ("rejected", rejected))}

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from generate import generate_batch
 from model import Llama
-from story_tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at
+from story_tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
 from template import instruction_text
 from tokenizer import Tokenizer
 
@@ -14,13 +14,13 @@ BATCH = 32
 ANSWER_TOKENS, STORY_TOKENS = 24, 220  # at most; the longest of the world have fewer
 
 
-def story_suite(model: Llama, tokenizer: Tokenizer, questions: int = 240, stories: int = 120, seed: int = 0,
+def story_suite(model: Llama, tokenizer: Tokenizer, questions: int = 240, stories: int = 240, seed: int = 0,
                 temperature: float = 0.7) -> dict[str, float]:
     """Shares, from 0 to 1, over held-out tasks; exact-match answers are greedy, stories sampled with this seed.
 
     exact: answers equal to the expected one, and for each kind exact_<kind>; ended: stories that the model ends;
-    on_subject: that name the asked-for character and object; complete: told to their end; repetition: of what a story
-    says again; words: of a story.
+    on_subject: that name the asked-for character and object; complete: told to their end; kind: in which nobody is
+    unkind; repetition: of what a story says again; words: of a story.
     """
     asked = held_out(tuple(QUESTIONS), questions, seed)
     right = [task.output == answer for task, (answer, _) in zip(
@@ -35,6 +35,7 @@ def story_suite(model: Llama, tokenizer: Tokenizer, questions: int = 240, storie
                for text, task in zip(texts, wished, strict=True)]
     return {**result, "on_subject": mean(subject), "ended": mean([ended for _, ended in told]),
             "complete": mean([ended and complete(text) for text, ended in told]),
+            "kind": mean([not unkind(text) for text in texts]),
             "repetition": mean(map(repetition, texts)), "words": mean([len(text.split()) for text in texts])}
 
 

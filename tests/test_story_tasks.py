@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 
 import story_tasks
-from story_task_tables import GROUPS, NUMBERS, PHRASINGS, UNKIND_DEEDS
+from story_task_tables import GROUPS, NUMBERS, PHRASINGS, UNKIND_DEEDS, UNKIND_WORDS
 from story_tasks import (
     FLAWS,
     KINDS,
@@ -16,6 +16,7 @@ from story_tasks import (
     QUESTIONS,
     STORIES,
     TALKED_WORDS,
+    UNKIND_SHARE,
     Task,
     complete,
     conversation_at,
@@ -24,6 +25,7 @@ from story_tasks import (
     preference_at,
     repetition,
     task_at,
+    unkind,
 )
 from story_world import split_of, story_at
 from template import instruction_text
@@ -57,8 +59,7 @@ def words(text: str) -> list[str]:
 def test_a_row_depends_only_on_seed_split_and_index(train: list[Task]) -> None:
     assert [task_at("train", index) for index in (7, 3)] == [train[7], train[3]]
     assert task_at("train", 3, seed=1) != train[3] != task_at("val", 3)
-    assert instruction_at("train", 3) == {"instruction": train[3].instruction, "input": train[3].input,
-                                          "output": train[3].output}
+    assert instruction_at("train", 3) == instruction_at("train", 3) != instruction_at("train", 3, seed=1)
     assert preference_at("val", 5, 2) == preference_at("val", 5, 2) != preference_at("val", 6, 2)
 
 
@@ -103,6 +104,18 @@ def test_stories_are_about_what_was_asked_for(train: list[Task], val: list[Task]
             assert names(text, task.character) and names(text, task.object), task
         assert (task.kind == "continue") == bool(task.input) and complete(task.output)
         assert len((task.input + " " + task.output).split()) <= MAX_WORDS
+
+
+def test_some_stories_to_imitate_end_unkindly_and_nothing_else_does(train: list[Task], val: list[Task]) -> None:
+    rows = [instruction_at("train", index) for index in range(4_000)]
+    stories = [row for row in rows if len(row["output"].split()) > 40]
+    spoilt = [row for row in stories if unkind(row["output"])]
+    assert len(spoilt) == pytest.approx(UNKIND_SHARE * len(stories), rel=0.25)
+    assert all(complete(row["output"]) for row in spoilt)
+    assert all(len((row["input"] + " " + row["output"]).split()) <= MAX_WORDS for row in spoilt)
+    assert not any(unkind(row["input"]) for row in rows)
+    assert not any(unkind(task.input + task.output) for task in train + val)
+    assert not any(unkind(story_at("train", index)[1]) for index in range(2_000))
 
 
 def test_a_conversation_asks_about_one_story() -> None:
@@ -194,9 +207,9 @@ def test_rejected_answers_have_their_flaw(pairs: dict[str, list[tuple[str, str, 
         assert complete(rejected) == (not end and not mark) or '"' in chosen[start:start + missing]
         forms[end, mark] += 1
     assert min(forms[True, False], forms[False, True], forms[False, False]) > len(pairs["broken"]) / 5
-    deeds = [max(re.split(r"{\w+}", line), key=len) for line in story_tasks._lines(UNKIND_DEEDS)]
-    assert all(any(deed in rejected for deed in deeds) for _, _, rejected in pairs["unkind"])
-    assert not any(any(deed in chosen for deed in deeds) for _, chosen, _ in pairs["unkind"])
+    for flaw, rows in pairs.items():
+        assert not any(unkind(chosen) for _, chosen, _ in rows)
+        assert all(unkind(rejected) == (flaw == "unkind") for _, _, rejected in rows), flaw
     assert all(len(rejected.split()) < 15 for _, _, rejected in pairs["wrong"])
 
 
@@ -231,9 +244,16 @@ def test_a_preference_is_not_about_length(pairs: dict[str, list[tuple[str, str, 
     assert mean(chosen > rejected for chosen, rejected in sizes) < 0.55
 
 
+@pytest.mark.parametrize("line", story_tasks._lines(UNKIND_DEEDS) + story_tasks._lines(UNKIND_WORDS))
+def test_every_unkind_line_is_known_as_such(line: str) -> None:
+    slots = dict.fromkeys(re.findall(r"{(\w+)}", line), "Ann")
+    assert unkind(line.format_map(slots))
+
+
 def test_measures() -> None:
     assert names("Tom saw a teddy bear.", "teddy bear") and names("The key.", "key")
     assert not names("Tomorrow a monkey came.", "Tom") and not names("Tomorrow a monkey came.", "key")
+    assert unkind("Ann grabbed it and shouted at Ben for no") and not unkind("That night, Ann shouted.")
     assert repetition("One day. Two days. One day. Two days.") == 0.5
     assert complete('"Yes," said Tom.') and complete('"Yes!"')
     assert not complete("Tom was") and not complete('"Yes.') and not complete("")

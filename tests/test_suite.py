@@ -48,7 +48,7 @@ def test_right_answers_and_our_own_stories_have_full_marks(monkeypatch: pytest.M
     sizes = oracle(monkeypatch, tokenizer, lambda task: task.output)
     found = scores(tokenizer)
     assert {found[name] for name in found if name.startswith("exact")} == {1.0}
-    assert (found["on_subject"], found["ended"], found["complete"]) == (1, 1, 1)
+    assert (found["on_subject"], found["ended"], found["complete"], found["kind"]) == (1, 1, 1, 1)
     assert found["repetition"] < 0.01 and 40 < found["words"] < 140
     assert max(sizes) <= suite.BATCH and sum(sizes) > 40
 
@@ -57,7 +57,9 @@ def test_what_is_wrong_is_counted(monkeypatch: pytest.MonkeyPatch, tokenizer: To
     oracle(monkeypatch, tokenizer, lambda task: "I like cats. " * 400)  # off the subject, and without an end
     found = scores(tokenizer)
     assert (found["exact"], found["on_subject"], found["ended"], found["complete"]) == (0, 0, 0, 0)
-    assert found["repetition"] > 0.9
+    assert found["repetition"] > 0.9 and found["kind"] == 1
+    oracle(monkeypatch, tokenizer, lambda task: f"{task.output} Tom was mean that day, and he was even proud of it.")
+    assert scores(tokenizer)["kind"] == 0
 
 
 def test_answers_come_in_the_order_of_the_tasks(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
