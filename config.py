@@ -203,7 +203,7 @@ PRESETS: dict[str, dict[str, object]] = {
                              eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=150,
                              prompt="Write a story about Tom and a bell."),
     "stories-preference": dict(train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680,
-                               max_lr=1.2e-4, beta=1.0, warmup_iters=10, total_iters=150, eval_iters=30, eval_check=10,
+                               max_lr=6e-5, beta=3.0, warmup_iters=10, total_iters=150, eval_iters=30, eval_check=10,
                                save_checkpoint_iter=75, max_length=150, prompt="Write a story about Tom and a bell."),
     # characters of Shakespeare, 0.8M parameters: under three minutes on two CPU cores
     "shakespeare": dict(dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,
