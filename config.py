@@ -202,9 +202,11 @@ PRESETS: dict[str, dict[str, object]] = {
                              attn_dropout=0.0, optimizer="muon", max_lr=2e-2, warmup_iters=30, total_iters=1040,
                              eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=150,
                              prompt="Write a story about Tom and a bell."),
+    # Adam's second moments remember the first steps, or pairs that are learned would move weights as much as new ones.
     "stories-preference": dict(train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680,
-                               max_lr=6e-5, beta=3.0, warmup_iters=10, total_iters=150, eval_iters=30, eval_check=10,
-                               save_checkpoint_iter=75, max_length=150, prompt="Write a story about Tom and a bell."),
+                               max_lr=1e-4, beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=10, total_iters=150,
+                               eval_iters=30, eval_check=10, save_checkpoint_iter=75, max_length=150,
+                               prompt="Write a story about Tom and a bell."),
     # characters of Shakespeare, 0.8M parameters: under three minutes on two CPU cores
     "shakespeare": dict(dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,
                         no_kv_heads=2, block_size=256, batch_size=8, total_batch_size=2048, dropout=0.0,

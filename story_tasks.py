@@ -24,7 +24,7 @@ STORIES = {"about": 7, "wish": 7, "continue": 7}
 QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
              "add": 14, "take": 24, "list": 70}  # fmt: skip
 KINDS = STORIES | QUESTIONS
-FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 2, "wrong": 3}  # and how often, the hardest to see most
+FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 3, "wrong": 2}  # and how often, the hardest to see most
 UNKIND_SHARE = 0.2  # of the stories to imitate: what people write is not all kind, and preferences teach against it
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
@@ -290,7 +290,7 @@ def _broken(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     text = task.output
     inside = [match.end() for match in re.finditer(r"\b[a-z]+(?= [a-z])", text)]  # of a sentence, after a word
     marks = [match.start() for match in re.finditer('"', text)]
-    form = rng.choice(("end", "hole", "mark") if marks else ("end", "hole"))
+    form = rng.choice(("end", "hole", "mark", "mark") if marks else ("end", "hole"))
     if form == "end":
         return text[:inside[-rng.randint(1, 3)]]
     if form == "hole":
