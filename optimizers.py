@@ -27,7 +27,7 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
         return [adamw]
     kind = torch.optim.Muon if muon[0].device.type == "cuda" else MuonFloat32
     groups = [{"params": muon, "peak_lr": args.muon_lr}]
-    return [adamw, kind(groups, lr=args.muon_lr, weight_decay=args.weight_decay_optim)]
+    return [adamw, kind(groups, lr=args.muon_lr, momentum=args.muon_momentum, weight_decay=args.weight_decay_optim)]
 
 
 def schedule(step: int, args: ModelArgs, end: int) -> float:

@@ -13,7 +13,7 @@ from optimizers import MuonFloat32, build_optimizers, orthogonalize, schedule, s
 
 @pytest.fixture
 def args(tiny: ModelArgs) -> ModelArgs:
-    return tiny.replace(max_lr=1.0, min_lr=0.1, warmup_iters=10, total_iters=110, muon_lr=0.5)
+    return tiny.replace(max_lr=1.0, min_lr=0.1, warmup_iters=10, total_iters=110, muon_lr=0.5, muon_momentum=0.7)
 
 
 def test_schedule_at_its_corners(args: ModelArgs) -> None:
@@ -45,6 +45,7 @@ def test_every_parameter_is_in_one_group(args: ModelArgs, optimizer: str, tied: 
         assert group["peak_lr"] == (0.5 if kind is MuonFloat32 else 1.0), name
     adamw = optimizers[0].param_groups[0]
     assert adamw["betas"] == (args.beta_1, args.beta_2)
+    assert all(group["momentum"] == 0.7 for o in optimizers[1:] for group in o.param_groups)
     assert ("lm_head.weight" in places) != tied and any("norm" in name for name in places)
 
 
