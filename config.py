@@ -237,7 +237,7 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
         yield f"--lr_decay_iters {a.lr_decay_iters} is below --warmup_iters {a.warmup_iters}"
     if a.label_smoothing >= 0.5:
         yield f"--label_smoothing {a.label_smoothing} must be below 0.5"
-    for name in ("dropout", "attn_dropout", "beta_1", "beta_2"):
+    for name in ("dropout", "attn_dropout", "beta_1", "beta_2", "muon_momentum"):
         if getattr(a, name) >= 1:
             yield f"--{name} {getattr(a, name)} must be below 1"
     if a.device.split(":")[0] not in ("cuda", "mps", "cpu"):

@@ -187,6 +187,7 @@ def test_a_wrong_flag_exits_2_with_one_line(line: str, capsys: pytest.CaptureFix
     ({"min_lr": 1e-2}, ["--min_lr", "--max_lr"]),
     ({"lr_decay_iters": 10}, ["--lr_decay_iters", "--warmup_iters"]),
     ({"dropout": 1.0}, ["--dropout"]), ({"attn_dropout": -0.1}, ["--attn_dropout"]), ({"beta_2": 1.0}, ["--beta_2"]),
+    ({"muon_momentum": 1.0}, ["--muon_momentum"]),
     ({"no_of_heads": 0}, ["--no_of_heads"]), ({"micro_batch_size": 0}, ["--micro_batch_size"]),
     ({"block_size": 0}, ["--block_size"]), ({"total_iters": 0}, ["--total_iters"]),
     ({"device": "tpu"}, ["--device"]), ({"top_p": 0.0}, ["--top_p"]), ({"top_p": 1.5}, ["--top_p"]),
