@@ -104,7 +104,7 @@ class ModelArgs:
     weight_decay_optim: float = opt(0.1, "optimization", "decoupled weight decay of the matrices", 0.0)
     beta_1: float = opt(0.9, "optimization", "AdamW's first moment", 0.0)
     beta_2: float = opt(0.95, "optimization", "AdamW's second moment", 0.0)
-    clip: float = opt(1.0, "optimization", "largest gradient norm", 0.0)
+    clip: float = opt(1.0, "optimization", "largest gradient norm; 0 = any", 0.0)
     compile: bool | None = opt(None, "optimization", "torch.compile the model (default: on CUDA)")
 
     eval_iters: int = opt(50, "evaluation", "evaluate every N steps", 1)
