@@ -201,12 +201,12 @@ PRESETS: dict[str, dict[str, object]] = {
                     eval_check=12, save_checkpoint_iter=220, max_length=150),
     "stories-instruct": dict(train="S", dataset="stories_instruct", batch_size=12, total_batch_size=3840, dropout=0.0,
                              attn_dropout=0.0, optimizer="muon", max_lr=2e-2, warmup_iters=30, total_iters=1040,
-                             eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=150,
+                             eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=220,
                              prompt="Write a story about Tom and a bell."),
     # Adam's second moments remember the first steps, or pairs that are learned would move weights as much as new ones.
     "stories-preference": dict(train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680,
                                max_lr=1e-4, beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=10, total_iters=150,
-                               eval_iters=30, eval_check=10, save_checkpoint_iter=75, max_length=150,
+                               eval_iters=30, eval_check=10, save_checkpoint_iter=75, max_length=220,
                                prompt="Write a story about Tom and a bell."),
     # characters of Shakespeare, 0.8M parameters: about two minutes on two CPU cores
     "shakespeare": dict(dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,

@@ -23,7 +23,7 @@ def open_page(browser: Browser, address: str, scheme: str) -> Page:
     page = browser.new_page(viewport={"width": 1180, "height": 760}, device_scale_factor=1.5, color_scheme=scheme)
     page.goto(address)
     page.get_by_text("model.").first.wait_for()
-    for name, value in (("max_length", 150), ("temperature", 0.3)):
+    for name, value in (("max_length", 220), ("temperature", 0.3)):
         page.get_by_role("spinbutton", name=name).fill(str(value))
     return page
 
