@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from batch import Batch
 from config import IGNORE, ModelArgs
 from distributed import Env, all_reduce_sum
-from head import head_loss, label_logps, output_weight
+from head import head_loss, label_logps, loss_in_parts, output_weight
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
@@ -27,16 +27,19 @@ def next_token(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str
 def preference(args: ModelArgs) -> Objective:
     """The objective of preference pairs with the settings' --dpo_loss, --beta and --label_smoothing. Unit: pairs."""
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        logps = completion_logps(model, batch)
-        rewards = args.beta * (logps - batch.reference)
-        chosen, rejected = rewards.detach().view(-1, 2).unbind(1)
-        ratios = (logps - batch.reference) / (lengths(batch) if args.dpo_loss == "ipo" else 1)
-        loss = preference_loss(*ratios.view(-1, 2).unbind(1), args.beta, args.label_smoothing, args.dpo_loss)
-        chosen_logps, rejected_logps = logps.detach().view(-1, 2).unbind(1)
+        tokens = lengths(batch) if args.dpo_loss == "ipo" else 1
+
+        def loss(label_logps: Tensor) -> Tensor:
+            ratios = (_per_completion(batch, label_logps) - batch.reference) / tokens
+            return preference_loss(*_sides(ratios), args.beta, args.label_smoothing, args.dpo_loss).sum()
+        total, found = loss_in_parts(*learned_states(model, batch), loss, batch.ends)
+        logps = _per_completion(batch, found)
+        chosen, rejected = _sides(args.beta * (logps - batch.reference))
+        chosen_logps, rejected_logps = _sides(logps)
         sums = {"accuracy": (chosen > rejected).float().sum(), "margin": (chosen - rejected).sum(),
                 "chosen_reward": chosen.sum(), "rejected_reward": rejected.sum(),
                 "chosen_logps": chosen_logps.sum(), "rejected_logps": rejected_logps.sum()}
-        return loss.sum(), torch.tensor(len(loss), device=loss.device), sums
+        return total, torch.tensor(len(chosen), device=total.device), sums
     return objective
 
 
@@ -62,6 +65,11 @@ def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
 def lengths(batch: Batch) -> Tensor:
     """Learned tokens (2P,) of each completion."""
     return _per_completion(batch, torch.ones_like(batch.owners, dtype=torch.float32))
+
+
+def _sides(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(chosen (P,), rejected (P,)) of the values (2P,) of completions."""
+    return values.view(-1, 2).unbind(1)
 
 
 def _per_completion(batch: Batch, values: Tensor) -> Tensor:

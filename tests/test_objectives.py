@@ -28,6 +28,7 @@ from objectives import (
     head_loss,
     label_logps,
     lengths,
+    loss_in_parts,
     next_token,
     preference,
     preference_loss,
@@ -66,18 +67,44 @@ def test_head_loss_is_the_plain_cross_entropy(V: int, N: int, autocast: bool) ->
         assert (ours - theirs).norm() < (2e-2 if autocast else 1e-4) * theirs.norm()
 
 
-def test_log_probs_of_labels_and_their_gradients_are_the_plain_ones() -> None:
-    """Each label with a coefficient of its own, as completions have in DPO; more rows than are made at a time."""
+@pytest.mark.parametrize("ends", [None, [100, 130, 420, 700]], ids=str)
+def test_a_loss_in_parts_has_the_gradients_of_the_plain_one(ends: list[int] | None) -> None:
+    """Not linear in its parts, as that of pairs is not; more rows than are made at a time."""
     torch.manual_seed(0)
     states, weight = torch.randn(700, 8, requires_grad=True), torch.randn(50304, 8, requires_grad=True)
     labels, coefficients = torch.randint(50304, (700,)), torch.randn(700)
     labels[::7] = IGNORE
-    logps = label_logps(states, weight, labels)
+    calls = []
+
+    def loss(logps: Tensor) -> Tensor:
+        calls.append(logps)
+        weighted = 0.1 * coefficients * logps
+        sums = weighted if ends is None else torch.stack([part.sum() for part in weighted.tensor_split(ends[:-1])])
+        return F.softplus(sums).sum()
+
+    found, logps = loss_in_parts(states, weight, labels, loss, ends)
+    assert len(calls) == 3  # two parts, and the sum
     expected = -F.cross_entropy(states @ weight.T, labels, ignore_index=IGNORE, reduction="none")
+    assert not logps.requires_grad and torch.equal(logps, label_logps(states, weight, labels))
     torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
-    found, wanted = (torch.autograd.grad((coefficients * each).sum(), (states, weight)) for each in (logps, expected))
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+    assert found.item() == pytest.approx(loss(expected).item(), rel=1e-5)
+    with torch.no_grad():
+        assert torch.equal(loss_in_parts(states, weight, labels, loss, ends)[0], found)
+    pairs = zip(*(torch.autograd.grad(3 * each, (states, weight)) for each in (found, loss(expected))), strict=True)
+    for ours, theirs in pairs:
+        assert theirs.norm() > 0 and (ours - theirs).norm() < 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("rows, ends, parts", [
+    (10, None, [10]), (11, None, [5, 11]), (24, None, [8, 16, 24]), (0, None, [0]),
+    (24, [3, 15, 24], [3, 15, 24]), (24, [24], [24]), (24, [1, 2, 3, 24], [3, 24]), (12, [11, 11, 12], [11, 12])])
+def test_parts_are_even_and_end_where_they_may(monkeypatch: pytest.MonkeyPatch, rows: int, ends: list[int] | None,
+                                               parts: list[int]) -> None:
+    monkeypatch.setattr(head, "ROWS", 7)
+    monkeypatch.setattr(head, "LOGITS", 100)
+    found = head._parts(rows, 100, ends)
+    assert [part.stop for part in found] == parts
+    assert [part.start for part in found] == [0, *parts[:-1]]
 
 
 def test_rows_of_several_chunks_add_up_under_autocast() -> None:
@@ -275,7 +302,9 @@ KINDS = [{}, {"beta": 0.5}, {"label_smoothing": 0.2}, {"dpo_loss": "ipo", "beta"
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_packed_pairs_have_the_loss_of_each_answer_alone(ours: Llama, pairs: tuple[PairRows, Llama],
-                                                         options: dict) -> None:
+                                                         options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "ROWS", 50)  # so that a batch is several parts
+    monkeypatch.setattr(head, "LOGITS", 1)
     rows, reference = pairs
     theirs, policy = plain_logps(ours, rows.store, len(PREFERRING))
     frozen = plain_logps(reference, rows.store, len(PREFERRING))[1].detach()
@@ -379,7 +408,8 @@ def test_the_preference_loss_by_hand() -> None:
 def test_fast_steps_have_the_losses_of_plain_ones(ours: Llama, tmp_path: Path, env: Env,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """50 steps of trainer.py on packed rows against the textbook: all logits, a mask, clip_grad_norm_, plain AdamW."""
-    monkeypatch.setattr(head, "_rows_at_a_time", lambda rows, weight: 50)  # so that there are several
+    monkeypatch.setattr(head, "ROWS", 50)  # so that there are several
+    monkeypatch.setattr(head, "LOGITS", 1)
     args = ours.args.replace(train="S", micro_batch_size=2, gradient_accumulation_steps=2, max_lr=3e-3)
     rows, plain = PackedRows(prepared(tmp_path, "instruct", SPEAKING), 160, seed=0), deepcopy(ours)
     optimizers, scaler = build_optimizers(ours, args), torch.amp.GradScaler("cpu", enabled=False)
