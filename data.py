@@ -25,6 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from tqdm import tqdm
@@ -58,6 +59,7 @@ from template import CHAT_TEMPLATE
 from tokenizer import Tokenizer, load_tokenizer
 from units import make_unit, start_worker
 
+WORKERS = multiprocessing.get_context("forkserver")
 BYTES_PER_TOKEN = 8  # at most, about: a unit has at least its bytes / 8 tokens
 
 
@@ -213,10 +215,9 @@ def make_meta(folder: Path, name: str, plan: dict, entries: list[dict]) -> dict:
 def run_units(folder: Path, plan: dict, tokenizer: Tokenizer, workers: int, shard: Shard) -> list[dict]:
     """The entries of a shard's units in order, made by worker processes; those already there are taken as they are."""
     units, left, entries = plan["units"], plan["max_tokens"], {}
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    counter = WORKERS.Value("q", 0)
     total_bytes = sum(span["bytes"] for unit in units for span in unit)
-    with ProcessPoolExecutor(max(1, min(workers, len(units))), context, start_worker,
+    with ProcessPoolExecutor(max(1, min(workers, len(units))), WORKERS, start_worker,
                              (folder, plan, tokenizer, counter)) as pool, \
             tqdm(total=left, unit=" tokens", unit_scale=True, desc=f"{total_bytes / 1e6:,.0f} MB", disable=None) as bar:
         def tick() -> None:
@@ -253,11 +254,11 @@ def _run_group(folder: Path, pool: ProcessPoolExecutor, plan: dict, numbers: lis
             if left is not None and expected >= left:
                 break
             if upcoming not in running and not _kept(folder, upcoming):
-                running[upcoming] = _submit(pool, upcoming, budget)
+                running[upcoming] = pool.submit(make_unit, upcoming, budget)
             expected += sum(span["bytes"] for span in plan["units"][upcoming]) // BYTES_PER_TOKEN
         entry = _kept(folder, number) or _wait(running[number], tick)
         if left is not None and _tokens(entry) > left:
-            entries[number] = _wait(_submit(pool, number, left), tick)
+            entries[number] = _wait(pool.submit(make_unit, number, left), tick)
             break
         entries[number] = entry
         left = 0 if entry["full"] else left if left is None else left - _tokens(entry)
@@ -276,11 +277,15 @@ def _kept(folder: Path, number: int) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _submit(pool: ProcessPoolExecutor, number: int, budget: int | None) -> Future:
-    """Start a unit. A worker started here ignores Ctrl-C, also while it imports: the main process ends it."""
+def start_forkserver() -> None:
+    """Start the process that workers are copied from, so that modules are loaded once, and while this one is busy.
+
+    It and they ignore Ctrl-C: the main process ends them.
+    """
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return pool.submit(make_unit, number, budget)
+        WORKERS.set_forkserver_preload(["units"])
+        ensure_running()
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -360,6 +365,7 @@ def main() -> None:
         from show import show  # it needs torch, which would double the start and memory of every worker
         print(show(data_dir / args["show"], args["split"], args["row"], args["block_size"]))
         return
+    start_forkserver()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         found = find_sources(args, data_dir, settings.seed)

@@ -507,11 +507,14 @@ def finished(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
-    """The worker processes, when there are two."""
+    """The worker processes, when there are two: the children of the forkserver."""
+    def children(pid: int) -> dict[int, str]:
+        found = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True)
+        return {int(number): args for number, args in (line.split(maxsplit=1) for line in found.stdout.splitlines())}
+
     while process.poll() is None:
-        found = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
-                               capture_output=True, text=True)
-        pids = [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
+        pids = [pid for server, args in children(process.pid).items() if "forkserver" in args
+                for pid in children(server)]
         if len(pids) == 2:
             return pids
         time.sleep(0.02)
