@@ -51,15 +51,15 @@ class _LossInParts(torch.autograd.Function):
             with torch.enable_grad():
                 known = logps.detach().requires_grad_()
                 slopes = torch.autograd.grad(loss(known), known)[0][part]
-            # d logp / d logits = onehot - softmax, and softmax = exps / sums
-            slopes = -slopes.masked_fill(labels[part] == IGNORE, 0.0)[:, None] / sums
-            exps = exps.scatter_add_(1, head.picks[part], -sums).to(head.dtype)
-            to_states[part] = (exps @ head.weight) * slopes
+            slopes = slopes.masked_fill(labels[part] == IGNORE, 0.0).neg_()[:, None]
+            rest = exps.div_(sums).scatter_add_(1, head.picks[part], -torch.ones_like(sums))  # softmax - onehot
+            rest = rest.to(head.dtype)
+            to_states[part] = (rest @ head.weight) * slopes
             weighted = (states[part] * slopes).to(head.dtype)
             if head.dtype == torch.float32:
-                to_weight.addmm_(exps.T, weighted)
+                to_weight.addmm_(rest.T, weighted)
             else:
-                to_weight += exps.T @ weighted
+                to_weight += rest.T @ weighted
         ctx.gradients = to_states, to_weight
         ctx.mark_non_differentiable(logps)
         return loss(logps), logps
