@@ -5,9 +5,9 @@
 
 Both train on the first nine tenths. The loss is over the whole last tenth; it is taken after the clock has stopped for
 nanoGPT's recipe and before it stops for ours, whose time is that of the command. "preset" is the preset as it is, with
---flags; "short" is a run in about a fifth of nanoGPT's time, in more and smaller steps on shorter rows. nanoGPT's: GPT-2
-blocks (4 layers of width 128, 4 heads, no bias, no dropout), 12 rows of 64 characters, 2000 steps of AdamW, an evaluation
-every 250.
+--flags; "short" is a run in about a fifth of nanoGPT's time, in more and smaller steps on shorter rows. nanoGPT's:
+GPT-2 blocks (4 layers of width 128, 4 heads, no bias, no dropout), 12 rows of 64 characters, 2000 steps of AdamW, an
+evaluation every 250.
 """
 
 import argparse
