@@ -7,6 +7,7 @@ any two neighbours merge whose join is a token, lowest rank first. tiktoken enco
 tokenizers does, with the same ids; a foreign tokenizer.json is encoded by tokenizers itself.
 """
 
+import functools
 import hashlib
 import importlib.resources
 import json
@@ -32,16 +33,27 @@ class Tokenizer:
     """Token ids of a text and the text of token ids; `eos_id` ends every document."""
 
     def __init__(self, hf: tokenizers.Tokenizer, settings: dict, ranks: dict[bytes, int] | None):
-        self.hf, self.settings = hf, settings
+        self.hf, self.settings, self.ranks = hf, settings, ranks
         hf.encode_special_tokens = True  # a special token in a user's text stays text
         self.vocab_size: int = hf.get_vocab_size()
         self.eos_id: int = hf.token_to_id(settings["eos_token"])
         self.hash = hashlib.sha256(hf.to_str().encode()).hexdigest()
         self.fast = ranks and tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
 
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "hf" or not self.fast}
+
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
-        self.hf.encode_special_tokens = True  # pickling loses it
+        if not self.fast:
+            self.hf.encode_special_tokens = True  # pickling loses it
+
+    @functools.cached_property
+    def hf(self) -> tokenizers.Tokenizer:
+        """The same in Hugging Face's library; made again in a worker process, most of which only encode, when asked."""
+        hf = _ranked_bpe(self.ranks)
+        hf.encode_special_tokens = True
+        return hf
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any special token."""

@@ -316,5 +316,7 @@ def test_a_worker_process_gets_the_same_tokenizer(one: Tokenizer) -> None:
     sent = pickle.loads(pickle.dumps(one))
     text = "A text with <|endoftext|> in it."
     assert sent.encode(text) == one.encode(text)
-    assert sent.hf.encode(text).ids == one.hf.encode(text).ids
+    assert bool(one.fast) == ("hf" not in vars(sent))  # it is large, and made again only where it is asked for
+    assert sent.hf.encode(text).ids == one.hf.encode(text).ids and sent.hf.to_str() == one.hf.to_str()
+    assert sent.decode([*one.encode(text), one.eos_id]) == text
     assert (sent.hash, sent.eos_id, sent.vocab_size) == (one.hash, one.eos_id, one.vocab_size)
