@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -280,14 +281,18 @@ def _kept(folder: Path, number: int) -> dict | None:
 def start_forkserver() -> None:
     """Start the process that workers are copied from, so that modules are loaded once, and while this one is busy.
 
-    It and they ignore Ctrl-C: the main process ends them.
+    It and they ignore Ctrl-C: the main process ends them. What it imports is ours, whatever the current folder holds.
     """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler, before = signal.signal(signal.SIGINT, signal.SIG_IGN), dict(os.environ)
+    here = str(Path(__file__).resolve().parent)
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([here, *sys.path])}
     try:
         WORKERS.set_forkserver_preload(["units"])
         ensure_running()
     finally:
         signal.signal(signal.SIGINT, handler)
+        os.environ.clear()
+        os.environ |= before
 
 
 def _wait(future: Future, tick: Callable[[], object]) -> dict:

@@ -534,6 +534,18 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     return path, files(folder / "data")
 
 
+def test_workers_run_our_modules_in_any_folder(large: tuple[Path, dict[str, str]], tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "units.py").write_text("raise SystemExit('the wrong units.py')")
+    monkeypatch.chdir(tmp_path)
+    process = script("--files", large[0], "--name", "mine", "--tokenizer", "bytes", "--data_dir", tmp_path)
+    (server,) = {int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in workers_of(process)}
+    loaded = Path(f"/proc/{server}/maps").read_text()
+    assert "pyarrow" in loaded and str(ROOT) not in os.environ.get("PYTHONPATH", "")
+    assert finished(process)[::2] == (0, "")
+    assert files(tmp_path / "mine").keys() == {name.removeprefix("mine/") for name in large[1]}
+
+
 def test_killed_again_and_again_it_goes_on_to_the_same_end(large: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     path, whole = large
     flags = ("--files", path, "--name", "mine", "--tokenizer", "bytes", "--data_dir", tmp_path)
