@@ -29,8 +29,8 @@ def preference(args: ModelArgs) -> Objective:
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         tokens = lengths(batch) if args.dpo_loss == "ipo" else 1
 
-        def loss(label_logps: Tensor) -> Tensor:
-            ratios = (_per_completion(batch, label_logps) - batch.reference) / tokens
+        def loss(by_label: Tensor) -> Tensor:
+            ratios = (_per_completion(batch, by_label) - batch.reference) / tokens
             return preference_loss(*_sides(ratios), args.beta, args.label_smoothing, args.dpo_loss).sum()
         total, found = loss_in_parts(*learned_states(model, batch), loss, batch.ends)
         logps = _per_completion(batch, found)
