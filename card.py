@@ -66,7 +66,7 @@ def history(folder: Path) -> list[Trained]:
         progress, state = load_state(folder)
         rows = [row for row in read_metrics(folder.parent / "metrics.jsonl") if row["step"] <= progress.step]
         stages.insert(0, Trained(state["stage"], ModelArgs(**state["args"]), state, progress, rows))
-        folder = Path(state["init_from"] or "nowhere")
+        folder = folder.parent / (state["init_from"] or "nowhere")
     return stages
 
 

@@ -10,7 +10,9 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from config import UserError
 from sources import HubDataset, Span, hub_spans, local_spans
 from story_tasks import conversation_at, instruction_at, preference_at
 from story_world import story_at
@@ -69,7 +71,9 @@ def hub_source(name: str, revision: str | None) -> Source:
 
 
 def file_source(name: str, kind: str, paths: list[str]) -> Source:
-    """A dataset of local files."""
+    """A dataset of local files. Raises UserError for a file that cannot be of this kind."""
+    if kind != "text" and (texts := [path for path in paths if Path(path).suffix.lower() == ".txt"]):
+        raise UserError(f"{texts[0]}: a .txt file has no rows of kind {kind}: give .jsonl, .json or .parquet")
     sizes = [os.stat(path).st_size if os.path.isfile(path) else 0 for path in paths]
     spans = local_spans(paths, unit_bytes(sum(sizes)))
     return Source(name, kind, spans, {"files": [{"path": path, "bytes": size, "modified": os.stat(path).st_mtime}

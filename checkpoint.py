@@ -279,8 +279,8 @@ def restore(folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.
         load_optimizers(model, optimizers, states["optimizers"])
         scaler.load_state_dict(states["scaler"])
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"the training state in {folder} cannot be read ({error}): resume from an older step or start "
-                        f"with --init_from {folder}") from None
+        raise UserError(f"the training state in {folder} cannot be read ({' '.join(str(error).split())[:150]}): resume "
+                        f"from an older step or start with --init_from {folder}") from None
     if env.rank < len(rng):
         cpu, *device = rng[env.rank]
         torch.set_rng_state(cpu)

@@ -233,8 +233,8 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
                "rotary positions turn pairs")
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
-    if a.given["lr_decay_iters"] is not None and a.lr_decay_iters < a.warmup_iters:
-        yield f"--lr_decay_iters {a.lr_decay_iters} is below --warmup_iters {a.warmup_iters}"
+    if a.seed >= 2**63:
+        yield f"--seed {a.seed} must be below 2**63"
     if a.label_smoothing >= 0.5:
         yield f"--label_smoothing {a.label_smoothing} must be below 0.5"
     for name in ("dropout", "attn_dropout", "beta_1", "beta_2", "muon_momentum"):
@@ -307,6 +307,9 @@ def run(main: Callable[[], None]) -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a machine meet the same error; one says it
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written at the end
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -101,20 +101,18 @@ def choose_dtype(asked: str | None, device: torch.device) -> tuple[torch.dtype, 
     if device.type == "cuda":
         fast = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         return getattr(torch, asked or fast), "as asked" if asked else f"{fast} is the fastest here"
-    if device.type == "cpu" and asked == "bfloat16":
-        slower = bf16_slowdown()
-        if slower > 1:
-            return torch.float32, f"float32, because bfloat16 matrix products are {slower:.0f} times slower on this CPU"
+    if device.type == "cpu" and asked == "bfloat16" and not has_bf16():
+        return torch.float32, "float32, because this CPU has no instructions for bfloat16 and is very slow without"
     if asked == "float16":
         return torch.float32, f"float32, because float16 needs CUDA, not {device.type}"
     return getattr(torch, asked or "float32"), "as asked" if asked else f"float32 is the safe choice on {device.type}"
 
 
-def bf16_slowdown() -> float:
-    """How many times slower a bfloat16 matrix product is than a float32 one on this CPU (below 1: faster)."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return max(1.1, matmul_seconds(torch.bfloat16, 128) / matmul_seconds(torch.float32, 128))
-    return matmul_seconds(torch.bfloat16, 512) / matmul_seconds(torch.float32, 512)
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware. Not found out by a clock: a resumed run must find the same."""
+    if platform.machine().lower() in ("x86_64", "amd64"):  # where oneDNN counts AVX-512 that converts to float32, too
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def matmul_seconds(dtype: torch.dtype, n: int, tries: int = 3) -> float:

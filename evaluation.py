@@ -84,12 +84,12 @@ def _pair_objective(reference: Llama | None, beta: float) -> Callable:
     return objective
 
 
-def start_of(folder: Path) -> str | None:
+def start_of(folder: Path) -> Path | None:
     """The model that a DPO run started from, as its checkpoint says, when it is still there."""
     path = folder / "train_state" / "state.json"
     state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    start = state.get("init_from") if state.get("reference") else None
-    return start if start and (Path(start) / "config.json").is_file() else None
+    start = folder.parent / state["init_from"] if state.get("reference") else None
+    return start if start and (start / "config.json").is_file() else None
 
 
 def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, float]:

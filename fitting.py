@@ -5,7 +5,7 @@ from pathlib import Path
 from checkpoint import ARCHITECTURE, load_args
 from config import ModelArgs, UserError, round_up
 from store import read_meta
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 
 # Taken in this order where --dataset is not given.
 FAVOURITES = {"text": ("fw", "tinystories", "stories"), "instruct": ("alpaca", "stories_instruct"),
@@ -21,10 +21,18 @@ def choose_dataset(args: ModelArgs, kind: str) -> Path:
             raise UserError(f"--dataset {args.dataset} is of kind {meta['kind']}; --train {args.train} needs {kind}")
         return data_dir / args.dataset
     favourites = FAVOURITES[kind]
-    prepared = (path.parent for path in data_dir.glob("*/meta.json") if read_meta(path.parent)["kind"] == kind)
+    prepared = (path.parent for path in data_dir.glob("*/meta.json") if _kind(path.parent) == kind)
     rank = {name: number for number, name in enumerate(favourites)}
     return min(prepared, key=lambda folder: (rank.get(folder.name, len(rank)), folder.name),
                default=data_dir / favourites[-1])
+
+
+def _kind(folder: Path) -> str | None:
+    """The kind of a prepared dataset; None of a broken one, which nobody has asked for."""
+    try:
+        return read_meta(folder)["kind"]
+    except UserError:
+        return None
 
 
 def with_vocabulary(args: ModelArgs, tokenizer: Tokenizer) -> ModelArgs:
@@ -45,7 +53,7 @@ def with_architecture_of(source: Path, args: ModelArgs, typed: dict, tokenizer: 
              if name in typed and typed[name] != getattr(theirs, name)]
     if wrong:
         raise UserError(f"{', '.join(wrong)}: the model in {source} is another one")
-    if load_tokenizer(source).hash != tokenizer.hash:
+    if has_tokenizer(source) and load_tokenizer(source).hash != tokenizer.hash:
         raise UserError(f"the model in {source} has another tokenizer than the data: prepare the data with "
                         f"data.py --tokenizer {source}")
     return args.replace(**{name: getattr(theirs, name) for name in fixed})

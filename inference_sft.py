@@ -9,6 +9,7 @@ stdout carries what the model writes alone; notes go to stderr. Base models cont
 in the prompt template, unless --raw.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -31,10 +32,10 @@ def say(speaker: Speaker, ids: list[int], args: ModelArgs, env: distributed.Env)
     return text
 
 
-def chat(speaker: Speaker, args: ModelArgs, env: distributed.Env, raw: bool) -> None:
-    """A turn for each line of stdin, until it ends; one that does not fit is refused, and the conversation goes on."""
+def chat(speaker: Speaker, first: list[str], args: ModelArgs, env: distributed.Env, raw: bool) -> None:
+    """A turn for each line, those of `first`, then of stdin; one that does not fit is refused, and the next taken."""
     messages: list[dict[str, str]] = []
-    for line in turns():
+    for line in itertools.chain(first, turns()):
         asked = [*messages, {"role": "user", "content": line}]
         try:
             ids, dropped = speaker.prompt(asked, args.max_length, raw)
@@ -69,7 +70,8 @@ def main() -> None:
     parser.add_argument("--model", metavar="MODEL", help="sft, dpo or pretrained (the newest of that kind), or a run "
                                                          "folder, step folder or Llama folder in Hugging Face format "
                                                          "(default: the newest run)")
-    parser.add_argument("--chat", action="store_true", help="a conversation: each line that comes in is a turn")
+    parser.add_argument("--chat", action="store_true", help="a conversation: --prompt, then each line that comes in, "
+                                                            "is a turn")
     parser.add_argument("--raw", action="store_true", help="no prompt template: continue the text as it is")
     parser.add_argument("--quantize", choices=("int8",), help="weights as bytes: two to three times faster on a CPU")
     parser.add_settings({"sampling", "device", "save_checkpoint_dir"})
@@ -85,7 +87,7 @@ def main() -> None:
     who = f"{folder} on {env.device}: {'answers in the prompt template' if answers else 'continues the text'}"
     if typed["chat"]:
         note(who)
-        chat(speaker, args, env, typed["raw"])
+        chat(speaker, [typed["prompt"]] if "prompt" in typed else [], args, env, typed["raw"])
         return
     piped = "" if "prompt" in typed or sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
     ids, _ = speaker.prompt([{"role": "user", "content": piped or args.prompt}], args.max_length, typed["raw"])

@@ -20,8 +20,20 @@ choose_python() {
         { echo "error: $(command -v python) is older than Python 3.11: activate a newer environment" >&2; exit 2; }
 }
 
+# Whether all packages are there as pyproject.toml pins them: then no network is needed.
+complete() {
+    python - <<'END'
+import sys, tomllib
+from importlib.metadata import PackageNotFoundError, version
+pins = (pin.split("==") for pin in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"])
+try:
+    sys.exit(any(version(name).split("+")[0] != pinned for name, pinned in pins))
+except PackageNotFoundError:
+    sys.exit(1)
+END
+}
+
 install() {
-    choose_python
     python -m pip install --quiet --disable-pip-version-check "$1"
 }
 
@@ -49,8 +61,8 @@ quickstart() {
 }
 
 case "${1:-}" in
-    "") install . && printf 'Installed. Next: bash install.sh quickstart\n' ;;
-    quickstart) install . && quickstart ;;
-    test) install ".[test]" && ruff check . && python -m pytest "${@:2}" ;;
+    "") choose_python && install . && printf 'Installed. Next: bash install.sh quickstart\n' ;;
+    quickstart) choose_python && { complete || install .; } && quickstart ;;
+    test) choose_python && install ".[test]" && ruff check . && python -m pytest "${@:2}" ;;
     *) usage >&2; exit 2 ;;
 esac

@@ -1,6 +1,7 @@
 """A run and its stage: settings, data, model and optimizers, set up in order; how it saves, evaluates, goes back."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ from optimizers import build_optimizers
 from reference import make_table, reference_key, table_path
 from skips import NotFinite, Skips, where
 from store import SPLITS, Store, intact, read_meta
-from tokenizer import load_tokenizer
+from tokenizer import has_tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class Run:
             self.check(checkpoint.intact, self.source, args)
         self.check(intact, dataset, args)
         self.stage, self.skips = STAGES[args.train], Skips(**state.get("skips", {}))
-        self.start = {"init_from": state.get("init_from", str(self.source or "")), "reference": state.get("reference")}
+        # The way from the run's folder to where it starts from stays right when both are moved.
+        start = os.path.relpath(self.source, self.folder) if self.source else ""
+        self.start = {"init_from": state.get("init_from", start), "reference": state.get("reference")}
         self.meta = read_meta(dataset)
         self.tokenizer = load_tokenizer(dataset / "tokenizer")
         if state and state["data"] != checkpoint.data_hash(self.meta):
@@ -98,7 +101,10 @@ class Run:
         self.prompt = (self.tokenizer.encode(args.prompt) or [self.tokenizer.eos_id] if self.stage.kind == "text" else
                        self.tokenizer.render([{"role": "user", "content": args.prompt}])[0])
         if len(self.prompt) >= args.block_size:
-            raise UserError(f"--prompt has {len(self.prompt)} tokens; a --block_size of {args.block_size} holds fewer")
+            if "prompt" in typed:
+                raise UserError(f"--prompt has {len(self.prompt)} tokens; a --block_size of {args.block_size} holds "
+                                "fewer")
+            self.prompt = []  # nobody has asked for it
         self.dataset, (train, val) = dataset, (Store(dataset, split, self.meta) for split in SPLITS)
         self.rows = self.stage.rows(train, args.block_size, args.seed)
         self.val_rows = self.stage.fixed_rows(val, args.block_size, args.seed)
@@ -125,8 +131,10 @@ class Run:
                 f"validation {len(val):,} tokens) -> {self.folder}"]
         if self.progress.step:
             head.append(f"resuming from {self.source}: step {self.progress.step}, {self.progress.tokens:,} tokens seen")
-        elif self.stage.kind != "text":
+        elif self.source or self.stage.kind != "text":
             head.append(f"starting from {self.source or 'random weights (--init_from FOLDER takes a trained model)'}")
+        if self.source and not has_tokenizer(self.source):
+            head.append(f"note: {self.source} has no tokenizer; its ids are taken to be those of the data")
         epochs = self.steps * self.args.rows_per_step / len(self.rows)
         return head + self.rows.notes + plan.describe(self.args, env, self.steps, self.progress.step, epochs, self.peak,
                                                       self.may_compile)
@@ -234,7 +242,7 @@ class Run:
     def sample(self) -> str:
         """--prompt and what the model writes after it now; of a model in parts, no rank has enough to write with."""
         args = self.args
-        if parallel.is_sharded(self.model):
+        if parallel.is_sharded(self.model) or not self.prompt:
             return args.prompt
         self.model.eval()
         with self.env.autocast():
@@ -257,7 +265,7 @@ def know_reference(run: Run) -> None:
         path = table_path(run.dataset, run.start["reference"], split)
         if run.progress.step and not path.is_file():
             raise UserError(f"the reference log-probs of this run are gone ({path}): start it again with --init_from "
-                            f"{run.start['init_from']}")
+                            f"{os.path.normpath(run.folder / run.start['init_from'])}")
         rows.reference = make_table(path, rows, lambda batch: completion_logps(run.model, batch),
                                     args.micro_batch_size, env)
     if not run.progress.step:

@@ -33,6 +33,9 @@ def describe(args: ModelArgs, env: Env, steps: int, done: int, epochs: float, pe
     if steps <= args.warmup_iters:
         lines.append(f"note: the run ends inside --warmup_iters {args.warmup_iters}: the learning rate never reaches "
                      f"--max_lr {args.max_lr:g}")
+    elif args.lr_decay_iters <= args.warmup_iters:
+        lines.append(f"note: --lr_decay_iters {args.lr_decay_iters} is inside --warmup_iters {args.warmup_iters}: "
+                     f"after the warm-up the learning rate is --min_lr {args.min_lr:g}")
     return lines
 
 

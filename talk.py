@@ -4,6 +4,7 @@ What a model's folder says of its stage decides: base models continue a text, fi
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,9 +106,10 @@ def choose_model(name: str | None, args: ModelArgs) -> Path:
     runs, downloads = (sorted(there.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
                        for pattern in ("*/latest", "*/config.json"))
     for path in (*runs, *downloads):
-        folder = find_model(path.parent)
-        if stage in (None, stage_of(folder)):
-            return folder
+        with suppress(UserError):  # one that is broken is not meant
+            folder = find_model(path.parent)
+            if stage in (None, stage_of(folder)):
+                return folder
     train = f"python trainer.py --train {stage or 'P'}" + (" --init_from RUN" if stage in ("S", "D") else "")
     raise UserError(f"no {name or 'model'} in {there}: train one with {train} (bash install.sh quickstart trains all "
                     f"three), get the published one with python download_model_weight.py --model_type "

@@ -37,7 +37,7 @@ class Tokenizer:
         hf.encode_special_tokens = True  # a special token in a user's text stays text
         self.vocab_size: int = hf.get_vocab_size()
         self.eos_id: int = hf.token_to_id(settings["eos_token"])
-        self.hash = hashlib.sha256(hf.to_str().encode()).hexdigest()
+        self.hash = hashlib.sha256(_core(hf).encode()).hexdigest()
         self.fast = ranks and tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
 
     def __getstate__(self) -> dict:
@@ -100,12 +100,17 @@ class Tokenizer:
         (folder / FILES[1]).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is a tokenizer in a folder."""
+    return (folder / FILES[0]).is_file()
+
+
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer called gpt2 or bytes, or the one in a Hugging Face folder. Raises UserError when there is none."""
     if name in BUILT_IN:
         return BUILT_IN[name]()
     folder = Path(name)
-    if not (folder / FILES[0]).is_file():
+    if not has_tokenizer(folder):
         raise UserError(f"no tokenizer in {folder} ({FILES[0]} is missing): use gpt2, bytes, or a folder with one")
     try:
         hf = tokenizers.Tokenizer.from_file(str(folder / FILES[0]))
@@ -173,12 +178,23 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
     """The ranks of a tokenizer that from_ranks made; None for any other, whose ids tiktoken might not give."""
-    text = hf.to_str()
+    text = _core(hf)
     vocabulary = json.loads(text)["model"]["vocab"]
     if not isinstance(vocabulary, dict) or not TO_BYTE.keys() >= set(map(ord, "".join(vocabulary))):
         return None
     ranks = {_bytes(token): rank for token, rank in vocabulary.items()}
     return ranks if _ranked_bpe(ranks).to_str() == text else None
+
+
+def _core(hf: tokenizers.Tokenizer) -> str:
+    """tokenizer.json of what decides the ids of a text, without what is put around them: template, padding, limit."""
+    if hf.post_processor is hf.padding is hf.truncation is None:
+        return hf.to_str()
+    bare = tokenizers.Tokenizer.from_str(hf.to_str())
+    bare.post_processor = None
+    bare.no_padding()
+    bare.no_truncation()
+    return bare.to_str()
 
 
 def _alphabet() -> dict[int, str]:

@@ -14,6 +14,7 @@ import contextlib
 import math
 import sys
 import time
+from shlex import quote
 
 import torch
 from torch import nn
@@ -132,9 +133,9 @@ def farewell(run: Run) -> str:
     newest = run.folder / f"step_{run.progress.step:06d}"
     if run.progress.step < run.steps:
         return (f"stopped after step {run.progress.step} of {run.steps}, saved in {newest}. Go on with: "
-                f"python trainer.py --train {run.args.train} --dataset {run.args.dataset} "
-                f"--data_dir {run.args.data_dir} --save_checkpoint_dir {run.folder.parent} "
-                f"--run_name {run.folder.name} --resume")
+                f"python trainer.py --train {run.args.train} --dataset {quote(run.args.dataset)} "
+                f"--data_dir {quote(run.args.data_dir)} --save_checkpoint_dir {quote(str(run.folder.parent))} "
+                f"--run_name {quote(run.folder.name)} --resume")
     rows = read_metrics(run.folder / "metrics.jsonl")
     train = [row for row in rows if row["split"] == "train"][-50:]
     loss = sum(row["loss"] * row["count"] for row in train) / max(1, sum(row["count"] for row in train))
@@ -169,6 +170,8 @@ def main() -> None:
         # DDP first: as the last holder of the group it would wait, with Python's lock, for threads that want that lock.
         job.wrapped = None
         distributed.shutdown()  # not after an error: it might wait for ranks that are gone
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise RunError(f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "
                        "mend that, then go on with --resume") from None

@@ -185,7 +185,7 @@ def test_a_wrong_flag_exits_2_with_one_line(line: str, capsys: pytest.CaptureFix
     ({"head_dim": 33}, ["--head_dim"]),
     ({"embeddings_dims": 24}, ["--head_dim", "--embeddings_dims", "--no_of_heads"]),
     ({"min_lr": 1e-2}, ["--min_lr", "--max_lr"]),
-    ({"lr_decay_iters": 10}, ["--lr_decay_iters", "--warmup_iters"]),
+    ({"seed": 10**20}, ["--seed"]),
     ({"dropout": 1.0}, ["--dropout"]), ({"attn_dropout": -0.1}, ["--attn_dropout"]), ({"beta_2": 1.0}, ["--beta_2"]),
     ({"muon_momentum": 1.0}, ["--muon_momentum"]),
     ({"no_of_heads": 0}, ["--no_of_heads"]), ({"micro_batch_size": 0}, ["--micro_batch_size"]),
@@ -239,7 +239,7 @@ def test_the_table_has_every_flag() -> None:
 
 @pytest.mark.parametrize("error, code, said", [
     ("config.UserError('a mistake')", 2, "error: a mistake\n"), ("config.RunError('bad luck')", 1, "error: bad luck\n"),
-    ("KeyboardInterrupt", 130, "interrupted\n")])
+    ("KeyboardInterrupt", 130, "interrupted\n"), ("BrokenPipeError", 1, "")])
 def test_run_ends_with_one_line_and_a_code(error: str, code: int, said: str) -> None:
     script = f"import config\ndef main(): raise {error}\nconfig.run(main)"
     root = Path(config.__file__).parent

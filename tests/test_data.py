@@ -482,6 +482,7 @@ def test_a_failure_leaves_what_was_prepared_before(inline, command, rows: Path, 
     (("--files", "{rows}", "--name", "mine", "--tokenizer", "nothing"), "no tokenizer in nothing"),
     (("--files", "{rows}", "--name", "mine", "--data_dir", "{rows}"), "cannot write to .*File exists"),
     (("--files", "{rows}", "--name", "mine", "--data_dir", "{rows}/data"), "cannot write to .*another --data_dir"),
+    (("--files", "{rows}", "a.TXT", "--name", "mine", "--kind", "instruct"), "a.TXT: a .txt file has no rows of kind"),
     (("--stories", "--fw"), "not allowed with"),
     ((), "required"),
 ])

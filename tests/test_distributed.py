@@ -6,9 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from distributed import fresh_store
+from distributed import choose_dtype, fresh_store, has_bf16
 
 ROOT = Path(__file__).resolve().parent.parent
 FAULTS = f"""
@@ -29,6 +30,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_memory_is_kept() -> None:
     keep, give_back = (int(subprocess.check_output([sys.executable, "-c", FAULTS, mode])) for mode in ("keep", "give"))
     assert keep < 1000 < give_back  # 64 MiB eight times: 131,072 pages
+
+
+def test_bfloat16_on_a_cpu_is_a_matter_of_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    asked = torch.bfloat16 if has_bf16() else torch.float32
+    assert {choose_dtype("bfloat16", cpu)[0] for _ in range(20)} == {asked}  # whatever else the machine is doing
+    for there, dtype, why in (True, torch.bfloat16, "as asked"), (False, torch.float32, "no instructions for bfloat16"):
+        monkeypatch.setattr("distributed.has_bf16", lambda there=there: there)
+        chosen = choose_dtype("bfloat16", cpu)
+        assert chosen[0] == dtype and why in chosen[1]
+    assert choose_dtype(None, cpu)[0] == choose_dtype("float16", cpu)[0] == torch.float32
 
 
 def meet(store: dist.Store, world: int, late: int = 0) -> set[str]:

@@ -48,6 +48,7 @@ MISTAKES = [
     ("a folder that cannot be written", trainer, "--save_checkpoint_dir {tmp}/empty.txt", "cannot write to {tmp}"),
     ("nothing to resume", trainer, "--resume --run_name other", "no model in {tmp}/runs/other"),
     ("other data than the resumed run's", trainer, "--resume --run_name moved", "is not the data that"),
+    ("a prompt longer than the rows", trainer, "--block_size 8 --prompt 123456789", "--prompt has 9 tokens"),
     ("an unknown flag", trainer, "--learning_rate 1", "unrecognized arguments: --learning_rate 1"),
     ("a shortened flag", trainer, "--max_l 1", "unrecognized arguments: --max_l 1"),
     ("a prompt longer than the context", inference_sft, "--model {tmp}/runs/P-toy --prompt " + LONG, "the prompt has"),

@@ -90,10 +90,10 @@ def test_preferences_are_compared_with_the_reference(args, prepared, tokenizer: 
 
 def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_path: Path) -> None:
     start = saved(tmp_path / "S", Llama(args), tokenizer, init_from="", reference=None)
-    aligned = saved(tmp_path / "D", Llama(args), tokenizer, init_from=str(start), reference="key")
-    assert evaluation.start_of(aligned) == str(start)
+    aligned = saved(tmp_path / "D", Llama(args), tokenizer, init_from=f"../S/{start.name}", reference="key")
+    assert evaluation.start_of(aligned).samefile(start)
     assert evaluation.start_of(start) is None and evaluation.start_of(tmp_path) is None
-    gone = saved(tmp_path / "E", Llama(args), tokenizer, init_from=str(tmp_path / "gone"), reference="key")
+    gone = saved(tmp_path / "E", Llama(args), tokenizer, init_from="../gone", reference="key")
     assert evaluation.start_of(gone) is None
 
 

@@ -65,3 +65,5 @@ def test_prompts_come_from_stdin_and_conversations_line_by_line(folder):
     chat = script(folder, "inference_sft.py", *words, "--chat", piped="the old fox\n\nand the boat\n")
     assert chat.stdout.startswith(given.stdout) and len(chat.stdout.splitlines()) >= 2
     assert chat.stderr.count("tokens/s") == 2
+    begun = script(folder, "inference_sft.py", *words, "--chat", "--prompt", "the old fox", piped="and the boat\n")
+    assert begun.stdout == chat.stdout

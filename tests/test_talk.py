@@ -1,6 +1,7 @@
 """Which model is meant, what it is told, and what is left out when the context is full."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def test_a_stage_means_its_newest_run_then_what_was_downloaded(tmp_path: Path) -
     assert choose_model(str(tmp_path / "a"), args) == old
     with pytest.raises(UserError, match="no dpo"):
         choose_model("dpo", args)
+    shutil.rmtree(make_run(tmp_path, "z", "S", 0))  # the newest, and broken
+    assert choose_model("sft", args) == new and choose_model(None, args) == base
     assert load_speaker(new).answers and not load_speaker(base).answers
 
 

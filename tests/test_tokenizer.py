@@ -142,6 +142,15 @@ def test_a_saved_tokenizer_is_the_same(one: Tokenizer, tmp_path: Path) -> None:
     assert [loaded.encode(text) for text in TEXTS] == [one.encode(text) for text in TEXTS]
 
 
+def test_saved_again_by_transformers_it_is_the_same(one: Tokenizer, tmp_path: Path) -> None:
+    transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved")).save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "tokenizer.json").read_text() != one.hf.to_str()  # it adds a template
+    again = load_tokenizer(tmp_path / "again")
+    assert again.hash == one.hash and again.fast
+    again.hf.enable_truncation(3)
+    assert Tokenizer(again.hf, again.settings, None).hash == one.hash
+
+
 def test_transformers_gives_our_ids(one: Tokenizer, tmp_path: Path) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
     assert theirs.eos_token_id == one.eos_id and len(theirs) == one.vocab_size

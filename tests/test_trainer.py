@@ -17,6 +17,7 @@ import torch
 from forks import fork
 from safetensors.torch import load_file
 from toy import QUIET, ROOT, TINY, flags, metrics, toy_dataset, trainer
+from transformers import AutoModelForCausalLM
 
 import checkpoint
 import config
@@ -219,15 +220,21 @@ def test_finished_run_has_nothing_left_to_do(unbroken):
     assert all(torch.equal(before[name], value) for name, value in weights(unbroken / "runs" / "P-toy").items())
 
 
-def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path):
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path, tokenizer):
     toy_dataset(tmp_path / "data")
-    source = unbroken / "runs" / "P-toy"
-    settings = {"init_from": source, "block_size": 16, "run_name": "tuned", "max_lr": 1e-5}
-    words = {name: value for name, value in TINY.items() if name not in ("embeddings_dims", "no_of_decoder_layers")}
+    source = start = unbroken / "runs" / "P-toy"
+    if not tokenizer:  # as transformers saves a model alone
+        start = tmp_path / "bare"
+        AutoModelForCausalLM.from_pretrained(source / "step_000006").save_pretrained(start)
+    settings = {"init_from": start, "block_size": 16, "run_name": "tuned", "max_lr": 1e-5}
+    left_out = "embeddings_dims", "no_of_decoder_layers", "prompt"  # the default has 16 tokens
+    words = {name: value for name, value in TINY.items() if name not in left_out}
     done = subprocess.run([sys.executable, str(ROOT / "trainer.py"), *flags({
         **words, "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", **settings})],
         capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert f"starting from {start}" in done.stdout and ("has no tokenizer" in done.stdout) == (not tokenizer)
     assert metrics(tmp_path / "runs" / "tuned")[0]["loss"] < metrics(source)[0]["loss"] - 0.5
 
 
@@ -305,7 +312,7 @@ def test_alignment_learns_what_is_preferred(aligned):
     assert validation[-1]["margin"] > validation[0]["margin"] > 0
     for row in rows + validation:
         assert row["margin"] == pytest.approx(row["chosen_reward"] - row["rejected_reward"], abs=1e-6)  # in float32
-    assert state_of(run)["init_from"] == str(source)
+    assert state_of(run)["init_from"] == f"../S-talks/{source.name}"  # from wherever both are moved to
     key = state_of(run)["reference"]
     model, _ = checkpoint.load_model(source)
     assert key == reference_key(model, state_of(run)["data"], 64, torch.float32)  # of the weights that it started from
@@ -322,7 +329,7 @@ def test_killed_answers_resume_bit_identical(aligned, tmp_path, stage):
     assert same_run(run, aligned / "runs" / run.name)
     if stage is PAIRS:
         assert made == tables(tmp_path) == tables(aligned)  # of the first weights, not of those of step 2
-        assert state_of(run)["init_from"] == state_of(aligned / "runs" / "D-pairs")["init_from"]
+        assert (run / state_of(run)["init_from"]).samefile(aligned / "runs" / "S-talks" / "step_000006")
 
 
 def test_answers_without_their_generators_are_others(aligned, tmp_path):
