@@ -60,7 +60,7 @@ class ModelArgs:
     device: str = opt("cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so")
     dtype: typing.Literal["bfloat16", "float16", "float32"] | None = opt(
         None, "device", "precision of the matrix products "
-        "(default: bfloat16 where it is fast, else float16 on CUDA, float32 on CPU)")
+        "(default: on CUDA bfloat16, or float16 where that is not in hardware; elsewhere float32)")
     parallel: typing.Literal["ddp", "fsdp"] = opt(
         "ddp", "device", "on several ranks: ddp = each has the model, fsdp = each has a part of it")
     activation_checkpointing: bool = opt(
@@ -197,11 +197,11 @@ PRESETS: dict[str, dict[str, object]] = {
     # the quickstart: some minutes on two CPU cores, all three together
     "stories": dict(dataset="stories", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2,
                     block_size=320, batch_size=6, total_batch_size=3840, dropout=0.0, attn_dropout=0.0,
-                    optimizer="muon", max_lr=2e-2, muon_lr=0.03, warmup_iters=30, total_iters=440, eval_iters=220,
-                    eval_check=12, save_checkpoint_iter=220, max_length=150),
+                    optimizer="muon", max_lr=2e-2, muon_lr=0.03, muon_momentum=0.8, warmup_iters=30, total_iters=440,
+                    eval_iters=220, eval_check=12, save_checkpoint_iter=220, max_length=150),
     "stories-instruct": dict(train="S", dataset="stories_instruct", batch_size=12, total_batch_size=3840, dropout=0.0,
-                             attn_dropout=0.0, optimizer="muon", max_lr=2e-2, warmup_iters=30, total_iters=1040,
-                             eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=220,
+                             attn_dropout=0.0, optimizer="muon", max_lr=2e-2, muon_momentum=0.8, warmup_iters=30,
+                             total_iters=1040, eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=220,
                              prompt="Write a story about Tom and a bell."),
     # Adam's second moments remember the first steps, or pairs that are learned would move weights as much as new ones.
     "stories-preference": dict(train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680,
