@@ -294,7 +294,10 @@ def _flag(hint: type, f: dataclasses.Field) -> dict:
 def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -> ModelArgs:
     """Settings by precedence: default < preset < stored in a checkpoint < typed. Other names are left out."""
     names = {f.name for f in fields(ModelArgs)}
-    preset = {**PRESETS.get(typed.get("preset"), {}), **(stored or {}), **typed}
+    stored = dict(stored or {})
+    if "batch_size" in typed:
+        stored.pop("micro_batch_size", None)  # the same under its other name
+    preset = {**PRESETS.get(typed.get("preset"), {}), **stored, **typed}
     merged = {**STAGE_DEFAULTS[preset.get("train", "P")], **preset}
     return ModelArgs(**{name: value for name, value in merged.items() if name in names})
 

@@ -81,9 +81,16 @@ class Run:
             if (args.train, state["args"]["train"]) == ("P", "S"):  # P on instructions is S: the run knows what it was
                 typed = {**typed, "train": "S"}
             args = resolve(typed, state["args"])
+            if args.optimizer != state["args"]["optimizer"]:
+                raise UserError(f"--optimizer {args.optimizer} has not the moments of the run's, which is "
+                                f"{state['args']['optimizer']}: start a new run with --init_from {self.source} and a "
+                                "--run_name of its own")
             dataset = Path(args.data_dir) / args.dataset
         elif args.init_from:
             self.source = checkpoint.find_model(args.init_from)
+            if self.source.resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(f"{self.source} is of the run whose place this one would take: give this one another "
+                                "--run_name")
             self.check(checkpoint.intact, self.source, args)
         self.check(intact, dataset, args)
         self.stage, self.skips = STAGES[args.train], Skips(**state.get("skips", {}))
@@ -94,7 +101,7 @@ class Run:
         self.tokenizer = load_tokenizer(dataset / "tokenizer")
         if state and state["data"] != checkpoint.data_hash(self.meta):
             raise UserError(f"{dataset} is not the data that {self.source} was trained on: prepare it as it was, or "
-                            f"start a new run with --init_from {self.source}")
+                            f"start a new run with --init_from {self.source} and a --run_name of its own")
         if self.source:
             args = with_architecture_of(self.source, args, typed, self.tokenizer)
         args = with_vocabulary(args, self.tokenizer).replace(dataset=dataset.name, run_name=self.folder.name)
@@ -109,7 +116,8 @@ class Run:
         self.rows = self.stage.rows(train, args.block_size, args.seed)
         self.val_rows = self.stage.fixed_rows(val, args.block_size, args.seed)
         self.objective = self.stage.objective(args)
-        self.steps = min(args.total_iters, max(1, args.epochs * len(self.rows) // args.rows_per_step))
+        left = max(0, args.epochs * len(self.rows) - self.progress.cursor) // args.rows_per_step
+        self.steps = min(args.total_iters, max(1, self.progress.step + left))
         self.decay_end = args.lr_decay_iters if args.given["lr_decay_iters"] else self.steps
         self.args, self.watchdog = args, Watchdog(args.stall_minutes)
 

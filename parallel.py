@@ -87,6 +87,10 @@ def copy_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def load_optimizers(model: nn.Module, optimizers: list[torch.optim.Optimizer], states: dict) -> None:
-    """Give optimizers the whole states that a run on any number of ranks has saved."""
-    options = StateDictOptions(full_state_dict=is_sharded(model))
-    set_optimizer_state_dict(model, optimizers, states, options=options)
+    """Give optimizers the moments that a run on any number of ranks has saved; their settings stay those of now."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    set_optimizer_state_dict(model, optimizers, states, options=StateDictOptions(full_state_dict=is_sharded(model)))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group, setting in zip(groups, settings, strict=True):
+        group.update(setting)

@@ -68,7 +68,7 @@ def train(run: Run) -> None:
 
         stopping, finished = distributed.any_rank(stop.asked, env), progress.step == run.steps
         whole = whole_after > 0 and progress.cursor // whole_after > first_row // whole_after
-        if not stopping and (whole or finished or progress.step % args.eval_iters == 0):
+        if finished or not stopping and (whole or progress.step % args.eval_iters == 0):
             run.validate(metrics, whole)
         due = progress.step % args.save_checkpoint_iter == 0 and not run.skips.in_a_row
         if stopping or finished or due:

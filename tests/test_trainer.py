@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -184,6 +185,49 @@ def test_torchrun_stops_on_sigterm(tmp_path):
     assert "stopped after step" in output
     run = tmp_path / "runs" / "P-toy"
     assert (run / (run / "latest").read_text() / "train_state" / "optimizer.pt").is_file()
+
+
+def test_typed_settings_count_when_a_run_is_resumed(unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "runs" / "P-toy"
+    before = weights(run)
+    still = {"max_lr": 1e-30, "muon_lr": 1e-30, "micro_batch_size": 2}
+    assert "nothing left" in forked(tmp_path, "--resume", optimizer="muon")
+    forked(tmp_path, "--resume", optimizer="muon", total_iters=7, save_checkpoint_iter=7, **still)
+    after = load_file(run / "step_000007" / "model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    said = forked(tmp_path, "--resume", optimizer="muon", total_iters=8, save_checkpoint_iter=8, max_lr=1e-2,
+                  muon_lr=1e-30)  # TINY has a batch_size of 8
+    assert "8 rows x 32 tokens" in said
+    after = load_file(run / "step_000008" / "model.safetensors")
+    matrix = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(after[matrix], before[matrix])
+    assert not torch.equal(after["model.norm.weight"], before["model.norm.weight"])
+    assert metrics(run)[-1]["lr"] == pytest.approx(1.603e-3, rel=1e-3)
+    assert "--optimizer adamw has not the moments of the run's, which is muon" in forked(
+        tmp_path, "--resume", optimizer="adamw", code=2)
+    said = forked(tmp_path, optimizer="muon", init_from=run / "step_000006", code=2)
+    assert "is of the run whose place this one would take" in said and (run / "step_000006").is_dir()
+
+
+def test_a_resumed_run_ends_with_its_epochs_however_large_its_steps_are(tmp_path):
+    toy_dataset(tmp_path / "data", sentences=40)
+    start = {"epochs": 1, "save_checkpoint_iter": 2, "eval_iters": 1000}
+    forked(tmp_path, total_iters=2, **start)
+    said = forked(tmp_path, "--resume", total_iters=10_000, total_batch_size=128, batch_size=4, **start)
+    tokens = int(re.search(r"\(([\d,]+) tokens", said)[1].replace(",", ""))
+    assert metrics(tmp_path / "runs" / "P-toy")[-1]["step"] == 2 + (tokens // 32 - 2 * 8) // 4
+
+
+def test_a_signal_in_the_last_step_ends_a_whole_run(tmp_path):
+    toy_dataset(tmp_path / "data")
+
+    def ask(rank):
+        real = trainer_module.train_step
+        trainer_module.train_step = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), real(*a))[1]
+
+    assert "done: 256 tokens" in forked(tmp_path, total_iters=1, before=ask)
+    assert len(metrics(tmp_path / "runs" / "P-toy", "val")) == 1
 
 
 def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path):
