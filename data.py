@@ -149,7 +149,7 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
         take_shards(folder, data_dir, name, wanted)
         if not (folder / "meta.json").is_file():
             entries = run_units(folder, wanted, tokenizer, workers, Shard(1, 1))
-            write_json(folder / "meta.json", make_meta(folder, name, wanted, entries))
+            write_json(folder / "meta.json", make_meta(folder, name, wanted, entries, tokenizer))
         meta = read_meta(folder)
         whole = {name: digest for split in SPLITS for entry in meta["splits"][split]
                  for name, digest in entry["sha256"].items()}
@@ -198,13 +198,13 @@ def start_over(folder: Path, plan: dict, tokenizer: Tokenizer) -> None:
     write_json(folder / "plan.json", plan)
 
 
-def make_meta(folder: Path, name: str, plan: dict, entries: list[dict]) -> dict:
+def make_meta(folder: Path, name: str, plan: dict, entries: list[dict], tokenizer: Tokenizer) -> dict:
     """meta.json of the shards made; documents are held out where none was. Raises UserError for too little text."""
     shards = {split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
               for split in SPLITS}
     if bool(shards["train"]) != bool(shards["val"]):
         shards = hold_out(folder, shards["train"] or shards["val"], plan["kind"], plan["val_fraction"],
-                          id_dtype(plan["tokenizer"]["vocab_size"]), len(plan["units"]))
+                          id_dtype(plan["tokenizer"]["vocab_size"]), len(plan["units"]), tokenizer.text_bytes)
     train, val = (sum(shard["tokens"] for shard in shards[split]) for split in SPLITS)
     if min(train, val) < 2:
         raise UserError(f"{name}: too little text: {train:,} tokens to train on and {val:,} held out; "

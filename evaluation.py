@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -24,16 +25,18 @@ import yaml
 import distributed
 from batch import Batch
 from batches import PackedRows, PairRows, StreamValidation, fixed_batches
-from checkpoint import find_model, load_model
+from checkpoint import find_model, load_model, load_state
 from config import ModelArgs, Parser, UserError, resolve, run
 from decode import quantize
 from distributed import Env
 from model import Llama
 from objectives import completion_logps, evaluate, lengths, next_token
+from reference import reference_key
 from store import Store, read_meta
 from suite import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
 
+MOST_NATS = 700.0  # whose exponential is still a number
 ROWS = {"text": StreamValidation, "instruct": PackedRows}
 
 
@@ -41,6 +44,7 @@ def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, 
                    env: Env) -> dict[str, float]:
     """{"loss" in nats per learned token, "perplexity", "bits_per_byte", "tokens"} on a dataset's whole validation set.
 
+    There are no bits per byte where the context cuts off what should be learned: its bytes are not known apart.
     Of preferences, where both answers count, also {"pairs", "preferred"} and, with a reference, {"accuracy", "margin"}.
     """
     meta = read_meta(data)
@@ -55,9 +59,9 @@ def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, 
         batches = fixed_batches(ROWS[meta["kind"]](store, T, 0), args.batch_size, env.rank, env.world_size)
         found = evaluate(next_token, model, batches, env)
         found = {"loss": found["loss"], "tokens": found["count"]}
-    nats = found["loss"] * found["tokens"]
-    return {**found, "tokens": int(found["tokens"]), "perplexity": math.exp(found["loss"]),
-            "bits_per_byte": nats / math.log(2) / store.bytes}
+    nats, whole = found["loss"] * found["tokens"], meta["kind"] == "text" or found["tokens"] == store.learned
+    return {**found, "tokens": int(found["tokens"]), "perplexity": math.exp(min(found["loss"], MOST_NATS)),
+            **({"bits_per_byte": nats / math.log(2) / store.bytes} if whole else {})}
 
 
 def _preference_scores(model: Llama, reference: Llama | None, rows: PairRows, args: ModelArgs,
@@ -84,12 +88,18 @@ def _pair_objective(reference: Llama | None, beta: float) -> Callable:
     return objective
 
 
-def start_of(folder: Path) -> Path | None:
-    """The model that a DPO run started from, as its checkpoint says, when it is still there."""
-    path = folder / "train_state" / "state.json"
-    state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def start_of(folder: Path) -> Llama | None:
+    """The model that a DPO run started from, when it is still there with the weights that it had."""
+    state = load_state(folder)[1] if (folder / "train_state").is_dir() else {}
     start = folder.parent / state["init_from"] if state.get("reference") else None
-    return start if start and (start / "config.json").is_file() else None
+    if not start or not (start / "config.json").is_file():
+        return None
+    model, args = load_model(start)[0], state["args"]
+    if reference_key(model, state["data"], args["block_size"], getattr(torch, args["dtype"])) == state["reference"]:
+        return model
+    print(f"{start} is not what {folder} started from any more: accuracy and margin are left out (--reference DIR says "
+          "what to compare with)", file=sys.stderr)
+    return None
 
 
 def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, float]:
@@ -118,8 +128,10 @@ def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
     found: dict = {"model": str(folder)}
     if asked["dataset"]:
         data = Path(args.data_dir) / asked["dataset"]
-        start = asked["reference"] or start_of(folder)
-        reference = load_model(start)[0].to(env.device) if start and read_meta(data)["kind"] == "preference" else None
+        reference = None
+        if read_meta(data)["kind"] == "preference":
+            reference = load_model(asked["reference"])[0] if asked["reference"] else start_of(folder)
+            reference = reference and reference.to(env.device)
         found |= {"dataset": asked["dataset"], **dataset_scores(model, tokenizer, reference, data, args, env)}
     if asked["suite"]:
         with env.autocast():
@@ -130,7 +142,8 @@ def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
 def table(measured: list[dict]) -> str:
     """The scores for people: a line for each, a column for each model."""
     names = dict.fromkeys(name for scores in measured for name in scores if name not in ("model", "dataset"))
-    heads = [Path(scores["model"]).parent.name or scores["model"] for scores in measured]
+    folders = [Path(scores["model"]) for scores in measured]
+    heads = [(folder.parent if folder.name.startswith("step_") else folder).name for folder in folders]
     width = max(12, *map(len, heads))
     lines = [f"{'':22}" + "".join(f"  {head:>{width}}" for head in heads)]
     for name in names:
@@ -178,6 +191,8 @@ def main() -> None:
     asked = vars(parser.parse_args())
     if not (asked["dataset"] or asked["suite"] or asked["lm_eval"]):
         parser.error("nothing to measure: give --dataset NAME, --suite or --lm_eval TASKS")
+    if asked["samples"] < 0:
+        parser.error(f"--samples {asked['samples']} must be 0 or more")
     args = resolve(asked)
     env = distributed.init(args.device, args.dtype)
     try:

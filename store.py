@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -129,6 +129,11 @@ class Store:
                 for shard, start in zip(shards, self.starts, strict=False)]
         return np.concatenate([[0], *ends])
 
+    @functools.cached_property
+    def learned(self) -> int:
+        """Number of tokens that are learned from."""
+        return sum(int(np.count_nonzero(keep)) for keep in self._keep) if self._keep else len(self)
+
     def document(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (T,) of document n, and which of them are learned."""
         start, count = int(self.bounds[n]), int(self.bounds[n + 1] - self.bounds[n])
@@ -136,13 +141,13 @@ class Store:
         return self.read(start, count), keep
 
 
-def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype: type,
-             free: int) -> dict[str, list[dict]]:
+def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype: type, free: int,
+             size: Callable[[np.ndarray], int]) -> dict[str, list[dict]]:
     """The shards of both splits where every document fell on one side (there are few): the last part is held out.
 
     What is equal counts once and is cut at the same place, so that no text or prompt is on both sides; the text at the
     cut is divided, conversations and pairs stay whole. The new shards are numbered from `free` on, beside the old ones,
-    which a kill leaves whole.
+    which a kill leaves whole. `size` gives the bytes of the text of some ids.
     """
     places: dict[bytes, tuple[int, int]] = {}  # of each distinct text, part of one, or prompt in the row of them all
     total = 0
@@ -158,18 +163,18 @@ def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype
             if kind != "text":
                 split = "train" if start == 0 or end <= cut else "val"
                 for ids, keep, ended in group:
-                    writers[split].add(ids, keep, 0, ended)
+                    writers[split].add(ids, keep, size(ids[keep > 0]), ended)
                 continue
             (ids, _, ended), = group
             here = min(max(cut - start, 0), len(ids))
             if here > 0:
-                writers["train"].add(ids[:here], None, 0, ended or start + len(ids) >= cut)
+                writers["train"].add(ids[:here], None, size(ids[:here]), ended or start + len(ids) >= cut)
             if here < len(ids):
-                writers["val"].add(ids[here:], None, 0, ended)
+                writers["val"].add(ids[here:], None, size(ids[here:]), ended)
         for split, writer in writers.items():
             entry = writer.close()
             if entry["tokens"]:
-                made[split].append({**entry, "bytes": round(shard["bytes"] * entry["tokens"] / shard["tokens"])})
+                made[split].append(entry)
     return made
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
+from config import UserError
 from generate import generate_batch
 from model import Llama
 from story_tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
@@ -46,18 +47,24 @@ def held_out(kinds: Sequence[str], count: int, seed: int) -> list[Task]:
 
 def answers(model: Llama, tokenizer: Tokenizer, tasks: Sequence[Task], max_new_tokens: int,
             **how: float) -> Iterator[tuple[str, bool]]:
-    """The model's response to each task, and whether the model ended it; prompts of like length go together."""
+    """The model's response to each task, and whether the model ended it; prompts of like length go together.
+
+    Raises UserError where a task does not fit the model's context.
+    """
     prompts = [tokenizer.render([{"role": "user", "content": instruction_text(task.instruction, task.input)}])[0]
                for task in tasks]
-    order = sorted(range(len(tasks)), key=lambda n: len(prompts[n]))
+    order, context = sorted(range(len(tasks)), key=lambda n: len(prompts[n])), model.args.block_size
+    if len(prompts[order[-1]]) >= context:
+        raise UserError(f"the longest question has {len(prompts[order[-1]])} tokens, and the model's context holds "
+                        f"{context}: it cannot be asked")
     found: dict[int, tuple[str, bool]] = {}
     for first in tqdm(range(0, len(order), BATCH), unit=" batches", leave=False, disable=None):
         group = order[first:first + BATCH]
+        room = min(max_new_tokens, context - len(prompts[group[-1]]))
         columns = list(generate_batch(model, [prompts[n] for n in group], max_new_tokens, tokenizer.eos_id, **how))
         for place, n in enumerate(group):
-            ids = [column[place] for column in columns]
-            told = [token for token in ids if token is not None]
-            found[n] = tokenizer.decode(told).strip(), len(told) < len(ids) or len(ids) < max_new_tokens
+            told = [column[place] for column in columns if column[place] is not None]
+            found[n] = tokenizer.decode(told).strip(), len(told) < room
     return (found[n] for n in range(len(tasks)))
 
 

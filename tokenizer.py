@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from template import CHAT_TEMPLATE, HEADINGS
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's own, of encoder.json
+LONG_SPACE = 500_000  # characters
 # GPT-2's pre-tokenizer, written for tiktoken; the same cuts as tokenizers' ByteLevel.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
@@ -35,7 +37,8 @@ class Tokenizer:
     def __init__(self, hf: tokenizers.Tokenizer, settings: dict, ranks: dict[bytes, int] | None):
         self.hf, self.settings, self.ranks = hf, settings, ranks
         hf.encode_special_tokens = True  # a special token in a user's text stays text
-        self.vocab_size: int = hf.get_vocab_size()
+        # One more than the largest id: a foreign vocabulary may have holes.
+        self.vocab_size: int = hf.get_vocab_size() if ranks else 1 + max(hf.get_vocab().values())
         self.eos_id: int = hf.token_to_id(settings["eos_token"])
         self.hash = hashlib.sha256(_core(hf).encode()).hexdigest()
         self.fast = ranks and tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
@@ -57,7 +60,9 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any special token."""
-        return self.fast.encode_ordinary(text) if self.fast else self.hf.encode(text, add_special_tokens=False).ids
+        # tiktoken's stack overflows in white space of a million characters.
+        fast = self.fast and not (len(text) > LONG_SPACE and re.search(rf"\s{{{LONG_SPACE}}}", text))
+        return self.fast.encode_ordinary(text) if fast else self.hf.encode(text, add_special_tokens=False).ids
 
     def encode_array(self, text: str) -> np.ndarray:
         """The same ids as a uint32 array (T,). tiktoken's own encode_to_numpy takes twice the time."""
@@ -85,6 +90,10 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are left out."""
         return self.hf.decode(list(ids))
+
+    def text_bytes(self, ids: Iterable[int]) -> int:
+        """Bytes of the text of token ids in UTF-8."""
+        return len(self.decode(ids).encode())
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The text of token ids piece by piece, each piece whole characters."""

@@ -178,6 +178,8 @@ def test_one_long_text_is_the_text_with_its_tail_held_out(inline, command, small
     assert [token for store in stores for token in store.read(0, len(store)).tolist()] == whole
     assert len(stores[1]) == round(0.1 * len(whole)) and len(meta["splits"]["train"]) > 3
     assert [store.documents for store in stores] == [1, 1]
+    assert [store.bytes for store in stores] == [encoded.text_bytes(store.read(0, len(store))) for store in stores]
+    assert abs(sum(store.bytes for store in stores) - len(text.encode())) < 8  # a character may be cut through
 
 
 @pytest.mark.parametrize("limit", [8_000, 8_001, 12_345])

@@ -15,6 +15,7 @@ from checkpoint import Progress, save
 from config import ModelArgs, UserError
 from distributed import Env
 from model import Llama
+from reference import reference_key
 from store import FORMAT, ShardWriter, write_json
 from tokenizer import Tokenizer
 
@@ -59,7 +60,8 @@ def logps(model: Llama, tokenizer: Tokenizer, asked: str, answer: str) -> torch.
 
 
 @torch.no_grad()
-def test_instructions_are_measured_on_what_is_learned(args, prepared, tokenizer: Tokenizer, env: Env, spread) -> None:
+def test_instructions_are_measured_on_what_is_learned(args, prepared, tokenizer: Tokenizer, env: Env, spread,
+                                                      tmp_path: Path) -> None:
     talks = [("say it", words) for words in WORDS]
     model = spread(Llama(args)).eval()
     found = evaluation.dataset_scores(model, tokenizer, None, prepared("instruct", [[talk] for talk in talks]),
@@ -68,6 +70,9 @@ def test_instructions_are_measured_on_what_is_learned(args, prepared, tokenizer:
     assert found["tokens"] == len(plain) and found["loss"] == pytest.approx(-plain.mean().item(), rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert found["bits_per_byte"] == pytest.approx(-plain.sum().item() / math.log(2) / sum(map(len, WORDS)), rel=1e-5)
+    cut = evaluation.dataset_scores(model, tokenizer, None, tmp_path / "data" / "instruct", args.replace(block_size=16),
+                                    env)
+    assert 0 < cut["tokens"] < found["tokens"] and "bits_per_byte" not in cut
 
 
 @torch.no_grad()
@@ -88,13 +93,21 @@ def test_preferences_are_compared_with_the_reference(args, prepared, tokenizer: 
     assert "margin" not in alone and alone["loss"] == pytest.approx(found["loss"], rel=1e-5)
 
 
-def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    start = saved(tmp_path / "S", Llama(args), tokenizer, init_from="", reference=None)
-    aligned = saved(tmp_path / "D", Llama(args), tokenizer, init_from=f"../S/{start.name}", reference="key")
-    assert evaluation.start_of(aligned).samefile(start)
+def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_path: Path, capsys) -> None:
+    model, trained = Llama(args), {"train": "D", "block_size": 96, "dtype": "float32"}
+    start = saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
+    known = {"args": trained, "data": "of these files", "init_from": f"../S/{start.name}",
+             "reference": reference_key(model, "of these files", 96, torch.float32)}
+    aligned = saved(tmp_path / "D", Llama(args), tokenizer, **known)
+    assert torch.equal(evaluation.start_of(aligned).lm_head.weight, model.lm_head.weight)
     assert evaluation.start_of(start) is None and evaluation.start_of(tmp_path) is None
-    gone = saved(tmp_path / "E", Llama(args), tokenizer, init_from="../gone", reference="key")
-    assert evaluation.start_of(gone) is None
+    gone = saved(tmp_path / "E", Llama(args), tokenizer, **{**known, "init_from": "../gone"})
+    assert evaluation.start_of(gone) is None and not capsys.readouterr().err
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] += 1
+    (tmp_path / "S").rename(tmp_path / "S.old1")
+    saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
+    assert evaluation.start_of(aligned) is None and "is not what" in capsys.readouterr().err
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:

@@ -117,16 +117,16 @@ def test_a_folder_is_claimed_by_one(tmp_path: Path) -> None:
 def test_the_tail_of_one_document_is_held_out(tmp_path: Path) -> None:
     parts = [write_shard(tmp_path, 0, [[*range(60)]], last_goes_on=True), write_shard(tmp_path, 1, [[*range(60, 100)]])]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    made = hold_out(tmp_path, parts, "text", 0.3, np.uint16, free=2)
+    made = hold_out(tmp_path, parts, "text", 0.3, np.uint16, free=2, size=len)
     assert documents(tmp_path, made["train"]) == [list(range(70))]
     assert documents(tmp_path, made["val"]) == [list(range(70, 100))]
-    assert sum(shard["bytes"] for split in made.values() for shard in split) == 20
+    assert [sum(shard["bytes"] for shard in made[split]) for split in ("train", "val")] == [70, 30]
     assert {name: (tmp_path / name).read_bytes() for name in before} == before  # a kill leaves the old shards whole
 
 
 def test_a_cut_between_two_parts_ends_the_document(tmp_path: Path) -> None:
     parts = [write_shard(tmp_path, 0, [[1, 2, 3]], last_goes_on=True), write_shard(tmp_path, 1, [[4, 5, 6]])]
-    made = hold_out(tmp_path, parts, "text", 0.5, np.uint16, free=2)
+    made = hold_out(tmp_path, parts, "text", 0.5, np.uint16, free=2, size=len)
     assert [shard["documents"] for shard in made["train"]] == [1]
     assert documents(tmp_path, made["val"]) == [[4, 5, 6]]
 
@@ -134,7 +134,8 @@ def test_a_cut_between_two_parts_ends_the_document(tmp_path: Path) -> None:
 def test_equal_documents_are_held_out_together(tmp_path: Path) -> None:
     a, b, c = [1] * 10, [2] * 10, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     shards = [write_shard(tmp_path, 0, [a, c, b]), write_shard(tmp_path, 1, [c, b, a])]
-    made = hold_out(tmp_path, shards, "text", 0.5, np.uint16, free=2)  # of a, c, b: a and the head of c are trained on
+    made = hold_out(tmp_path, shards, "text", 0.5, np.uint16, free=2, size=len)
+    # Of a, c, b: a and the head of c are trained on.
     assert documents(tmp_path, made["train"]) == [a, c[:5], c[:5], a]
     assert documents(tmp_path, made["val"]) == [c[5:], b, c[5:], b]
     assert [shard["tokens"] for shard in made["train"]] == [15, 15]
@@ -178,7 +179,7 @@ def test_a_document_is_read_across_shards_that_it_does_not_end_in(tmp_path: Path
 def test_conversations_are_held_out_whole(tmp_path: Path) -> None:
     made = [[n, n, 50 + n, 50, 50][:3 + n % 3] for n in range(30)]
     shards = [write_talks(tmp_path, 0, made[:20]), write_talks(tmp_path, 1, made[20:])]
-    held_out = hold_out(tmp_path, shards, "instruct", 0.25, np.uint16, free=2)
+    held_out = hold_out(tmp_path, shards, "instruct", 0.25, np.uint16, free=2, size=len)
     assert talks(tmp_path, held_out["train"]) + talks(tmp_path, held_out["val"]) == made
     tokens = {split: sum(shard["tokens"] for shard in its) for split, its in held_out.items()}
     assert 0.25 <= tokens["val"] / 120 < 0.25 + 5 / 120  # the one at the cut is held out
@@ -191,7 +192,7 @@ def test_a_pair_is_held_out_as_one(tmp_path: Path) -> None:
         folder = tmp_path / str(fraction)
         folder.mkdir()
         shards = [write_talks(folder, 0, made[:10]), write_talks(folder, 1, made[10:])]
-        held_out = hold_out(folder, shards, "preference", fraction, np.uint16, free=2)
+        held_out = hold_out(folder, shards, "preference", fraction, np.uint16, free=2, size=len)
         train, val = talks(folder, held_out["train"]), talks(folder, held_out["val"])
         assert train + val == made and len(train) % 2 == len(val) % 2 == 0 < len(val) < len(made)
 
@@ -204,7 +205,7 @@ def test_equal_prompts_are_held_out_together(tmp_path: Path, kind: str) -> None:
     for fraction in (0.05, 0.4, 0.6, 0.9):
         folder = tmp_path / str(fraction)
         folder.mkdir()
-        held_out = hold_out(folder, [write_talks(folder, 0, made)], kind, fraction, np.uint16, free=1)
+        held_out = hold_out(folder, [write_talks(folder, 0, made)], kind, fraction, np.uint16, free=1, size=len)
         train, val = talks(folder, held_out["train"]), talks(folder, held_out["val"])
         assert train and val and sorted(train + val) == sorted(made)
         assert not {ids[0] for ids in train} & {ids[0] for ids in val}

@@ -1,15 +1,18 @@
 """The story suite: it counts what a model says, and what it leaves unsaid."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 import suite
-from config import ModelArgs
+from config import ModelArgs, UserError
 from model import Llama
 from story_tasks import QUESTIONS, STORIES, task_at
 from template import instruction_text
 from tokenizer import Tokenizer, byte_level
+
+ROOMY = SimpleNamespace(args=ModelArgs(block_size=100_000))  # of a model that is not asked
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, say) -> list[i
 
 
 def scores(tokenizer: Tokenizer) -> dict[str, float]:
-    return suite.story_suite(None, tokenizer, questions=3 * len(QUESTIONS), stories=30)
+    return suite.story_suite(ROOMY, tokenizer, questions=3 * len(QUESTIONS), stories=30)
 
 
 def test_right_answers_and_our_own_stories_have_full_marks(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
@@ -66,7 +69,7 @@ def test_answers_come_in_the_order_of_the_tasks(monkeypatch: pytest.MonkeyPatch,
     oracle(monkeypatch, tokenizer, lambda task: task.instruction[:20])
     tasks = suite.held_out(tuple(QUESTIONS), 40, 0)
     assert len({task.instruction for task in tasks}) > 30
-    found = list(suite.answers(None, tokenizer, tasks, 24))
+    found = list(suite.answers(ROOMY, tokenizer, tasks, 24))
     assert found == [(task.instruction[:20].strip(), True) for task in tasks]
 
 
@@ -74,3 +77,14 @@ def test_a_model_is_asked(tiny: ModelArgs, tokenizer: Tokenizer) -> None:
     model = Llama(tiny.replace(vocab_size=320, block_size=1600)).eval()
     found = suite.story_suite(model, tokenizer, questions=len(QUESTIONS), stories=3)
     assert found["exact"] == 0 and 0 <= found["ended"] <= 1
+
+
+def test_what_the_context_cuts_off_has_not_ended(tiny: ModelArgs, tokenizer: Tokenizer) -> None:
+    tasks = suite.held_out(tuple(STORIES), 4, 0)
+    asked = [instruction_text(task.instruction, task.input) for task in tasks]
+    longest = max(len(tokenizer.render([{"role": "user", "content": content}])[0]) for content in asked)
+    model = Llama(tiny.replace(vocab_size=320, block_size=longest + 5)).eval()
+    assert not any(ended for _, ended in suite.answers(model, tokenizer, tasks, 220, temperature=0.0))
+    with pytest.raises(UserError, match=f"has {longest} tokens, and the model's context holds {longest}"):
+        model = Llama(tiny.replace(vocab_size=320, block_size=longest)).eval()
+        list(suite.answers(model, tokenizer, tasks, 220))

@@ -203,6 +203,19 @@ def test_a_foreign_tokenizer_keeps_its_own_ids(kind: str, tmp_path: Path) -> Non
     assert (ids == own.encode(text)) == (kind == "ours")  # tiktoken would have given others
 
 
+def test_a_vocabulary_may_have_holes(tmp_path: Path) -> None:
+    content = json.loads(byte_level().hf.to_str())
+    content["added_tokens"][0]["id"] = 70_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.eos_id == 70_000 and loaded.vocab_size == 70_001
+
+
+def test_much_white_space_is_encoded(ours: dict[str, Tokenizer]) -> None:
+    text = "a" + " " * 1_200_000 + "b"
+    assert ours["gpt2"].encode(text) == [64, *[220] * 1_199_999, 275]
+
+
 def test_settings_of_other_makers_are_read(tmp_path: Path) -> None:
     hf = byte_level().hf
     hf.add_special_tokens(["</s>"])
