@@ -205,7 +205,7 @@ def test_a_foreign_tokenizer_keeps_its_own_ids(kind: str, tmp_path: Path) -> Non
 
 def test_a_vocabulary_may_have_holes(tmp_path: Path) -> None:
     content = json.loads(byte_level().hf.to_str())
-    content["added_tokens"][0]["id"] = 70_000
+    content["model"]["vocab"][EOS] = content["added_tokens"][0]["id"] = 70_000
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     loaded = load_tokenizer(tmp_path)
     assert loaded.eos_id == 70_000 and loaded.vocab_size == 70_001
