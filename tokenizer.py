@@ -37,8 +37,7 @@ class Tokenizer:
     def __init__(self, hf: tokenizers.Tokenizer, settings: dict, ranks: dict[bytes, int] | None):
         self.hf, self.settings, self.ranks = hf, settings, ranks
         hf.encode_special_tokens = True  # a special token in a user's text stays text
-        # One more than the largest id: a foreign vocabulary may have holes.
-        self.vocab_size: int = hf.get_vocab_size() if ranks else 1 + max(hf.get_vocab().values())
+        self.vocab_size: int = 1 + max(hf.get_vocab().values())  # not their number: a foreign one may have holes
         self.eos_id: int = hf.token_to_id(settings["eos_token"])
         self.hash = hashlib.sha256(_core(hf).encode()).hexdigest()
         self.fast = ranks and tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
