@@ -61,8 +61,9 @@ class Trained:
 
 def history(folder: Path) -> list[Trained]:
     """The stages that made the model in a step folder, first to last, as far back as their folders are there."""
-    stages = []
-    while (folder / "train_state" / "state.json").is_file():
+    stages, seen = [], set()
+    while (folder / "train_state" / "state.json").is_file() and (place := folder.resolve()) not in seen:
+        seen.add(place)
         progress, state = load_state(folder)
         rows = [row for row in read_metrics(folder.parent / "metrics.jsonl") if row["step"] <= progress.step]
         stages.insert(0, Trained(state["stage"], ModelArgs(**state["args"]), state, progress, rows))

@@ -77,13 +77,18 @@ def args_from_hf(config: dict, where: Path) -> ModelArgs:
     if different:
         raise UserError(f"{where} is not a plain Llama ({', '.join(different)}), so it cannot be used as one")
     heads = config["num_attention_heads"]
-    return ModelArgs(
+    args = ModelArgs(
         vocab_size=config["vocab_size"], embeddings_dims=config["hidden_size"], hidden_dims=config["intermediate_size"],
         no_of_decoder_layers=config["num_hidden_layers"], no_of_heads=heads,
         no_kv_heads=config.get("num_key_value_heads", heads), head_dim=config.get("head_dim"),
         block_size=config["max_position_embeddings"], eps=config["rms_norm_eps"],
         rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         tie_embeddings=config.get("tie_word_embeddings", False), dropout=0.0, attn_dropout=0.0)
+    usual = ModelArgs()
+    for name in ARCHITECTURE:
+        if type(getattr(args, name)) not in (type(getattr(usual, name)), int):
+            raise TypeError(f"{name} is {getattr(args, name)!r}")
+    return args
 
 
 def write_model(folder: Path, model: Llama, tokenizer: Tokenizer, about: dict,
@@ -197,8 +202,9 @@ def find_model(folder: str | Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     latest = folder / "latest"
-    if latest.is_file() and (folder / latest.read_text().strip() / "config.json").is_file():
-        return folder / latest.read_text().strip()
+    newest = latest.read_text(errors="replace").strip() if latest.is_file() else ""
+    if newest and (folder / newest / "config.json").is_file():
+        return folder / newest
     if steps(folder):
         return steps(folder)[-1]
     raise UserError(f"no model in {folder}: give a run folder, a step folder or a Llama folder in Hugging Face format")
@@ -266,7 +272,8 @@ def load_state(folder: Path) -> tuple[Progress, dict]:
             raise UserError(f"{folder} is of format {state['format']}, not {FORMAT}: another version wrote it, "
                             f"start from its weights with --init_from {folder}")
         progress = Progress(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
-    except (ValueError, KeyError) as error:
+        ModelArgs(**state["args"])
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken ({type(error).__name__}: {error})") from None
     return progress, state
 

@@ -8,11 +8,13 @@ no torch and reads no hardware, so it can be imported, tested and documented any
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
@@ -233,6 +235,18 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
                "rotary positions turn pairs")
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
+    for name, value in vars(a).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"--{name} {value} is not a finite number"
+    if a.run_name is not None and (not Path(a.run_name).parts or {"..", "/"} & {*Path(a.run_name).parts}):
+        yield f"--run_name {a.run_name} must name a folder below --save_checkpoint_dir"
+    for name in ("max_lr", "beta"):
+        if getattr(a, name) == 0:
+            yield f"--{name} 0 must be above 0"
+    if 0 < a.temperature < 1e-3:
+        yield f"--temperature {a.temperature} is too small: 0 = greedy"
+    if a.label_smoothing and a.dpo_loss == "ipo":
+        yield f"--label_smoothing {a.label_smoothing} is of --dpo_loss sigmoid, not of ipo"
     if a.seed >= 2**63:
         yield f"--seed {a.seed} must be below 2**63"
     if a.label_smoothing >= 0.5:
@@ -246,8 +260,8 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
         yield f"--top_p {a.top_p} must be above 0 and at most 1"
     if a.min_p > 1:
         yield f"--min_p {a.min_p} is a share: it must be at most 1"
-    if a.repetition_penalty == 0:
-        yield "--repetition_penalty 0 must be above 0; 1 = off"
+    if a.repetition_penalty < 1e-3:
+        yield f"--repetition_penalty {a.repetition_penalty} must be 0.001 or more; 1 = off"
     if "" in a.stop:
         yield "--stop must not be empty"
 
@@ -304,6 +318,8 @@ def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's main; errors print one line on stderr. Exit codes: 2 user's mistake, 1 failed run, 130 Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # what a terminal has no character for
     try:
         main()
     except (UserError, RunError) as error:
@@ -313,6 +329,9 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written at the end
         raise SystemExit(1) from None
+    except OSError as error:
+        print(f"error: {error.filename or 'what is to be written'}: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

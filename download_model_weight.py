@@ -56,7 +56,7 @@ def download(repo: str, model_type: str | None, there: Path) -> Path:
     folder = there / repo.replace("/", "--")
     revision, files = repository(repo)
     source = {"repo": repo, "revision": revision}
-    if (folder / SOURCE).is_file() and json.loads((folder / SOURCE).read_text(encoding="utf-8")) == source:
+    if (folder / SOURCE).is_file() and (folder / SOURCE).read_text(errors="replace") == json.dumps(source, indent=1):
         print(f"{repo} is here already, as it is on the hub now")
         return folder
     chosen = wanted(repo, files, model_type)

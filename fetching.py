@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
 from tqdm import tqdm
 
@@ -41,7 +47,7 @@ def hub_errors(repo: str) -> Iterator[str]:
     except RepositoryNotFoundError:
         raise UserError(f"{repo} is not on the hub at {endpoint}, or it is private: log in with `hf auth login`"
                         ) from None
-    except (HfHubHTTPError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled) as error:
         login = ("log in with `hf auth login`, or " if isinstance(error, HfHubHTTPError)
                  and error.response.status_code in (401, 403) else "")
         raise UserError(f"the hub at {endpoint} fails for {repo} ({brief(error)}): {login}run the same command again "

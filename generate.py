@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from config import ModelArgs
+from config import ModelArgs, RunError
 from decode import Decoder, decoder
 from model import KVCache, Llama
 
@@ -86,10 +86,17 @@ def filter_logits(logits: Tensor, how: Sampling) -> Tensor:
 
 
 def sample(logits: Tensor, how: Sampling, generators: Sequence[torch.Generator | None]) -> Tensor:
-    """A token (B,) from logits (B, V), each row with a generator of its own; the most probable at temperature 0."""
+    """A token (B,) from logits (B, V), each row with a generator of its own; the most probable at temperature 0.
+
+    Raises RunError where logits are not finite.
+    """
     if how.temperature == 0:
         return logits.argmax(-1)
-    rows = filter_logits(logits, how).softmax(-1).unbind()
+    probabilities = filter_logits(logits, how).softmax(-1)
+    if not probabilities.isfinite().all():
+        raise RunError("the model gives no probabilities, since its weights or logits are not finite: they diverged in "
+                       "training")
+    rows = probabilities.unbind()
     return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in zip(rows, generators, strict=True)])
 
 

@@ -253,9 +253,12 @@ class Run:
         if parallel.is_sharded(self.model) or not self.prompt:
             return args.prompt
         self.model.eval()
-        with self.env.autocast():
-            text = self.tokenizer.decode(generate(
-                self.model, self.prompt, args.max_length, self.tokenizer.eos_id, **sampling_of(args)))
+        try:
+            with self.env.autocast():
+                text = self.tokenizer.decode(generate(
+                    self.model, self.prompt, args.max_length, self.tokenizer.eos_id, **sampling_of(args)))
+        except RunError as error:
+            text = f"({error})"
         self.model.train()
         return args.prompt + (text if self.stage.kind == "text" else " -> " + text)
 

@@ -57,12 +57,13 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    """The rows of a metrics.jsonl up to the first line that is not whole, as the last one after a kill."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+            rows.append({**row, "step": row["step"], "split": row["split"]})
+        except (ValueError, TypeError, KeyError):
             break
     return rows
 

@@ -90,7 +90,7 @@ class Models:
 
     def __init__(self, args: ModelArgs, env: Env):
         self.args, self.env = args, env
-        self.kept: dict[str, tuple[Path, Speaker]] = {}
+        self.kept: dict[str, tuple[tuple[Path, int, int], Speaker]] = {}
         self.lock = threading.Lock()
 
     def find(self, stage: str) -> Path:
@@ -109,8 +109,10 @@ class Models:
         """The newest model of a stage, on its device. Raises UserError when there is none or it cannot be read."""
         with self.lock:
             folder = self.find(stage)
-            if stage not in self.kept or self.kept[stage][0] != folder:
-                self.kept[stage] = folder, load_speaker(folder)
+            stat = folder.stat()
+            version = folder, stat.st_ino, stat.st_mtime_ns  # a run trained anew has folders of the same names
+            if stage not in self.kept or self.kept[stage][0] != version:
+                self.kept[stage] = version, load_speaker(folder)
                 self.kept[stage][1].model.to(self.env.device)
             return self.kept[stage][1]
 

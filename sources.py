@@ -255,7 +255,7 @@ def _jsonl_rows(span: Span, _: tuple[str, ...]) -> Iterator[tuple[object, object
             if line.strip():
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise UserError(f"{where} is not JSON: {error}") from None
                 yield row, where
 
@@ -280,7 +280,7 @@ def _json_rows(span: Span, _: tuple[str, ...]) -> Iterator[tuple[object, object]
         raise ConnectionError(f"{len(content)} of {span.bytes} bytes came")
     try:
         rows = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{span.path} is not JSON: {error} "
                         "(a file with one object on each line must end in .jsonl)") from None
     if not isinstance(rows, list):
@@ -299,7 +299,12 @@ def _parquet_rows(span: Span, columns: tuple[str, ...]) -> Iterator[tuple[object
     with _open(span.path) as file:
         parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=True)
         for batch in parquet.iter_batches(256, row_groups=range(span.start, span.stop), columns=wanted):
-            for row in batch.to_pylist():
+            try:
+                found = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{span.path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 "
+                                f"({error})") from None
+            for row in found:
                 number += 1
                 yield row, f"{span.path} row {number}"
 

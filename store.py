@@ -238,9 +238,10 @@ def read_meta(folder: Path) -> dict:
                         "or --files FILE --name NAME --kind text")
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        if meta["format"] == FORMAT:
+        known = meta["format"] == FORMAT and meta["kind"] and meta["tokenizer"]["hash"]
+        if known and meta["splits"].keys() >= {*SPLITS}:
             return meta
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass  # a broken file and an unknown format have the same remedy
     raise UserError(f"{path} is not of format {FORMAT}: prepare the dataset again with data.py")
 

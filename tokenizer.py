@@ -233,8 +233,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.vocab_size < 257:
         raise UserError(f"--vocab_size {args.vocab_size} is below 257: 256 bytes and the end-of-text token")
+    if args.vocab_size > 2**31:
+        raise UserError(f"--vocab_size {args.vocab_size} is above 2**31")
     if missing := [file for file in args.files if not Path(file).is_file()]:
         raise UserError(f"no such file: {missing[0]}")
+    if empty := [file for file in args.files if not Path(file).stat().st_size]:
+        raise UserError(f"{empty[0]} is empty")
     lines = (line for file in args.files for line in Path(file).open(encoding="utf-8", errors="replace"))
     tokenizer = train_bpe(tqdm(lines, unit=" lines", desc="reading"), args.vocab_size)
     Path(args.to).mkdir(parents=True, exist_ok=True)

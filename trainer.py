@@ -170,6 +170,9 @@ def main() -> None:
         # DDP first: as the last holder of the group it would wait, with Python's lock, for threads that want that lock.
         job.wrapped = None
         distributed.shutdown()  # not after an error: it might wait for ranks that are gone
+    except torch.OutOfMemoryError:
+        raise RunError("the device's memory is full: take a smaller --micro_batch_size, with which the steps stay the "
+                       "same, or --activation_checkpointing; a run that has saved goes on with --resume") from None
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -311,7 +311,7 @@ def main() -> None:
     try:
         print(f"http://{typed['server_name']}:{typed['server_port']}  ({env.why})", flush=True)
         launch(blocks, server_name=typed["server_name"], server_port=typed["server_port"], share=typed["share"])
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise UserError(f"cannot listen on {typed['server_name']}:{typed['server_port']} ({error}): choose another "
                         "--server_port") from None
 

@@ -50,7 +50,10 @@ def test_transformers_gives_our_logits_ids_and_greedy_text(run):
     assert output[:len(ours)] == ours and len(ours) >= 5
 
 
-def test_run_folder_means_its_newest_step(run):
+def test_run_folder_means_its_newest_step(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "latest").write_bytes(b"\xff\xfe")
+    assert checkpoint.find_model(copy) == copy / "step_000004"
     assert checkpoint.find_model(run) == run / "step_000004"
     model, tokenizer = load_model(run)
     assert not model.training and tokenizer.vocab_size == 257
@@ -86,6 +89,23 @@ def test_models_that_ours_is_not_are_refused(broken, change, named):
     (broken / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=named):
         load_model(broken)
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 320.5}, {"vocab_size": "320"}, {"rms_norm_eps": None},
+                                    {"rope_parameters": {"rope_theta": None}}, {"head_dim": "8"},
+                                    {"max_position_embeddings": 1e3}])
+def test_a_config_of_odd_values_is_broken(broken, change):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match="config.json is broken"):
+        load_model(broken)
+
+
+@pytest.mark.parametrize("state", ["[]", "5", '{"format": 2, "step": 1, "cursor": 8, "tokens": 256}', "\xff"])
+def test_a_state_that_is_none_is_broken(broken, state):
+    (broken / "train_state" / "state.json").write_text(state, encoding="latin-1")
+    with pytest.raises(UserError, match="state.json is broken"):
+        checkpoint.load_state(broken)
 
 
 def test_config_that_is_no_json_and_folder_without_model(broken, tmp_path):

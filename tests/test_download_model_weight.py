@@ -99,6 +99,9 @@ def test_a_folder_of_ours_is_the_same_here(get, hub: Hub, tmp_path: Path) -> Non
     before = len(hub.requests)
     assert get("--repo_id", "me/mine") == folder
     assert not any("/resolve/" in path for path, _ in hub.requests[before:])  # it is here already
+    source = (folder / "source.json").read_text()
+    (folder / "source.json").write_text(source[:20])  # cut short: not known to be here
+    assert get("--repo_id", "me/mine") == folder and (folder / "source.json").read_text() == source
 
 
 def test_a_download_goes_on_where_another_process_ended(get, hub: Hub, tmp_path: Path) -> None:
@@ -159,8 +162,12 @@ def test_mistakes_and_refusals_are_one_line(get, hub: Hub, tmp_path: Path) -> No
     assert not Path("exploded").exists()
 
 
-def test_a_hub_that_is_away_leaves_what_is_here(get, hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_that_is_away_leaves_what_is_here(get, hub: Hub, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
     folder = get("--repo_id", "me/mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert "run the same command again later" in get("--repo_id", "me/mine")
     hub.fault("/api/", times=9, status=500)
     assert "run the same command again later" in get("--repo_id", "me/mine") and load_model(folder)
 

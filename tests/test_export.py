@@ -219,6 +219,12 @@ def test_card_tells_the_run(runs, tmp_path, monkeypatch, capsys):
     assert "at revision 0123456789abcdef" in text and "answers.jsonl (123 bytes)" in text and "private" not in text
     assert "by pretraining then fine-tuning" in text and "| max_lr | 0.01 | 0.01 |" in text
     assert text.count("> **the fox**") == 3
+    first, second = (shutil.copytree(runs / "S-asked", tmp_path / name) for name in "ab")
+    for run, other in (first, "b"), (second, "a"):  # each, renamed, says that it began as the other
+        step = (run / "latest").read_text()
+        state = run / step / "train_state" / "state.json"
+        state.write_text(json.dumps({**json.loads(state.read_text()), "init_from": f"../{other}/{step}"}))
+    assert len(card.history(first / step)) == 2
 
 
 def test_card_of_a_model_without_a_run_says_no_more_than_is_known(spread_model, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Decoding against transformers, sampling against the exact distribution, batches against single prompts, the ends."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from checkpoint import hf_config
-from config import ModelArgs
+from config import ModelArgs, RunError
 from generate import (
     Sampling,
     filter_logits,
@@ -248,6 +249,11 @@ def test_a_stop_string_holds_back_no_more_than_it_must() -> None:
     pieces = until((taken.append(piece) or piece for piece in ["a", "b", "#", "c", "##", "d"]), ["##"])
     assert [(piece, len(taken)) for piece in pieces] == [("a", 1), ("b", 2), ("#c", 4)]
     assert taken[-1] == "##"  # what comes after is not made
+
+
+def test_a_model_that_has_diverged_is_said() -> None:
+    with pytest.raises(RunError, match="diverged"):
+        sample(torch.tensor([[0.0, math.nan, 1.0]]), Sampling(), [None])
 
 
 def test_temperature_zero_is_the_most_probable() -> None:

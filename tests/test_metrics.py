@@ -51,6 +51,13 @@ def fake(monkeypatch: pytest.MonkeyPatch):
     return install
 
 
+@pytest.mark.parametrize("line", [b'{"step": 2, "spl', b"5", b'{"a": 1}', b"null", b"\xff\xfe"])
+def test_rows_end_at_the_first_line_that_is_not_whole(tmp_path: Path, line: bytes) -> None:
+    good = b'{"step": 1, "split": "train", "loss": 2.5}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good + line + b"\n" + good)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "split": "train", "loss": 2.5}]
+
+
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path, "disabled", {})
     metrics.write(1, "train", {"loss": 2.5, "tokens": 100})
@@ -83,8 +90,9 @@ def test_rows_wait_for_room_on_a_full_disk(tmp_path: Path, capsys: pytest.Captur
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
-    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+    rows = [{"step": 1, "split": "train"}, {"step": 2, "split": "val"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "lo')
+    assert read_metrics(path) == rows
 
 
 def test_a_resumed_run_forgets_what_it_makes_again(tmp_path: Path) -> None:

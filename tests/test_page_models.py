@@ -59,7 +59,12 @@ def test_a_model_is_loaded_once_and_replaced_by_a_newer_step(models, tmp_path, m
         thread.join()
     assert len(loads) == 1 and list(models.kept) == ["sft"]
     newer = run_of("S", tmp_path, step=2)
-    assert models.load("sft") and models.kept["sft"][0] == newer and len(loads) == 2 and list(models.kept) == ["sft"]
+    assert models.load("sft") and loads[1:] == [newer] and list(models.kept) == ["sft"]
+    newer.parent.rename(tmp_path / "S-toy.old1")  # trained anew under the same name, to the same step
+    os.utime(tmp_path / "S-toy.old1" / "latest", (0, 0))
+    assert run_of("S", tmp_path, step=2, seed=9) == newer
+    old, new = models.kept["sft"][1].model.lm_head.weight, models.load("sft").model.lm_head.weight
+    assert not torch.equal(old, new) and models.load("sft") and loads[1:] == [newer, newer]
 
 
 def test_a_reply_grows_and_is_the_same_for_the_same_seed(models):

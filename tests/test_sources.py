@@ -123,6 +123,7 @@ def test_row_groups_are_read_one_by_one_or_together(tmp_path: Path, target: int)
 
 BAD = {
     "not json": (b'{"text": "a"\n', "is not JSON"),
+    "too deep": (b"[" * 100_000 + b"\n", "is not JSON"),
     "not utf-8": (b'{"text": "\xff"}\n', "is not JSON"),
     "array": (b'["text"]\n', "is a list, not an object with a column 'text'"),
     "null row": (b"null\n", "is a NoneType, not an object"),
@@ -152,6 +153,13 @@ def test_a_bad_row_of_an_array_or_of_parquet_is_named(tmp_path: Path) -> None:
         spans = local_spans([str(tmp_path / name)], 1)
         with pytest.raises(UserError, match=rf"{name} row {row}: column 'text' holds"):
             texts(spans)
+
+
+def test_parquet_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    wrong = pa.Array.from_buffers(pa.string(), 301, pa.array([b"a"] * 300 + [b"\xff"]).buffers())
+    pq.write_table(pa.table({"text": wrong}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="a.parquet rows 257 to 301: text that is not UTF-8"):
+        texts(local_spans([str(tmp_path / "a.parquet")], 1 << 20))
 
 
 def test_unusable_files_are_refused_in_words(tmp_path: Path) -> None:
