@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -64,9 +65,9 @@ class ModelArgs:
         None, "device", "precision of the matrix products "
         "(default: on CUDA bfloat16, or float16 where that is not in hardware; elsewhere float32)")
     parallel: typing.Literal["ddp", "fsdp"] = opt(
-        "ddp", "device", "on several ranks: ddp = each has the model, fsdp = each has a part of it")
+        "ddp", "run", "on several ranks: ddp = each has the model, fsdp = each has a part of it")
     activation_checkpointing: bool = opt(
-        False, "device", "make each layer's values again in backward: less memory, about a third more work")
+        False, "run", "make each layer's values again in backward: less memory, about a third more work")
 
     block_size: int = opt(512, "model", "context length in tokens", 2)
     vocab_size: int | None = opt(
@@ -254,8 +255,8 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
     for name in ("dropout", "attn_dropout", "beta_1", "beta_2", "muon_momentum"):
         if getattr(a, name) >= 1:
             yield f"--{name} {getattr(a, name)} must be below 1"
-    if a.device.split(":")[0] not in ("cuda", "mps", "cpu"):
-        yield f"--device {a.device} is unknown: use cuda, mps or cpu"
+    if not re.fullmatch(r"cuda(:\d+)?|mps|cpu", a.device):
+        yield f"--device {a.device} is unknown: use cuda, cuda:N, mps or cpu"
     if not 0 < a.top_p <= 1:
         yield f"--top_p {a.top_p} must be above 0 and at most 1"
     if a.min_p > 1:

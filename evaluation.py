@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--block_size", type=int, default=1 << 20, help="shorter rows than the model's context")
     parser.add_argument("--quantize", choices=("int8",), help="measure the models with their weights as bytes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_settings({"data", "device", "dpo"})
+    parser.add_settings({"data", "device", "beta"})
     asked = vars(parser.parse_args())
     if not (asked["dataset"] or asked["suite"] or asked["lm_eval"]):
         parser.error("nothing to measure: give --dataset NAME, --suite or --lm_eval TASKS")
