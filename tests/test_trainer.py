@@ -230,6 +230,18 @@ def test_a_signal_in_the_last_step_ends_a_whole_run(tmp_path):
     assert len(metrics(tmp_path / "runs" / "P-toy", "val")) == 1
 
 
+def test_a_full_device_is_said_in_one_line(tmp_path):
+    toy_dataset(tmp_path / "data")
+
+    def fill(rank):
+        def train_step(*a):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        trainer_module.train_step = train_step
+
+    said = forked(tmp_path, before=fill, code=1)
+    assert "error: the device's memory is full: take a smaller --micro_batch_size" in said and "Traceback" not in said
+
+
 def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path):
     toy_dataset(tmp_path / "data")
     done = trainer(tmp_path, "--dry_run")
