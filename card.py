@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint import Progress, load_state
+from checkpoint import Progress, load_state, started_from
 from config import ModelArgs
 from metrics import read_metrics
 from model import Llama
@@ -67,7 +67,7 @@ def history(folder: Path) -> list[Trained]:
         progress, state = load_state(folder)
         rows = [row for row in read_metrics(folder.parent / "metrics.jsonl") if row["step"] <= progress.step]
         stages.insert(0, Trained(state["stage"], ModelArgs(**state["args"]), state, progress, rows))
-        folder = folder.parent / (state["init_from"] or "nowhere")
+        folder = started_from(folder, state) or Path("nowhere")
     return stages
 
 

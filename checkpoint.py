@@ -253,11 +253,16 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
     """(model, tokenizer) of a run, a step or any Llama folder in Hugging Face format; in float32, for inference."""
     folder = find_model(folder)
+    return load_llama(folder), load_tokenizer(folder)
+
+
+def load_llama(folder: Path) -> Llama:
+    """The model in a folder alone, for inference: it may have no tokenizer."""
     config = read_config(folder)
     legacy = config.get("model_type") == LEGACY
     model = Llama(_parsed(folder, config | {"model_type": "llama"} if legacy else config), legacy)
     load_weights(model, folder)
-    return model.eval(), load_tokenizer(folder)
+    return model.eval()
 
 
 def load_state(folder: Path) -> tuple[Progress, dict]:
@@ -272,10 +277,15 @@ def load_state(folder: Path) -> tuple[Progress, dict]:
             raise UserError(f"{folder} is of format {state['format']}, not {FORMAT}: another version wrote it, "
                             f"start from its weights with --init_from {folder}")
         progress = Progress(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
-        ModelArgs(**state["args"])
+        state["args"] = {**state["args"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken ({type(error).__name__}: {error})") from None
     return progress, state
+
+
+def started_from(folder: Path, state: dict) -> Path | None:
+    """The folder whose weights the run of a step folder began with, as its state says; None where they were random."""
+    return (folder.parent.resolve() / state["init_from"]).resolve() if state["init_from"] else None
 
 
 def restore(folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.GradScaler, env: Env) -> None:

@@ -8,15 +8,20 @@ no torch and reads no hardware, so it can be imported, tested and documented any
 
 import argparse
 import dataclasses
+import errno
 import math
 import os
 import re
+import select
 import sys
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+# What a file may be the matter with that its user can mend.
+OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOENT,
+            errno.ENOTDIR, errno.EISDIR)
 EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
 
@@ -27,6 +32,10 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that cannot go on through no typing mistake: one line that says what happened and how to go on."""
+
+
+class RankError(RunError):
+    """One that a rank meets alone, so that no other says it."""
 
 
 def opt(default: object, group: str, help: str, minimum: float | None = None) -> typing.Any:
@@ -236,14 +245,15 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
                "rotary positions turn pairs")
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
-    for name, value in vars(a).items():
-        if isinstance(value, float) and not math.isfinite(value):
+    for name, value in a.given.items():
+        if isinstance(value, float) and (math.isinf(value) and name != "clip" or math.isnan(value)):
             yield f"--{name} {value} is not a finite number"
-    if a.run_name is not None and (not Path(a.run_name).parts or {"..", "/"} & {*Path(a.run_name).parts}):
+    if a.run_name is not None and (not Path(a.run_name).parts or ".." in Path(a.run_name).parts):
         yield f"--run_name {a.run_name} must name a folder below --save_checkpoint_dir"
-    for name in ("max_lr", "beta"):
-        if getattr(a, name) == 0:
-            yield f"--{name} 0 must be above 0"
+    if a.max_lr == 0:
+        yield "--max_lr 0 must be above 0"
+    if a.train == "D" and a.beta == 0:
+        yield "--beta 0 must be above 0"
     if 0 < a.temperature < 1e-3:
         yield f"--temperature {a.temperature} is too small: 0 = greedy"
     if a.label_smoothing and a.dpo_loss == "ipo":
@@ -255,7 +265,7 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
     for name in ("dropout", "attn_dropout", "beta_1", "beta_2", "muon_momentum"):
         if getattr(a, name) >= 1:
             yield f"--{name} {getattr(a, name)} must be below 1"
-    if not re.fullmatch(r"cuda(:\d+)?|mps|cpu", a.device):
+    if not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", a.device):
         yield f"--device {a.device} is unknown: use cuda, cuda:N, mps or cpu"
     if not 0 < a.top_p <= 1:
         yield f"--top_p {a.top_p} must be above 0 and at most 1"
@@ -324,15 +334,22 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, RunError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a machine meet the same error; one says it
+        # The ranks of a machine meet the same error, and one says it.
+        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
-    except BrokenPipeError:  # who reads the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written at the end
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not output.poll(0):
+            raise  # another pipe's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who reads the output has seen enough
         raise SystemExit(1) from None
     except OSError as error:
-        print(f"error: {error.filename or 'what is to be written'}: {error.strerror or error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        if error.errno not in OF_FILES:
+            raise
+        print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

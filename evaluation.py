@@ -25,7 +25,7 @@ import yaml
 import distributed
 from batch import Batch
 from batches import PackedRows, PairRows, StreamValidation, fixed_batches
-from checkpoint import find_model, load_model, load_state
+from checkpoint import find_model, load_llama, load_model, load_state, started_from
 from config import ModelArgs, Parser, UserError, resolve, run
 from decode import quantize
 from distributed import Env
@@ -60,7 +60,8 @@ def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, 
         found = evaluate(next_token, model, batches, env)
         found = {"loss": found["loss"], "tokens": found["count"]}
     nats, whole = found["loss"] * found["tokens"], meta["kind"] == "text" or found["tokens"] == store.learned
-    return {**found, "tokens": int(found["tokens"]), "perplexity": math.exp(min(found["loss"], MOST_NATS)),
+    perplexity = math.exp(found["loss"]) if found["loss"] < MOST_NATS else math.inf
+    return {**found, "tokens": int(found["tokens"]), "perplexity": perplexity,
             **({"bits_per_byte": nats / math.log(2) / store.bytes} if whole else {})}
 
 
@@ -90,12 +91,15 @@ def _pair_objective(reference: Llama | None, beta: float) -> Callable:
 
 def start_of(folder: Path) -> Llama | None:
     """The model that a DPO run started from, when it is still there with the weights that it had."""
-    state = load_state(folder)[1] if (folder / "train_state").is_dir() else {}
-    start = folder.parent / state["init_from"] if state.get("reference") else None
+    try:
+        state = load_state(folder)[1]
+    except UserError:  # not of a run
+        return None
+    start = started_from(folder, state) if state["reference"] else None
     if not start or not (start / "config.json").is_file():
         return None
-    model, args = load_model(start)[0], state["args"]
-    if reference_key(model, state["data"], args["block_size"], getattr(torch, args["dtype"])) == state["reference"]:
+    model, dtype = load_llama(start), getattr(torch, state["reference_dtype"])
+    if reference_key(model, state["data"], state["args"]["block_size"], dtype) == state["reference"]:
         return model
     print(f"{start} is not what {folder} started from any more: accuracy and margin are left out (--reference DIR says "
           "what to compare with)", file=sys.stderr)
@@ -130,7 +134,7 @@ def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
         data = Path(args.data_dir) / asked["dataset"]
         reference = None
         if read_meta(data)["kind"] == "preference":
-            reference = load_model(asked["reference"])[0] if asked["reference"] else start_of(folder)
+            reference = load_llama(find_model(asked["reference"])) if asked["reference"] else start_of(folder)
             reference = reference and reference.to(env.device)
         found |= {"dataset": asked["dataset"], **dataset_scores(model, tokenizer, reference, data, args, env)}
     if asked["suite"]:
@@ -143,7 +147,7 @@ def table(measured: list[dict]) -> str:
     """The scores for people: a line for each, a column for each model."""
     names = dict.fromkeys(name for scores in measured for name in scores if name not in ("model", "dataset"))
     folders = [Path(scores["model"]) for scores in measured]
-    heads = [(folder.parent if folder.name.startswith("step_") else folder).name for folder in folders]
+    heads = [(folder.parent if folder.name.startswith("step_") else folder).name or str(folder) for folder in folders]
     width = max(12, *map(len, heads))
     lines = [f"{'':22}" + "".join(f"  {head:>{width}}" for head in heads)]
     for name in names:

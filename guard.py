@@ -36,7 +36,7 @@ class Watchdog:
     """
 
     def __init__(self, minutes: float):
-        self.seconds = min(60 * minutes, 1e9)  # of which C's clock knows no more
+        self.seconds = min(60 * minutes, 1e9)  # of longer times faulthandler overflows
 
     def beat(self) -> None:
         """Something has happened: wind the clock up."""

@@ -82,7 +82,7 @@ class Run:
                 typed = {**typed, "train": "S"}
             args = resolve(typed, state["args"])
             if args.optimizer != state["args"]["optimizer"]:
-                raise UserError(f"--optimizer {args.optimizer} has not the moments of the run's, which is "
+                raise UserError(f"--optimizer {args.optimizer} cannot go on with the moments of "
                                 f"{state['args']['optimizer']}: start a new run with --init_from {self.source} and a "
                                 "--run_name of its own")
             dataset = Path(args.data_dir) / args.dataset
@@ -95,8 +95,9 @@ class Run:
         self.check(intact, dataset, args)
         self.stage, self.skips = STAGES[args.train], Skips(**state.get("skips", {}))
         # The way from the run's folder to where it starts from stays right when both are moved.
-        start = os.path.relpath(self.source, self.folder) if self.source else ""
-        self.start = {"init_from": state.get("init_from", start), "reference": state.get("reference")}
+        start = os.path.relpath(self.source.resolve(), self.folder.resolve()) if self.source else ""
+        self.start = {"init_from": start, "reference": None, "reference_dtype": None}
+        self.start |= {name: state[name] for name in self.start.keys() & state.keys()}
         self.meta = read_meta(dataset)
         self.tokenizer = load_tokenizer(dataset / "tokenizer")
         if state and state["data"] != checkpoint.data_hash(self.meta):
@@ -111,7 +112,7 @@ class Run:
             if "prompt" in typed:
                 raise UserError(f"--prompt has {len(self.prompt)} tokens; a --block_size of {args.block_size} holds "
                                 "fewer")
-            self.prompt = []  # nobody has asked for it
+            self.prompt = []  # not typed, so no sample is missed
         self.dataset, (train, val) = dataset, (Store(dataset, split, self.meta) for split in SPLITS)
         self.rows = self.stage.rows(train, args.block_size, args.seed)
         self.val_rows = self.stage.fixed_rows(val, args.block_size, args.seed)
@@ -244,14 +245,18 @@ class Run:
             except OSError as error:
                 tqdm.write(f"the loss curves cannot be drawn ({error.strerror}); the run goes on", sys.stderr)
             also = "".join(f", {name} {means[name]:.3f}" for name in ("accuracy", "margin") if name in means)
-            tqdm.write(f"step {self.progress.step}: validation loss {means['loss']:.4f}{also}\n  {self.sample()!r}",
-                       sys.stderr)
+            sample = self.sample()
+            tqdm.write(f"step {self.progress.step}: validation loss {means['loss']:.4f}{also}"
+                       + (f"\n  {sample!r}" if sample else ""), sys.stderr)
 
     def sample(self) -> str:
-        """--prompt and what the model writes after it now; of a model in parts, no rank has enough to write with."""
+        """--prompt and what the model writes after it now.
+
+        Nothing where no prompt fits, or of a model in parts, of which no rank has enough to write with.
+        """
         args = self.args
         if parallel.is_sharded(self.model) or not self.prompt:
-            return args.prompt
+            return ""
         self.model.eval()
         try:
             with self.env.autocast():
@@ -271,12 +276,13 @@ def know_reference(run: Run) -> None:
     args, env = run.args, run.env
     if not run.progress.step:
         run.start["reference"] = reference_key(run.model, checkpoint.data_hash(run.meta), args.block_size, env.dtype)
+        run.start["reference_dtype"] = str(env.dtype).removeprefix("torch.")
     run.model.eval()
     for split, rows in zip(SPLITS, (run.rows, run.val_rows), strict=True):
         path = table_path(run.dataset, run.start["reference"], split)
         if run.progress.step and not path.is_file():
             raise UserError(f"the reference log-probs of this run are gone ({path}): start it again with --init_from "
-                            f"{os.path.normpath(run.folder / run.start['init_from'])}")
+                            f"{checkpoint.started_from(run.source, run.start)}")
         rows.reference = make_table(path, rows, lambda batch: completion_logps(run.model, batch),
                                     args.micro_batch_size, env)
     if not run.progress.step:

@@ -62,7 +62,8 @@ def read_metrics(path: Path) -> list[dict]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-            rows.append({**row, "step": row["step"], "split": row["split"]})
+            if row["step"] and row["split"]:
+                rows.append(row)
         except (ValueError, TypeError, KeyError):
             break
     return rows

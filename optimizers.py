@@ -34,7 +34,9 @@ def schedule(step: int, args: ModelArgs, end: int) -> float:
     """The learning rate of a step, counted from 0: linear warm-up to max_lr, then a cosine, min_lr from `end` on."""
     if step < args.warmup_iters:
         return args.max_lr * (step + 1) / args.warmup_iters
-    progress = min(1.0, (step - args.warmup_iters) / max(1, end - args.warmup_iters))
+    if step >= end:
+        return args.min_lr
+    progress = (step - args.warmup_iters) / (end - args.warmup_iters)
     return args.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (args.max_lr - args.min_lr)
 
 

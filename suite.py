@@ -53,10 +53,11 @@ def answers(model: Llama, tokenizer: Tokenizer, tasks: Sequence[Task], max_new_t
     """
     prompts = [tokenizer.render([{"role": "user", "content": instruction_text(task.instruction, task.input)}])[0]
                for task in tasks]
-    order, context = sorted(range(len(tasks)), key=lambda n: len(prompts[n])), model.args.block_size
-    if len(prompts[order[-1]]) >= context:
-        raise UserError(f"the longest question has {len(prompts[order[-1]])} tokens, and the model's context holds "
-                        f"{context}: it cannot be asked")
+    longest, context = max(map(len, prompts), default=0), model.args.block_size
+    if longest >= context:
+        raise UserError(f"the longest question has {longest} tokens, and the model's context holds {context}: it "
+                        "cannot be asked")
+    order = sorted(range(len(tasks)), key=lambda n: len(prompts[n]))
     found: dict[int, tuple[str, bool]] = {}
     for first in tqdm(range(0, len(order), BATCH), unit=" batches", leave=False, disable=None):
         group = order[first:first + BATCH]

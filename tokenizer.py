@@ -37,6 +37,8 @@ class Tokenizer:
     def __init__(self, hf: tokenizers.Tokenizer, settings: dict, ranks: dict[bytes, int] | None):
         self.hf, self.settings, self.ranks = hf, settings, ranks
         hf.encode_special_tokens = True  # a special token in a user's text stays text
+        hf.no_truncation()
+        hf.no_padding()
         self.vocab_size: int = 1 + max(hf.get_vocab().values())  # not their number: a foreign one may have holes
         self.eos_id: int = hf.token_to_id(settings["eos_token"])
         self.hash = hashlib.sha256(_core(hf).encode()).hexdigest()
@@ -60,7 +62,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any special token."""
         # tiktoken's stack overflows in white space of a million characters.
-        fast = self.fast and not (len(text) > LONG_SPACE and re.search(rf"\s{{{LONG_SPACE}}}", text))
+        fast = self.fast and not (len(text) > LONG_SPACE and re.search(rf"(?<!\s)\s{{{LONG_SPACE}}}", text))
         return self.fast.encode_ordinary(text) if fast else self.hf.encode(text, add_special_tokens=False).ids
 
     def encode_array(self, text: str) -> np.ndarray:
@@ -195,13 +197,11 @@ def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
 
 
 def _core(hf: tokenizers.Tokenizer) -> str:
-    """tokenizer.json of what decides the ids of a text, without what is put around them: template, padding, limit."""
-    if hf.post_processor is hf.padding is hf.truncation is None:
+    """tokenizer.json of what decides the ids of a text, without the special tokens that a template puts around them."""
+    if hf.post_processor is None:
         return hf.to_str()
     bare = tokenizers.Tokenizer.from_str(hf.to_str())
     bare.post_processor = None
-    bare.no_padding()
-    bare.no_truncation()
     return bare.to_str()
 
 

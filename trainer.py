@@ -24,7 +24,7 @@ import checkpoint
 import distributed
 import parallel
 from batches import Loader
-from config import ModelArgs, Parser, RunError, run
+from config import ModelArgs, Parser, RankError, RunError, run
 from distributed import Env
 from guard import Stop, end_with_launcher, name_launch
 from job import Run
@@ -171,13 +171,13 @@ def main() -> None:
         job.wrapped = None
         distributed.shutdown()  # not after an error: it might wait for ranks that are gone
     except torch.OutOfMemoryError:
-        raise RunError("the device's memory is full: take a smaller --micro_batch_size, with which the steps stay the "
-                       "same, or --activation_checkpointing; a run that has saved goes on with --resume") from None
+        raise RankError("the device's memory is full: take a smaller --micro_batch_size (--total_batch_size stays) or "
+                        "--activation_checkpointing; a run that has saved goes on with --resume") from None
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RunError(f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "
-                       "mend that, then go on with --resume") from None
+        raise RankError(f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "
+                        "mend that, then go on with --resume") from None
     finally:
         job.watchdog.end()
 

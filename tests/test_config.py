@@ -239,9 +239,24 @@ def test_the_table_has_every_flag() -> None:
 
 @pytest.mark.parametrize("error, code, said", [
     ("config.UserError('a mistake')", 2, "error: a mistake\n"), ("config.RunError('bad luck')", 1, "error: bad luck\n"),
-    ("KeyboardInterrupt", 130, "interrupted\n"), ("BrokenPipeError", 1, "")])
+    ("KeyboardInterrupt", 130, "interrupted\n"),
+    ("OSError(28, 'No space left on device', 'a.txt')", 1, "error: a.txt: No space left on device\n"),
+    ("OSError(13, 'Permission denied')", 2, "error: the output: Permission denied\n")])
 def test_run_ends_with_one_line_and_a_code(error: str, code: int, said: str) -> None:
     script = f"import config\ndef main(): raise {error}\nconfig.run(main)"
     root = Path(config.__file__).parent
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
+def test_a_reader_who_has_seen_enough_is_no_error_and_what_is_unknown_keeps_its_traceback() -> None:
+    root, script = Path(config.__file__).parent, "import config\ndef main():\n {}\nconfig.run(main)"
+    endless = [sys.executable, "-c", script.format("while True: print('more')")]
+    with subprocess.Popen(endless, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "more\n"
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait(60) == 1
+    for error in "BrokenPipeError", "ConnectionResetError(104, 'a bug')":
+        done = subprocess.run([sys.executable, "-c", script.format(f"raise {error}")], cwd=root, capture_output=True,
+                              text=True)
+        assert done.returncode == 1 and "Traceback" in done.stderr

@@ -34,8 +34,8 @@ def test_memory_is_kept() -> None:
 
 def test_bfloat16_on_a_cpu_is_a_matter_of_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    asked = torch.bfloat16 if has_bf16() else torch.float32
-    assert {choose_dtype("bfloat16", cpu)[0] for _ in range(20)} == {asked}  # whatever else the machine is doing
+    assert has_bf16() in (True, False)
+    monkeypatch.setattr("time.perf_counter", None)  # not of a clock, which depends on what else the machine does
     for there, dtype, why in (True, torch.bfloat16, "as asked"), (False, torch.float32, "no instructions for bfloat16"):
         monkeypatch.setattr("distributed.has_bf16", lambda there=there: there)
         chosen = choose_dtype("bfloat16", cpu)

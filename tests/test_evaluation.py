@@ -94,10 +94,10 @@ def test_preferences_are_compared_with_the_reference(args, prepared, tokenizer: 
 
 
 def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_path: Path, capsys) -> None:
-    model, trained = Llama(args), {"train": "D", "block_size": 96, "dtype": "float32"}
+    model, trained = Llama(args), {"train": "D", "block_size": 96}
     start = saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
     known = {"args": trained, "data": "of these files", "init_from": f"../S/{start.name}",
-             "reference": reference_key(model, "of these files", 96, torch.float32)}
+             "reference": reference_key(model, "of these files", 96, torch.float32), "reference_dtype": "float32"}
     aligned = saved(tmp_path / "D", Llama(args), tokenizer, **known)
     assert torch.equal(evaluation.start_of(aligned).lm_head.weight, model.lm_head.weight)
     assert evaluation.start_of(start) is None and evaluation.start_of(tmp_path) is None
