@@ -3,7 +3,8 @@
     python benchmarks/pretraining.py --python litgpt=PATH "litgpt compiled=PATH"        requirements-litgpt.txt
 
 All make the same update: gradients clipped at norm 1, AdamW in one kernel, float32, all threads. "whole run" is
-trainer.py as a command, by the speed that it writes into its metrics: the step, and all that is around it.
+trainer.py as a command, by the speed that it writes into its metrics: the step, and all that is around it. Those called
+bfloat16 compute matrix products in it (autocast), which is slow on a CPU without instructions for it.
 """
 
 import json
@@ -26,7 +27,7 @@ SIZES = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "
          "intermediate_size": 1408, "vocab_size": VOCABULARY, "max_position_embeddings": T}
 
 
-def ours() -> Figures:
+def ours(dtype: str = "float32") -> Figures:
     """trainer.py's own step, batches included."""
     import distributed
     from batches import Loader
@@ -35,9 +36,9 @@ def ours() -> Figures:
     from objectives import next_token
     from optimizers import build_optimizers
     from trainer import train_step
-    args = ModelArgs(hidden_dims=1408, dropout=0.0, attn_dropout=0.0, device="cpu", dtype="float32",
+    args = ModelArgs(hidden_dims=1408, dropout=0.0, attn_dropout=0.0, device="cpu", dtype=dtype,
                      micro_batch_size=ROWS, gradient_accumulation_steps=1)
-    env = distributed.init("cpu", "float32")
+    env = distributed.init("cpu", dtype)
     torch.manual_seed(0)
     model = Llama(args)
     optimizers, scaler = build_optimizers(model, args), torch.amp.GradScaler("cpu", enabled=False)
@@ -73,7 +74,7 @@ def whole_run() -> Figures:
         return {"rate": statistics.median([row["tokens_per_second"] for row in rows if row["split"] == "train"][2:])}
 
 
-def litgpt(compiled: bool) -> Figures:
+def litgpt(compiled: bool, dtype: torch.dtype = torch.float32) -> Figures:
     """litgpt's GPT with the same sizes, tied."""
     from litgpt import GPT, Config
     torch.manual_seed(0)
@@ -81,7 +82,7 @@ def litgpt(compiled: bool) -> Figures:
                        n_head=8, n_query_groups=2, intermediate_size=1408, norm_class_name="RMSNorm", bias=False,
                        mlp_class_name="LLaMAMLP", rotary_percentage=1.0, parallel_residual=False))
     model.lm_head.weight = model.transformer.wte.weight
-    return plain_step(torch.compile(model) if compiled else model, model)
+    return plain_step(torch.compile(model) if compiled else model, model, dtype)
 
 
 def transformers() -> Figures:
@@ -92,14 +93,15 @@ def transformers() -> Figures:
     return plain_step(lambda tokens: model(tokens).logits, model)
 
 
-def plain_step(logits: Callable[[Tensor], Tensor], model: nn.Module) -> Figures:
+def plain_step(logits: Callable[[Tensor], Tensor], model: nn.Module, dtype: torch.dtype = torch.float32) -> Figures:
     """The usual step: all logits, mean cross-entropy, clip_grad_norm_, fused AdamW."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step() -> None:
         tokens = torch.randint(VOCABULARY, (ROWS, T + 1))
-        loss = nn.functional.cross_entropy(logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = nn.functional.cross_entropy(logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -110,4 +112,6 @@ def plain_step(logits: Callable[[Tensor], Tensor], model: nn.Module) -> Figures:
 
 if __name__ == "__main__":
     main("tokens/s", {"smolllama": ours, "whole run": whole_run, "litgpt compiled": lambda: litgpt(True),
-                      "litgpt": lambda: litgpt(False), "transformers": transformers})
+                      "litgpt": lambda: litgpt(False), "transformers": transformers,
+                      "smolllama bfloat16": lambda: ours("bfloat16"),
+                      "litgpt compiled bfloat16": lambda: litgpt(True, torch.bfloat16)})

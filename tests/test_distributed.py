@@ -40,7 +40,9 @@ def test_bfloat16_on_a_cpu_is_a_matter_of_its_instructions(monkeypatch: pytest.M
         monkeypatch.setattr("distributed.has_bf16", lambda there=there: there)
         chosen = choose_dtype("bfloat16", cpu)
         assert chosen[0] == dtype and why in chosen[1]
-    assert choose_dtype(None, cpu)[0] == choose_dtype("float16", cpu)[0] == torch.float32
+        chosen = choose_dtype(None, cpu)
+        assert chosen[0] == torch.float32 and ("--dtype bfloat16" in chosen[1]) == there
+    assert choose_dtype("float16", cpu)[0] == torch.float32
 
 
 def meet(store: dist.Store, world: int, late: int = 0) -> set[str]:
