@@ -238,10 +238,9 @@ def read_meta(folder: Path) -> dict:
                         "or --files FILE --name NAME --kind text")
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        known = meta["format"] == FORMAT and meta["kind"] and meta["tokenizer"]["hash"]
-        if known and meta["splits"].keys() >= {*SPLITS}:
+        if meta["format"] == FORMAT and {"kind", "tokenizer", "splits"} <= meta.keys():
             return meta
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         pass  # a broken file and an unknown format have the same remedy
     raise UserError(f"{path} is not of format {FORMAT}: prepare the dataset again with data.py")
 

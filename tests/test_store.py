@@ -87,11 +87,11 @@ def test_meta_is_read_or_the_remedy_is_said(tmp_path: Path) -> None:
         read_meta(tmp_path / "mine")
     for name in ("mine", "other"):
         (tmp_path / name).mkdir()
-    write_json(tmp_path / "other" / "meta.json", {"format": FORMAT, "kind": "text"})
+    write_json(tmp_path / "other" / "meta.json", {"format": FORMAT, "kind": "text", "tokenizer": {}, "splits": {}})
     assert read_meta(tmp_path / "other")["kind"] == "text"
     with pytest.raises(UserError, match="there are: other"):
         read_meta(tmp_path / "mine")
-    for broken in ("{", "{}", json.dumps({"format": FORMAT + 1})):
+    for broken in ("{", "{}", "[]", "5", json.dumps({"format": FORMAT + 1}), json.dumps({"format": FORMAT})):
         (tmp_path / "mine" / "meta.json").write_text(broken)
         with pytest.raises(UserError, match="prepare the dataset again"):
             read_meta(tmp_path / "mine")
