@@ -160,6 +160,8 @@ def fitted(answers: list[tuple[np.ndarray, np.ndarray]], room: int) -> list[tupl
     What stands before the last response loses its oldest part, down to half the room; then responses lose their end.
     """
     starts = [len(keep) - int((~keep[::-1]).argmax()) if not keep.all() else 0 for _, keep in answers]
+    if len(set(starts)) > 1:  # more turns on one side: what is cut of it must not be cut of the other
+        return [fitted([answer], room)[0] for answer in answers]
     prompt, response = max(starts), max(len(ids) - start for (ids, _), start in zip(answers, starts, strict=True))
     excess = max(0, prompt - max(room - response, min(prompt, room // 2)))
     left = [min(excess, max(0, start - 1)) for start in starts]

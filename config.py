@@ -258,7 +258,7 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
         yield f"--temperature {a.temperature} is too small: 0 = greedy"
     if a.label_smoothing and a.dpo_loss == "ipo":
         yield f"--label_smoothing {a.label_smoothing} is of --dpo_loss sigmoid, not of ipo"
-    if a.seed >= 2**63:
+    if a.seed is not None and a.seed >= 2**63:  # the page's may be empty
         yield f"--seed {a.seed} must be below 2**63"
     if a.label_smoothing >= 0.5:
         yield f"--label_smoothing {a.label_smoothing} must be below 0.5"

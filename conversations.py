@@ -43,7 +43,8 @@ def preference(row: object, where: object) -> tuple[Messages, Messages, int]:
     same = next((n for n, turns in enumerate(zip(chosen, rejected, strict=False)) if turns[0] != turns[1]),
                 min(len(chosen), len(rejected)))
     if same == min(len(chosen), len(rejected)):
-        raise NothingToLearn(f"{where}: chosen and rejected are the same")
+        how = "are the same" if len(chosen) == len(rejected) else "are the same as far as the shorter one goes"
+        raise NothingToLearn(f"{where}: chosen and rejected {how}")
     if same == 0:
         raise UserError(f"{where}: chosen and rejected have no turn in common: both must begin with the same prompt")
     return chosen, rejected, same

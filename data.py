@@ -121,11 +121,12 @@ def take_shards(folder: Path, data_dir: Path, name: str, plan: dict) -> None:
 
     Raises UserError for a shard of another plan.
     """
-    for shard in sorted(data_dir.glob(f".{name}.shard-*")):
+    form = re.compile(re.escape(f".{name}.shard-") + r"\d+-of-\d+")
+    for shard in sorted(path for path in data_dir.iterdir() if form.fullmatch(path.name)):
         with claimed(shard):
             if _planned(shard) != plan:
-                raise UserError(f"{shard} was made by another plan (other sources, revision, tokenizer or settings): "
-                                "make it again, or remove it")
+                raise UserError(f"{shard} was made by another plan (other sources, revision, tokenizer or settings, or "
+                                "files of another path or time): make it again, or remove it")
             for entry in sorted(shard.glob("unit-*.json")):
                 made = json.loads(entry.read_text())["shards"].values()
                 for file in (shard / file for part in made for file in part["sha256"]):
@@ -138,6 +139,7 @@ def take_shards(folder: Path, data_dir: Path, name: str, plan: dict) -> None:
 def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers: int) -> Path:
     """Make data/<name> by the plan, going on where an equal plan was broken off. Returns the folder."""
     target, folder = data_dir / name, data_dir / f".{name}.partial"
+    check_target(target, plan)
     wanted = json.loads(json.dumps(asdict(plan)))
     if _is_whole(target, wanted):
         print(f"{target} is already prepared")
@@ -165,6 +167,16 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
         print(f"{split}: {documents:,} {noun}, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
     print(f"{target}: done" + (f"; {meta['empty']:,} rows with nothing to learn left out" if meta["empty"] else ""))
     return target
+
+
+def check_target(target: Path, plan: Plan) -> None:
+    """Raises UserError where the dataset would take the place of something else, or of its own sources."""
+    inside = [file["path"] for file in plan.source.get("files", ())
+              if Path(file["path"]).resolve().is_relative_to(target.resolve())]
+    ours = target.is_dir() and ((target / "meta.json").exists() or not any(target.iterdir()))
+    if inside or target.exists() and not ours:
+        what = f"holds {inside[0]}" if inside else "is there and is no prepared dataset"
+        raise UserError(f"{target} {what}, and would be replaced: choose another --name")
 
 
 def _planned(folder: Path) -> dict | None:

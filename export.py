@@ -121,7 +121,7 @@ def write_card(folder: Path, source: Path, speaker: Speaker, asked: dict) -> Non
     stages = history(source)
     args = resolve(asked, {name: getattr(stages[-1].args, name) for name in SHOWN} if stages else None)
     use = USES["legacy" if speaker.model.legacy else asked["format"]]
-    name, file = asked["push_to_hub"] or asked["to"].name, f"model-{asked['dtype']}.gguf"
+    name, file = asked["push_to_hub"] or asked["to"].absolute().name, f"model-{asked['dtype']}.gguf"
     use = use.format(name=name, short=name.split("/")[-1], file=file)
     (folder / "README.md").write_text(model_card(name, stages, speaker.model, use, samples(speaker, args)),
                                       encoding="utf-8")
@@ -129,7 +129,7 @@ def write_card(folder: Path, source: Path, speaker: Speaker, asked: dict) -> Non
 
 def export(source: Path, asked: dict) -> None:
     """Write, read again, compare, describe, and only then give the folder its name."""
-    target, precision = asked["to"], asked["dtype"]
+    target, precision = asked["to"].absolute(), asked["dtype"]  # "." has no name
     check_target(target, source)
     speaker, partial = load_speaker(source), target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -89,8 +89,9 @@ def main() -> None:
         note(who)
         chat(speaker, [typed["prompt"]] if "prompt" in typed else [], args, env, typed["raw"])
         return
-    piped = "" if "prompt" in typed or sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
-    ids, _ = speaker.prompt([{"role": "user", "content": piped or args.prompt}], args.max_length, typed["raw"])
+    piped = b"" if "prompt" in typed or sys.stdin.isatty() else sys.stdin.buffer.read()
+    asked = piped.decode("utf-8", "replace").rstrip("\n") or args.prompt
+    ids, _ = speaker.prompt([{"role": "user", "content": asked}], args.max_length, typed["raw"])
     note(who)
     say(speaker, ids, args, env)
 

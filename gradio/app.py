@@ -47,7 +47,10 @@ class Page:
 
     def settings(self, values: tuple[float, ...]) -> ModelArgs:
         """The sampling settings that were chosen, checked as the command line's are."""
-        return self.models.args.replace(**dict(zip([*RANGES, "seed"], values, strict=True)))
+        chosen = dict(zip([*RANGES, "seed"], values, strict=True))
+        whole = {name: int(value) for name, value in chosen.items()
+                 if isinstance(getattr(ModelArgs, name), int) and value is not None}
+        return self.models.args.replace(**chosen | whole)
 
     def opened(self) -> tuple:
         """The stage that is shown first, for both tabs that choose one, and the loss curves of all."""

@@ -235,6 +235,12 @@ def test_what_is_too_long_loses_its_oldest_part_then_its_end() -> None:
     assert left(9, 9, 2) == (1, 1)
 
 
+def test_an_answer_that_fits_is_whole_beside_a_longer_conversation() -> None:
+    short, long = talk(0, 20, 10), talk(0, 80, 10)
+    made = fitted([short, long], 40)
+    assert np.array_equal(made[0][0], short[0]) and np.array_equal(made[1][0], long[0][50:])
+
+
 def test_several_turns_lose_the_oldest_first() -> None:
     ids, keep = np.arange(20), np.isin(np.arange(20), [4, 5, 6, 15, 16, 17, 18, 19])
     for room in (20, 17, 14, 10):

@@ -202,6 +202,10 @@ def test_impossible_settings_name_their_flags(given: dict, flags: list[str]) -> 
     assert f"{flags[0]} {next(iter(given.values()))}" in message or flags[0] == "--head_dim"
 
 
+def test_the_seed_may_be_none() -> None:
+    assert ModelArgs().replace(seed=None).seed is None  # as where the page's box is empty: another text each time
+
+
 def test_every_smallest_value_is_checked() -> None:
     limited = [f for f in dataclasses.fields(ModelArgs) if f.metadata["minimum"] is not None]
     assert len(limited) > 25

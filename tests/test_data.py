@@ -473,6 +473,19 @@ def test_a_failure_leaves_what_was_prepared_before(inline, command, rows: Path, 
     assert files(tmp_path / "data" / "mine") == before
 
 
+def test_what_is_no_dataset_is_not_replaced(inline, command, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "book.txt").write_text("Once upon a time. " * 50)
+    for source in folder / "book.txt", rows:
+        code, _, err = command("--files", source, "--name", "raw", "--tokenizer", "bytes")
+        assert code == 2 and "would be replaced: choose another --name" in err and len(err.splitlines()) == 1
+        assert [path.name for path in folder.iterdir()] == ["book.txt"]
+    (folder / "book.txt").rename(tmp_path / "book.txt")
+    assert command("--files", tmp_path / "book.txt", "--name", "raw", "--tokenizer", "bytes")[0] == 0  # it is empty
+    assert command("--files", rows, "--name", "raw", "--tokenizer", "bytes")[0] == 0  # a dataset is replaced
+
+
 @pytest.mark.parametrize("flags, words", [
     (("--files", "none.txt", "--name", "mine"), "no such file: none.txt"),
     (("--files", "{rows}"), "--files needs --name"),

@@ -348,6 +348,13 @@ def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
     assert "trainer.py --train P" in page.opened()[1]
 
 
+def test_settings_are_whole_where_they_count_and_the_seed_may_be_empty(tmp_path, env):
+    page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path))), env), tmp_path / "votes")
+    chosen = {name: getattr(ARGS, name) for name in load_app().RANGES} | {"max_length": 20.5, "seed": None}
+    args = page.settings(tuple(chosen.values()))
+    assert args.max_length == 20 and type(args.top_k) is int and args.seed is None
+
+
 def test_the_order_of_a_comparison_is_drawn_anew(tmp_path, env):
     page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path))), env), tmp_path)
     orders = {tuple(list(page.compare("hi", 2, *SAMPLING, 1))[-1][1].order) for _ in range(12)}
