@@ -48,6 +48,7 @@ from store import (
     FORMAT,
     SPLITS,
     Store,
+    check_replaceable,
     claimed,
     hold_out,
     id_dtype,
@@ -139,7 +140,7 @@ def take_shards(folder: Path, data_dir: Path, name: str, plan: dict) -> None:
 def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers: int) -> Path:
     """Make data/<name> by the plan, going on where an equal plan was broken off. Returns the folder."""
     target, folder = data_dir / name, data_dir / f".{name}.partial"
-    check_target(target, plan)
+    check_replaceable(target, [file["path"] for file in plan.source.get("files", ())])
     wanted = json.loads(json.dumps(asdict(plan)))
     if _is_whole(target, wanted):
         print(f"{target} is already prepared")
@@ -167,16 +168,6 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
         print(f"{split}: {documents:,} {noun}, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
     print(f"{target}: done" + (f"; {meta['empty']:,} rows with nothing to learn left out" if meta["empty"] else ""))
     return target
-
-
-def check_target(target: Path, plan: Plan) -> None:
-    """Raises UserError where the dataset would take the place of something else, or of its own sources."""
-    inside = [file["path"] for file in plan.source.get("files", ())
-              if Path(file["path"]).resolve().is_relative_to(target.resolve())]
-    ours = target.is_dir() and ((target / "meta.json").exists() or not any(target.iterdir()))
-    if inside or target.exists() and not ours:
-        what = f"holds {inside[0]}" if inside else "is there and is no prepared dataset"
-        raise UserError(f"{target} {what}, and would be replaced: choose another --name")
 
 
 def _planned(folder: Path) -> dict | None:

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -243,6 +243,15 @@ def read_meta(folder: Path) -> dict:
     except (ValueError, KeyError, TypeError):
         pass  # a broken file and an unknown format have the same remedy
     raise UserError(f"{path} is not of format {FORMAT}: prepare the dataset again with data.py")
+
+
+def check_replaceable(target: Path, sources: Iterable[str]) -> None:
+    """Raises UserError where a dataset would take the place of something else, or of the files that it is made from."""
+    inside = [path for path in sources if Path(path).resolve().is_relative_to(target.resolve())]
+    ours = target.is_dir() and ((target / "meta.json").exists() or not any(target.iterdir()))
+    if inside or target.exists() and not ours:
+        what = f"holds {inside[0]}" if inside else "is there and is no prepared dataset"
+        raise UserError(f"{target} {what}, and would be replaced: choose another --name")
 
 
 def replace_folder(new: Path, target: Path) -> None:
