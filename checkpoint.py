@@ -29,12 +29,12 @@ from torch import nn
 
 from config import ModelArgs, Parser, RunError, UserError
 from config import run as run_script
-from distributed import Env
-from integrity import SUMS, damage, listed, seal
+from dataprep.shards import claimed, write_json
 from model import Llama
-from parallel import copy_weights, load_optimizers
-from store import claimed, write_json
+from runtime.checksums import SUMS, damage, listed, seal
+from runtime.distributed import Env
 from tokenizer import Tokenizer, load_tokenizer
+from training.parallel import copy_weights, load_optimizers
 
 FORMAT = 2
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run

@@ -7,11 +7,11 @@
     python data.py --show NAME [--row N]             print a prepared row, what is learned in green
     python data.py --fw --shard 2/8                  the second eighth of the work, on one of eight machines
 
-The input is cut into units of fixed size. Each unit becomes one shard, whichever process makes it and however often it
-is tried, so the result depends on the input alone. Everything is made in data/.<name>.partial, where a run that was
-killed goes on, and takes its place under data/<name> when it is complete (store.py has the format). What --shard makes
-stays in data/.<name>.shard-2-of-8; the same command without --shard takes in all such folders that lie beside it, as
-they are, and makes what is missing.
+The input is cut into units of fixed size. Each unit becomes one shard, whichever process makes it and however often
+it is tried, so the result depends on the input alone. Everything is made in data/.<name>.partial, where a run that
+was killed goes on, and takes its place under data/<name> when it is complete (dataprep/shards.py has the format).
+What --shard makes stays in data/.<name>.shard-2-of-8; the same command without --shard takes in all such folders that
+lie beside it, as they are, and makes what is missing.
 """
 
 import json
@@ -31,7 +31,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from catalog import (
+from config import Parser, UserError, resolve, run
+from dataprep.conversations import COLUMNS
+from dataprep.registry import (
     VAL_FRACTION,
     Source,
     file_source,
@@ -40,11 +42,7 @@ from catalog import (
     story_tokenizer,
     unit_bytes,
 )
-from config import Parser, UserError, resolve, run
-from conversations import COLUMNS
-from integrity import seal
-from sources import Span
-from store import (
+from dataprep.shards import (
     FORMAT,
     SPLITS,
     Store,
@@ -57,9 +55,11 @@ from store import (
     replace_folder,
     write_json,
 )
+from dataprep.sources import Span
+from dataprep.worker import make_unit, start_worker
+from runtime.checksums import seal
 from template import CHAT_TEMPLATE
 from tokenizer import Tokenizer, load_tokenizer
-from units import make_unit, start_worker
 
 WORKERS = multiprocessing.get_context("forkserver")
 BYTES_PER_TOKEN = 8  # at most, about: a unit has at least its bytes / 8 tokens
@@ -290,7 +290,7 @@ def start_forkserver() -> None:
     here = str(Path(__file__).resolve().parent)
     os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([here, *sys.path])}
     try:
-        WORKERS.set_forkserver_preload(["units"])
+        WORKERS.set_forkserver_preload(["dataprep.worker"])
         ensure_running()
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -370,7 +370,7 @@ def main() -> None:
     settings = resolve({name: value for name, value in args.items() if value is not None})
     data_dir = Path(settings.data_dir)
     if args["show"]:
-        from show import show  # it needs torch, which would double the start and memory of every worker
+        from dataloader.preview import show  # it needs torch, which would double the start and memory of every worker
         print(show(data_dir / args["show"], args["split"], args["row"], args["block_size"]))
         return
     start_forkserver()

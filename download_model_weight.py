@@ -14,10 +14,10 @@ from pathlib import Path
 
 from checkpoint import load_model, publish
 from config import Parser, UserError, resolve, run
-from fetching import HubFile, fetch, repository
-from legacy import convert
-from store import write_json
-from talk import STAGES
+from dataprep.shards import write_json
+from generation.chat import STAGES
+from publishing.hub_download import HubFile, fetch, repository
+from publishing.published_weights import convert
 
 
 @dataclass(frozen=True)

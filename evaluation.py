@@ -22,19 +22,19 @@ from pathlib import Path
 import torch
 import yaml
 
-import distributed
-from batch import Batch
-from batches import PackedRows, PairRows, StreamValidation, fixed_batches
 from checkpoint import find_model, load_llama, load_model, load_state, started_from
 from config import ModelArgs, Parser, UserError, resolve, run
-from decode import quantize
-from distributed import Env
+from dataloader.batch import Batch
+from dataloader.loader import PackedRows, PairRows, StreamValidation, fixed_batches
+from dataprep.shards import Store, read_meta
+from generation.cpu_decoder import quantize
 from model import Llama
-from objectives import completion_logps, evaluate, lengths, next_token
-from reference import reference_key
-from store import Store, read_meta
-from suite import STORY_TOKENS, answers, held_out, story_suite
+from runtime import distributed
+from runtime.distributed import Env
+from stories.evaluate import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
+from training.objectives import completion_logps, evaluate, lengths, next_token
+from training.reference_logps import reference_key
 
 MOST_NATS = 700.0  # whose exponential is still a number
 ROWS = {"text": StreamValidation, "instruct": PackedRows}

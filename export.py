@@ -16,15 +16,15 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-from card import USES, history, model_card
 from checkpoint import load_weights, publish, read_config, write_model
 from config import ModelArgs, Parser, RunError, UserError, resolve, run
-from fetching import hub_errors
-from generate import generate
-from gguf_file import modelfile, read_gguf, write_gguf
+from dataprep.sources import retry
+from generation.chat import Speaker, choose_model, load_speaker
+from generation.generate import generate
 from model import Llama
-from sources import retry
-from talk import Speaker, choose_model, load_speaker
+from publishing.gguf_export import modelfile, read_gguf, write_gguf
+from publishing.hub_download import hub_errors
+from publishing.model_card import USES, history, model_card
 
 # Largest error of a weight, as a share of its matrix's largest one: rounding to 8, 11 bits; to 1/127 with its scale.
 ROUNDING = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "q8_0": 1 / 220}

@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Iterator
 
-import distributed
 from config import ModelArgs, Parser, UserError, resolve, run
-from decode import quantize
-from talk import Speaker, choose_model, load_speaker
+from generation.chat import Speaker, choose_model, load_speaker
+from generation.cpu_decoder import quantize
+from runtime import distributed
 
 
 def say(speaker: Speaker, ids: list[int], args: ModelArgs, env: distributed.Env) -> str:

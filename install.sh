@@ -56,7 +56,7 @@ quickstart() {
     printf '\nOn held-out combinations and phrasings:\n\n'
     python evaluation.py --model "$base" "$sft" "$dpo" --dataset stories_preference --reference "$sft" --suite --samples 2
     printf '\nLoss curves: %s\nAsk:         python inference_sft.py --model dpo --max_length 220 --prompt "%s"\n' \
-        "$(python plots.py --runs "$base" "$sft" "$dpo" --to checkpoints/quickstart.png)" \
+        "$(python -m training.plots --runs "$base" "$sft" "$dpo" --to checkpoints/quickstart.png)" \
         "Write a story about a fox who wants to fly a kite."
 }
 

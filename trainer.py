@@ -21,18 +21,18 @@ from torch import nn
 from tqdm import tqdm
 
 import checkpoint
-import distributed
-import parallel
-from batches import Loader
 from config import ModelArgs, Parser, RankError, RunError, run
-from distributed import Env
-from guard import Stop, end_with_launcher, name_launch
-from job import Run
-from metrics import Metrics, read_metrics
+from dataloader.loader import Loader
 from model import flops_per_token
-from objectives import Objective, global_means
-from optimizers import set_lr
-from skips import NotFinite
+from runtime import distributed
+from runtime.distributed import Env
+from runtime.watchdog import Stop, end_with_launcher, name_launch
+from training import parallel
+from training.metrics import Metrics, read_metrics
+from training.nonfinite import NotFinite
+from training.objectives import Objective, global_means
+from training.optimizers import set_lr
+from training.run import Run
 
 GROUPS = ("run", "data", "device", "model", "optimization", "evaluation", "dpo", "sampling")
 

@@ -29,10 +29,10 @@ def pair_rate(seconds: list[float], before: float = 0.0) -> Figures:
 
 def ours() -> Figures:
     """trainer.py's own step on packed pairs, after the reference pass."""
-    from batches import Loader, PairRows
-    from objectives import completion_logps, preference
-    from reference import make_table
+    from dataloader.loader import Loader, PairRows
     from trainer import train_step
+    from training.objectives import completion_logps, preference
+    from training.reference_logps import make_table
     model, *update, args, env = our_model("D")
     with tempfile.TemporaryDirectory() as folder:
         rows = PairRows(store_of(Path(folder), "preference", CONVERSATIONS), T, 0)

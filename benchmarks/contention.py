@@ -16,10 +16,10 @@ STEP = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 import torch
-from batch import Batch
+from dataloader.batch import Batch
 from config import ModelArgs
 from model import Llama
-from objectives import next_token
+from training.objectives import next_token
 torch.manual_seed(0)
 model = Llama(ModelArgs(vocab_size=2048, embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, block_size=256,
                         dropout=0.0, attn_dropout=0.0))

@@ -33,7 +33,7 @@ def model():
 def prepare() -> None:
     """GGUF files of it, and transformers' folder."""
     from checkpoint import write_model
-    from gguf_file import write_gguf
+    from publishing.gguf_export import write_gguf
     from tokenizer import load_tokenizer
     tokenizer = load_tokenizer("gpt2")
     for precision in ("float32", "q8_0"):
@@ -56,8 +56,8 @@ def rate(tokens: Callable[[int], Iterable[int]]) -> Figures:
 
 def ours(as_bytes: bool) -> Figures:
     """inference_sft.py's own loop, without and with --quantize int8."""
-    from decode import quantize
-    from generate import generate
+    from generation.cpu_decoder import quantize
+    from generation.generate import generate
     speaker = model()
     if as_bytes:
         quantize(speaker)

@@ -38,10 +38,10 @@ def timed(step: Callable[[], object], times: int) -> list[float]:
 
 def our_model(stage: str) -> tuple:
     """A Llama, its optimizers and scaler, its settings for a stage of the trainer, and the process."""
-    import distributed
     from config import ModelArgs
     from model import Llama
-    from optimizers import build_optimizers
+    from runtime import distributed
+    from training.optimizers import build_optimizers
     args = ModelArgs(train=stage, embeddings_dims=256, no_of_decoder_layers=6, no_of_heads=4, hidden_dims=704,
                      block_size=T, dropout=0.0, attn_dropout=0.0, device="cpu", gradient_accumulation_steps=1)
     torch.manual_seed(0)
@@ -52,9 +52,9 @@ def our_model(stage: str) -> tuple:
 
 def ours() -> Figures:
     """trainer.py's own step on rows that are packed whole; 3 rows hold about 8 conversations."""
-    from batches import Loader, PackedRows
-    from objectives import next_token
+    from dataloader.loader import Loader, PackedRows
     from trainer import train_step
+    from training.objectives import next_token
     model, *update, args, env = our_model("S")
     with tempfile.TemporaryDirectory() as folder:
         rows = PackedRows(store_of(Path(folder), "instruct", CONVERSATIONS), T, 0)

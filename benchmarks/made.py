@@ -38,7 +38,7 @@ def preferences(count: int) -> list[Conversation]:
 
 def store_of(folder: Path, kind: str, conversations: list[Conversation]):
     """A prepared dataset of them: a document for each response, with what comes before it."""
-    from store import FORMAT, ShardWriter, Store, id_dtype, write_json
+    from dataprep.shards import FORMAT, ShardWriter, Store, id_dtype, write_json
     writer = ShardWriter(folder, "train", 0, id_dtype(VOCABULARY), with_keep=True)
     for prompt, *responses in conversations:
         for response in responses:

@@ -29,13 +29,13 @@ SIZES = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "
 
 def ours(dtype: str = "float32") -> Figures:
     """trainer.py's own step, batches included."""
-    import distributed
-    from batches import Loader
     from config import ModelArgs
+    from dataloader.loader import Loader
     from model import Llama, flops_per_token
-    from objectives import next_token
-    from optimizers import build_optimizers
+    from runtime import distributed
     from trainer import train_step
+    from training.objectives import next_token
+    from training.optimizers import build_optimizers
     args = ModelArgs(hidden_dims=1408, dropout=0.0, attn_dropout=0.0, device="cpu", dtype=dtype,
                      micro_batch_size=ROWS, gradient_accumulation_steps=1)
     env = distributed.init("cpu", dtype)
@@ -53,7 +53,7 @@ class RandomRows:
     def __getitem__(self, n: int):
         import numpy as np
 
-        from batch import Row
+        from dataloader.batch import Row
         tokens = np.random.default_rng(n).integers(0, VOCABULARY, T + 1)
         return Row(tokens[:-1], tokens[1:], np.zeros(T, np.int64))
 

@@ -23,19 +23,18 @@ import trl
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import checkpoint
-import conversations
-import sources
-from batch import Batch
-from batches import PackedRows, PairRows, fixed_batches
 from config import ModelArgs
-from distributed import Env
-from documents import row_documents
+from dataloader.batch import Batch
+from dataloader.loader import PackedRows, PairRows, fixed_batches
+from dataprep import conversations, sources
+from dataprep.documents import row_documents
+from dataprep.shards import ShardWriter, Store, id_dtype
 from model import Llama
-from objectives import Objective, completion_logps, next_token, preference
-from optimizers import build_optimizers
-from store import ShardWriter, Store, id_dtype
+from runtime.distributed import Env
 from tokenizer import Tokenizer, gpt2
 from trainer import train_step
+from training.objectives import Objective, completion_logps, next_token, preference
+from training.optimizers import build_optimizers
 
 ENV = Env(0, 0, 1, torch.device("cpu"), torch.float32, "")
 BATCH, STEPS = 4, 10

@@ -16,12 +16,13 @@ from pathlib import Path
 # The modules of the project stand one folder up. This folder has no __init__.py, so `import gradio` is the library.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import distributed
+import views
+from replies import PROMPT_LIMIT, STAGES, Duel, Models, check, keep_vote, paced, side_by_side
+
 import gradio as gr
-import page_view
 from config import ModelArgs, Parser, UserError, resolve, run
-from metrics import read_metrics
-from page_models import PROMPT_LIMIT, STAGES, Duel, Models, check, keep_vote, paced, side_by_side
+from runtime import distributed
+from training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 RANGES = {"max_length": (1, 1000, 1), "temperature": (0, 2, 0.05), "top_k": (0, 200, 1), "top_p": (0.01, 1, 0.01),
@@ -57,7 +58,7 @@ class Page:
         stage = self.newest()
         runs = [folder.parent if (folder.parent / "latest").is_file() else folder  # a run's step, or downloaded
                 for folder in self.models.found().values()]
-        curves = page_view.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
+        curves = views.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
         return stage, self.mode(stage), stage, self.mode(stage), curves
 
     def newest(self) -> str:
@@ -70,12 +71,12 @@ class Page:
         try:
             folder = self.models.find(stage)
         except UserError as error:
-            return page_view.note(str(error), "problem")
-        return page_view.mode(STAGES[stage].instruct, f"{folder.parent.name}/{folder.name}")
+            return views.note(str(error), "problem")
+        return views.mode(STAGES[stage].instruct, f"{folder.parent.name}/{folder.name}")
 
     def talk(self, conversation: list[dict], stage: str, writing: bool = False) -> str:
         """A conversation as the model of a stage takes it."""
-        return page_view.talk(conversation, STAGES[stage].instruct, writing)
+        return views.talk(conversation, STAGES[stage].instruct, writing)
 
     def begin_chat(self, message: str, conversation: list[dict], stage: str, writing: bool) -> tuple:
         """The message joins the conversation at once, whatever the queue; while a reply is written it stays in its box.
@@ -93,9 +94,9 @@ class Page:
             check(conversation[-1]["content"])
             for reply in paced(self.models.reply(stage, conversation, self.settings(values))):
                 grown = [*conversation, {"role": "assistant", "content": reply.text}]
-                yield grown, self.talk(grown, stage, not reply.ended), page_view.note(reply.summary)
+                yield grown, self.talk(grown, stage, not reply.ended), views.note(reply.summary)
         except UserError as error:
-            yield conversation, gr.skip(), page_view.note(str(error), "problem")
+            yield conversation, gr.skip(), views.note(str(error), "problem")
 
     def end_chat(self, conversation: list[dict], stage: str) -> tuple:
         """The page while nothing is written; a message without an answer goes back into its box."""
@@ -120,7 +121,7 @@ class Page:
                 yield self.cards(duel, writing=not done), duel, gr.update(visible=done), gr.update(
                     visible=len(order) > 2), ""
         except UserError as error:
-            yield "", None, gr.update(visible=False), gr.skip(), page_view.note(str(error), "problem")
+            yield "", None, gr.update(visible=False), gr.skip(), views.note(str(error), "problem")
 
     def end_compare(self, duel: Duel | None) -> tuple:
         """The page while nothing is written."""
@@ -128,7 +129,7 @@ class Page:
 
     def cards(self, duel: Duel, writing: bool = False) -> str:
         """The replies under letters alone."""
-        return page_view.cards((page_view.Card(letter, "", text) for letter, text
+        return views.cards((views.Card(letter, "", text) for letter, text
                                 in zip(LETTERS, duel.texts, strict=False)), writing)
 
     def vote(self, duel: Duel, choice: int | None) -> tuple:
@@ -136,11 +137,11 @@ class Page:
         said = ""
         if choice is not None:
             try:
-                said = page_view.note(f"Rows added to {self.votes.name}: {keep_vote(self.votes, duel, choice)}")
+                said = views.note(f"Rows added to {self.votes.name}: {keep_vote(self.votes, duel, choice)}")
             except OSError as error:
-                said = page_view.note(f"cannot write {self.votes}: {error.strerror}", "problem")
-        shown = page_view.cards(
-            page_view.Card(f"{LETTERS[place]}: {STAGES[stage].title}", page_view.way(STAGES[stage].instruct), text,
+                said = views.note(f"cannot write {self.votes}: {error.strerror}", "problem")
+        shown = views.cards(
+            views.Card(f"{LETTERS[place]}: {STAGES[stage].title}", views.way(STAGES[stage].instruct), text,
                            "" if STAGES[stage].instruct else duel.prompt, place == choice)
             for place, (stage, text) in enumerate(zip(duel.order, duel.texts, strict=True)))
         return shown, None, gr.update(visible=False), said
@@ -150,10 +151,10 @@ class Page:
         try:
             check(prompt)
             for reply in paced(self.models.reply(stage, [{"role": "user", "content": prompt}], self.settings(values))):
-                yield page_view.growing(prompt, reply.text), page_view.note(reply.summary)
-            yield page_view.tokens(prompt, self.models.look(stage, reply)), page_view.note(reply.summary)
+                yield views.growing(prompt, reply.text), views.note(reply.summary)
+            yield views.tokens(prompt, self.models.look(stage, reply)), views.note(reply.summary)
         except UserError as error:
-            yield "", page_view.note(str(error), "problem")
+            yield "", views.note(str(error), "problem")
 
 
 def unanswered(conversation: list[dict]) -> bool:
@@ -220,7 +221,7 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     """One conversation with one model. Returns what is filled when the page is opened."""
     conversation, writing = gr.State([]), gr.State(False)
     stage, line = model_choice(page)
-    talk = gr.HTML(page_view.talk([], True), elem_id="talk")
+    talk = gr.HTML(views.talk([], True), elem_id="talk")
     status = gr.HTML(elem_id="chat-status")
     box, send, stop = prompt_row("Message", "Send", "Write to the model")
     with gr.Row(elem_classes="chips"):
@@ -239,7 +240,7 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
 def compare_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     """One prompt, all stages, and a blind vote. Returns what is filled when the page is opened: nothing."""
     duel = gr.State(None)
-    gr.HTML(page_view.note("The same prompt and the same seed for every stage. The order is drawn anew each time and "
+    gr.HTML(views.note("The same prompt and the same seed for every stage. The order is drawn anew each time and "
                            "stays hidden until you choose."))
     box, go, stop = prompt_row("Prompt", "Compare", "One prompt for all models")
     replies = gr.HTML(elem_id="replies")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from config import ModelArgs
-from distributed import Env
+from dataprep.shards import FORMAT, ShardWriter, Store, id_dtype, write_json
 from model import Llama
-from store import FORMAT, ShardWriter, Store, id_dtype, write_json
+from runtime.distributed import Env
 from tokenizer import Tokenizer, byte_level
 
 torch.set_num_threads(1)  # on a few shared cores, tiny matrices are several times faster on one thread

@@ -11,7 +11,7 @@ import checkpoint
 import trainer
 from checkpoint import load_model
 from config import UserError
-from generate import generate
+from generation.generate import generate
 
 
 @pytest.fixture(scope="module")

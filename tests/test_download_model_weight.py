@@ -8,21 +8,20 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from examples import Bomb
 from hub import REVISION, Hub
 from published import published_file, published_logits, published_state
-from test_legacy import Bomb
 
 import checkpoint
 import config
 import download_model_weight
-import fetching
-import legacy
-import sources
 from checkpoint import load_model
 from config import ModelArgs
+from dataprep import sources
 from download_model_weight import PUBLISHED, SPELLINGS
+from generation.chat import choose_model, stage_of
 from model import Llama
-from talk import choose_model, stage_of
+from publishing import hub_download, published_weights
 from tokenizer import byte_level
 
 
@@ -45,7 +44,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(sources, "TIME_LIMIT", 2.0)
         monkeypatch.setattr(sources.time, "sleep", lambda seconds: None)
-        monkeypatch.setattr(legacy, "gpt2", byte_level)  # GPT-2's takes a second
+        monkeypatch.setattr(published_weights, "gpt2", byte_level)  # GPT-2's takes a second
         yield hub
     huggingface_hub.close_session()
     sources.hub.cache_clear()
@@ -180,8 +179,8 @@ def test_a_file_that_is_here_already(get, tmp_path: Path) -> None:
 
 def test_small_files_have_the_hash_of_git(tmp_path: Path) -> None:
     (tmp_path / "hello").write_bytes(b"hello\n")
-    file = fetching.HubFile("hello", "", 6, None, "ce013625030ba8dba906f756967f9e9ca394464a")  # git hash-object
-    assert fetching._digest(tmp_path / "hello", file) == file.git
+    file = hub_download.HubFile("hello", "", 6, None, "ce013625030ba8dba906f756967f9e9ca394464a")  # git hash-object
+    assert hub_download._digest(tmp_path / "hello", file) == file.git
 
 
 def test_a_server_that_knows_no_ranges_is_read_from_the_start(get, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

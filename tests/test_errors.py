@@ -10,7 +10,7 @@ import config
 import data
 import inference_sft
 import trainer
-from integrity import seal
+from runtime.checksums import seal
 
 LONG = "word " * 200
 ASKED = {"role": "user", "content": "Hi"}

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 import evaluation
 from checkpoint import Progress, save
 from config import ModelArgs, UserError
-from distributed import Env
+from dataprep.shards import FORMAT, ShardWriter, write_json
 from model import Llama
-from reference import reference_key
-from store import FORMAT, ShardWriter, write_json
+from runtime.distributed import Env
 from tokenizer import Tokenizer
+from training.reference_logps import reference_key
 
 WORDS = ["the fox ran", "a small boat", "an old red hill", "the lake", "near the gate"]
 

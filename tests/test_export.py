@@ -17,17 +17,17 @@ from jinja2 import Environment
 from toy import QUIET, TINY, flags, toy_dataset
 from transformers.utils.import_utils import is_serve_available
 
-import card
 import download_model_weight
 import export
-import sources
 import trainer
 from checkpoint import find_model, load_model, read_config, write_model
 from config import ModelArgs, RunError, UserError
-from generate import generate
-from gguf_file import modelfile, read_gguf, write_gguf
+from dataprep import sources
+from generation.chat import Speaker, load_speaker
+from generation.generate import generate
 from model import Llama
-from talk import Speaker, load_speaker
+from publishing import model_card
+from publishing.gguf_export import modelfile, read_gguf, write_gguf
 from tokenizer import byte_level, gpt2, train_bpe
 
 SOURCE = {"repo": "someone/stories", "revision": "0123456789abcdef"}
@@ -211,7 +211,7 @@ def test_card_tells_the_run(runs, tmp_path, monkeypatch, capsys):
     assert lines == [str(tmp_path / "cards")]
     assert [path.name for path in (tmp_path / "cards").iterdir()] == ["README.md"]
     text = (tmp_path / "cards" / "README.md").read_text()
-    for stage in card.history(runs / "S-asked" / (runs / "S-asked" / "latest").read_text()):
+    for stage in model_card.history(runs / "S-asked" / (runs / "S-asked" / "latest").read_text()):
         assert f"| {stage.name} | {stage.args.dataset} | 4 | 1,536 | {stage.last('train')['loss']:.4f} | " \
                f"{stage.last('val')['loss']:.4f} |" in text
         assert stage.hours > 0 and "1 x cpu" in text
@@ -224,7 +224,7 @@ def test_card_tells_the_run(runs, tmp_path, monkeypatch, capsys):
         step = (run / "latest").read_text()
         state = run / step / "train_state" / "state.json"
         state.write_text(json.dumps({**json.loads(state.read_text()), "init_from": f"../{other}/{step}"}))
-    assert len(card.history(first / step)) == 2
+    assert len(model_card.history(first / step)) == 2
 
 
 def test_card_of_a_model_without_a_run_says_no_more_than_is_known(spread_model, tmp_path, monkeypatch, capsys):

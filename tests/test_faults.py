@@ -16,29 +16,26 @@ import sys
 import time
 from pathlib import Path
 
+import corpus_hub
 import pytest
-import test_sources
 import torch
+from examples import TEXTS, Inline, files, plant
 from forks import Forked, fork, start
 from safetensors.torch import load_file
-from test_data import TEXTS, Inline, files
-from test_skips import plant
 from toy import metrics, toy_dataset
 
-import catalog
 import checkpoint
 import config
 import data
-import reference
-import store
 import trainer
-import units
 from config import UserError
+from dataprep import registry, shards, worker
+from training import reference_logps
 
 # A stage's settings: 256 tokens a step in all of them.
 STAGES = {"P": dict(optimizer="muon"), "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
           "D": dict(train="D", dataset="toy-preference", block_size=64, batch_size=2, max_lr=1e-3)}
-stumbling = test_sources.server  # the fixture: a hub on this machine
+stumbling = corpus_hub.server  # the fixture: a hub on this machine
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 
@@ -136,8 +133,8 @@ def test_twenty_kills_of_a_preparation_change_nothing(tmp_path, fault):
 
     def prepared(data_dir, *words, kill=None, log=tmp_path / "log.txt"):
         def before():
-            data.ProcessPoolExecutor, units._end_with_main = Inline, lambda: None
-            data.unit_bytes = catalog.unit_bytes = lambda total: 3_000
+            data.ProcessPoolExecutor, worker._end_with_main = Inline, lambda: None
+            data.unit_bytes = registry.unit_bytes = lambda total: 3_000
             if kill and kill < 0:
                 dies_at_write(-kill)(0)
         log.touch()
@@ -159,16 +156,16 @@ def test_twenty_kills_of_a_preparation_change_nothing(tmp_path, fault):
             shutil.rmtree(tmp_path / "data" / "mine")
     assert prepared(tmp_path / "data") == 0
     assert files(tmp_path / "data" / "mine") == files(tmp_path / "whole" / "mine")
-    store.intact(tmp_path / "data" / "mine")
+    shards.intact(tmp_path / "data" / "mine")
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("what", test_sources.FAULTS)
+@pytest.mark.parametrize("what", corpus_hub.FAULTS)
 def test_the_hub_stumbles_and_nothing_is_lost(stumbling, fault, what):
-    match, how = test_sources.FAULTS[what]
+    match, how = corpus_hub.FAULTS[what]
     stumbling.fault(match, **how)
     fault()
-    assert test_sources.read() == test_sources.ROWS
+    assert corpus_hub.read() == corpus_hub.ROWS
 
 
 @pytest.mark.faults
@@ -177,7 +174,7 @@ def test_every_file_of_a_checkpoint_and_of_a_dataset_with_a_flipped_bit(place, u
     step, rng = shutil.copytree(unbroken(stage) / "step_000006", tmp_path / "step_000006"), random.Random(ord(stage))
     folder = shutil.copytree(place / "data" / STAGES[stage].get("dataset", "toy"), tmp_path / "data",
                              ignore=shutil.ignore_patterns("reference"))
-    for where, whole in (step, whole_step), (folder, store.intact):
+    for where, whole in (step, whole_step), (folder, shards.intact):
         for _ in damaged_one_by_one(where, rng):
             fault()
             with pytest.raises(UserError, match=re.escape(str(where))):
@@ -193,7 +190,7 @@ def test_a_flipped_bit_in_the_reference_of_preferences_is_named(place, unbroken)
         whole = path.read_bytes()
         flip(path, random.Random(8))
         with pytest.raises(UserError, match=f"{path.stem}.npy is damaged"):
-            reference.read_table(path.with_suffix(".npy"), 0)
+            reference_logps.read_table(path.with_suffix(".npy"), 0)
         path.write_bytes(whole)
 
 
@@ -282,7 +279,7 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_or_dataset_is_named(place, un
     rng, seen = random.Random(3), 0
     step = shutil.copytree(unbroken("P") / "step_000006", tmp_path / "run" / "step_000006")
     data = shutil.copytree(place / "data" / "toy", tmp_path / "toy")
-    for folder, whole in (step, whole_step), (data, store.intact):
+    for folder, whole in (step, whole_step), (data, shards.intact):
         whole(folder)
         for path in damaged_one_by_one(folder, rng):
             with pytest.raises(UserError, match=re.escape(str(folder))) as said:

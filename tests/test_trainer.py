@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM
 import checkpoint
 import config
 import trainer as trainer_module
-from optimizers import schedule
-from reference import reference_key
+from training.optimizers import schedule
+from training.reference_logps import reference_key
 
 KILL = "import os, signal\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
 # Where a run is killed: (words, Python that makes the process kill itself there, the newest step that stays whole)
@@ -486,7 +486,7 @@ def test_answers_killed_anywhere_resume_bit_identical(aligned, tmp_path, stage, 
 @pytest.mark.slow
 def test_killed_while_the_reference_is_made_it_starts_again(aligned, tmp_path):
     without_reference(aligned, tmp_path)
-    killed(tmp_path, "import reference\nreal = reference.np.save\n"
+    killed(tmp_path, "from training import reference_logps as reference\nreal = reference.np.save\n"
            "def save(file, table):\n real(file, table[:9]); file.flush(); die()\nreference.np.save = save",
            **start_of(PAIRS, aligned))
     forked(tmp_path, **start_of(PAIRS, aligned))

@@ -1,0 +1,1 @@
+"""From files, the hub or the story world to shards of token ids on disk."""

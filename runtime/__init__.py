@@ -1,0 +1,1 @@
+"""The machine under the program: ranks and devices, signals and stalls, checksums."""

@@ -1,0 +1,161 @@
+"""Rows as documents: the ids of the one template, what of them is learned, what decides on the split."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from examples import INSTRUCTIONS, MULTI, PREFERENCES, talk
+
+from config import EOS, UserError
+from dataprep import documents
+from dataprep.documents import Document, row_documents
+from dataprep.sources import local_spans
+from template import instruction_text
+from tokenizer import Tokenizer
+
+ALPACA = [{"instruction": f"Add {n} and 1", "input": "" if n % 3 else f"n is {n}", "output": f"{n + 1} é"}
+          for n in range(50)]
+PAIRS = [{"chosen": talk(f"Say {n}", f"{n}, gladly"), "rejected": talk(f"Say {n}", "no")} for n in range(50)]
+ROWS = {"instruct": ALPACA, "preference": PAIRS}
+
+
+def write(folder: Path, form: str, rows: list) -> str:
+    """Rows as a file; of Parquet, each row group has ten."""
+    path = folder / f"rows.{form}"
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10)
+    else:
+        path.write_text(json.dumps(rows) if form == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read(path: str, kind: str, tokenizer: Tokenizer, target: int = 500) -> list[Document | None]:
+    return [made for span in local_spans([path], target) for made in documents.documents(span, kind, tokenizer)]
+
+
+def learned(ids: np.ndarray, keep: np.ndarray, tokenizer: Tokenizer) -> list[str]:
+    """The runs of learned tokens, decoded with their special tokens."""
+    cuts = np.flatnonzero(np.diff(keep)) + 1
+    return [tokenizer.hf.decode(ids[run].tolist(), skip_special_tokens=False)
+            for run in np.split(np.arange(len(ids)), cuts) if keep[run[0]]]
+
+
+def one(row: dict, kind: str, tokenizer: Tokenizer) -> Document:
+    return next(row_documents([(row, "row 1")], kind, tokenizer))
+
+
+@pytest.mark.parametrize("form", INSTRUCTIONS)
+def test_an_instruction_has_the_ids_of_the_template_and_its_responses_learned(form: str, tokenizer: Tokenizer) -> None:
+    row, messages = INSTRUCTIONS[form]
+    (ids, keep, size), = one(row, "instruct", tokenizer).parts
+    rendered, mask = tokenizer.render(messages)
+    answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
+    assert ids.tolist() == rendered and keep.tolist() == mask
+    assert learned(ids, keep, tokenizer) == [answer + EOS for answer in answers]
+    assert size == sum(map(len, answers))
+
+
+@pytest.mark.parametrize("form", PREFERENCES)
+def test_of_a_pair_only_what_follows_the_common_turns_is_learned(form: str, tokenizer: Tokenizer) -> None:
+    row, *pair, common = PREFERENCES[form]
+    document = one(row, "preference", tokenizer)
+    assert len(document.parts) == 2 and document.tokens == sum(len(tokenizer.render(talk)[0]) for talk in pair)
+    for (ids, keep, size), messages in zip(document.parts, pair, strict=True):
+        answers = [turn["content"] for turn in messages[common:] if turn["role"] == "assistant"]
+        assert ids.tolist() == tokenizer.render(messages)[0]
+        assert learned(ids, keep, tokenizer) == [answer + EOS for answer in answers]
+        assert size == sum(map(len, answers))
+
+
+def test_earlier_answers_are_learned_from_instructions_and_not_from_pairs(tokenizer: Tokenizer) -> None:
+    (ids, keep, _), = one({"messages": MULTI}, "instruct", tokenizer).parts
+    assert learned(ids, keep, tokenizer) == [f"Hello!{EOS}", f"Bye.{EOS}"]
+    (ids, keep, _), _ = one({"prompt": MULTI[:4], "chosen": "Bye.", "rejected": "x"}, "preference", tokenizer).parts
+    assert learned(ids, keep, tokenizer) == [f"Bye.{EOS}"]
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_every_form_of_file_gives_the_same_documents(kind: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    found = {form: read(write(tmp_path, form, ROWS[kind]), kind, tokenizer) for form in ("jsonl", "json", "parquet")}
+    assert [len(made) for made in found.values()] == [50, 50, 50]
+    for made in found.values():
+        for document, expected in zip(made, found["jsonl"], strict=True):
+            assert document.key == expected.key
+            for part, its in zip(document.parts, expected.parts, strict=True):
+                assert np.array_equal(part[0], its[0]) and np.array_equal(part[1], its[1]) and part[2] == its[2]
+    turns = talk(instruction_text("Add 3 and 1", "n is 3"), "4 é") if kind == "instruct" else PAIRS[3]["chosen"]
+    assert found["parquet"][3].parts[0][0].tolist() == tokenizer.render(turns)[0]
+
+
+def test_equal_prompts_have_equal_keys(tokenizer: Tokenizer) -> None:
+    def key(kind: str, **row: object) -> str:
+        return one(row, kind, tokenizer).key
+
+    assert key("instruct", instruction="Hi", output="a") == key("instruct", messages=talk("Hi", "b"))
+    assert key("instruct", instruction="Hi", output="a") != key("instruct", instruction="Hi", input="x", output="a")
+    assert key("preference", prompt="Hi", chosen="a", rejected="b") == key(
+        "preference", chosen=talk("Hi", "c"), rejected=talk("Hi", "d"))
+    assert key("preference", prompt="Hi", chosen="a", rejected="b") == key("instruct", instruction="Hi", output="a")
+
+
+def test_a_special_token_in_a_row_stays_text(tokenizer: Tokenizer) -> None:
+    rows = (({"instruction": f"What is {EOS}?", "output": f"{EOS} ends."}, "instruct"),
+            ({"prompt": EOS, "chosen": EOS, "rejected": "x"}, "preference"))
+    for row, kind in rows:
+        ids, keep, _ = one(row, kind, tokenizer).parts[0]
+        assert np.flatnonzero(ids == tokenizer.eos_id).tolist() == [len(ids) - 1] and keep[-1]
+
+
+BAD = {
+    "missing column": ("instruct", {"instruction": "Hi"}, "has no column 'output'"),
+    "empty response": ("instruct", {"instruction": "Hi", "output": " "}, "the response in 'output' is empty"),
+    "unknown role": ("instruct", {"messages": [{"role": "bot", "content": "x"}]}, "has the unknown role 'bot'"),
+    "no answer": ("instruct", {"messages": talk("Hi")}, "the last turn of 'messages' is the user's"),
+    "no content": ("instruct", {"messages": [{"role": "user"}]}, "not a role and a content"),
+    "missing side": ("preference", {"chosen": talk("Hi", "x")}, "has no column 'rejected'"),
+    "equal answers": ("preference", {"prompt": "Hi", "chosen": "x", "rejected": "x"}, "are the same"),
+    "empty answer": ("preference", {"prompt": "Hi", "chosen": "", "rejected": "x"}, "response in 'chosen' is empty"),
+    "two prompts": ("preference", {"chosen": talk("a", "x"), "rejected": talk("b", "y")}, "no turn in common"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_a_bad_row_of_a_file_is_named_with_its_number(bad: str, form: str, tokenizer: Tokenizer,
+                                                      tmp_path: Path) -> None:
+    kind, row, complaint = BAD[bad]
+    path = write(tmp_path, form, [*ROWS[kind][:33], row, *ROWS[kind][33:]])
+    with pytest.raises(UserError) as error:
+        read(path, kind, tokenizer)
+    assert str(error.value).startswith(f"{path} row 34") and complaint in str(error.value)
+
+
+def test_a_bad_row_of_parquet_is_named_with_its_number(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = [*PAIRS[:33], {"chosen": talk("Hi", "x"), "rejected": talk("Hi")}, *PAIRS[33:]]
+    with pytest.raises(UserError, match="rows.parquet row 34: the last turn of 'rejected' is the user's"):
+        read(write(tmp_path, "parquet", rows), "preference", tokenizer)
+
+
+def test_of_the_hub_what_teaches_nothing_is_left_out_and_what_is_broken_is_not(tokenizer: Tokenizer) -> None:
+    good, empty, equal = ALPACA[0], BAD["empty response"][1], BAD["equal answers"][1]
+    made = list(row_documents([(good, 1), (empty, 2), (good, 3)], "instruct", tokenizer, lenient=True))
+    assert [document is None for document in made] == [False, True, False]
+    assert list(row_documents([(equal, 1)], "preference", tokenizer, lenient=True)) == [None]
+    for bad in ("missing column", "unknown role", "no answer", "missing side", "two prompts"):
+        kind, row, complaint = BAD[bad]
+        with pytest.raises(UserError, match=complaint):
+            list(row_documents([(row, 1)], kind, tokenizer, lenient=True))
+
+
+def test_a_limit_cuts_texts_and_leaves_conversations_whole(tokenizer: Tokenizer) -> None:
+    text = one({"text": "some words"}, "text", tokenizer)
+    assert documents.cut(text, 11, tokenizer) is text and text.ended and text.tokens == 11
+    some = documents.cut(text, 4, tokenizer)
+    assert some.parts[0][0].tolist() == list(b"some") and some.parts[0][2] == 4 and not some.ended
+    for kind, rows in ROWS.items():
+        document = one(rows[0], kind, tokenizer)
+        assert documents.cut(document, document.tokens, tokenizer) is document
+        assert documents.cut(document, document.tokens - 1, tokenizer) is None

@@ -1,0 +1,308 @@
+"""Decoding against transformers, sampling against the exact distribution, batches against single prompts, the ends."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from checkpoint import hf_config
+from config import ModelArgs, RunError
+from generation.generate import (
+    Sampling,
+    filter_logits,
+    generate,
+    generate_batch,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize_frequency,
+    penalize_repetition,
+    sample,
+    until,
+)
+from model import Llama
+
+PROMPT = [5, 17, 3, 80]
+CHECKPOINTS = {"gqa": {}, "mha": {"no_kv_heads": 4}, "mqa, untied": {"no_kv_heads": 1, "tie_embeddings": False}}
+
+
+@pytest.fixture
+def model(tiny: ModelArgs, spread: Callable[[Llama], Llama]) -> Llama:
+    torch.manual_seed(0)
+    return spread(Llama(tiny.replace(block_size=80, tie_embeddings=False))).eval()
+
+
+@pytest.fixture(params=CHECKPOINTS.values(), ids=CHECKPOINTS, scope="module")
+def pair(request: pytest.FixtureRequest) -> tuple[Llama, transformers.LlamaForCausalLM]:
+    """A model of ours with random weights that do not always say the same, and transformers' with these weights."""
+    args = ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, hidden_dims=48, vocab_size=96,
+                     block_size=256, dropout=0.0, attn_dropout=0.0, **request.param)
+    torch.manual_seed(len(request.param))
+    ours = Llama(args).eval()
+    with torch.no_grad():
+        for weight in ours.parameters():
+            weight.mul_(16 if weight.dim() == 2 else 1)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(args, eos_id=0))).eval()
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def transformers_generate(theirs: transformers.LlamaForCausalLM, count: int, eos: int | None = None,
+                          **options) -> list[int]:
+    """What transformers generates after PROMPT, up to its end-of-text token."""
+    output = theirs.generate(torch.tensor([PROMPT]), do_sample=False, max_new_tokens=count, eos_token_id=eos,
+                             pad_token_id=0, attention_mask=torch.ones(1, len(PROMPT)), **options)[0, len(PROMPT):]
+    return list(itertools.takewhile(lambda token: token != eos, output.tolist()))
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"num_beams": 4},
+                                     {"num_beams": 3, "repetition_penalty": 1.2}], ids=str)
+def test_200_tokens_are_those_of_transformers(pair: tuple, options: dict) -> None:
+    ours, theirs = pair
+    text = list(generate(ours, PROMPT, 200, temperature=0.0, **options))
+    assert text == transformers_generate(theirs, 200, **options) and len(text) == 200 and len(set(text)) > 2
+
+
+def test_the_end_is_where_transformers_finds_it(pair: tuple) -> None:
+    (ours, theirs), lengths = pair, set()
+    for num_beams in (1, 2, 5):
+        met = sorted(set(generate(ours, PROMPT, 40, temperature=0.0, num_beams=num_beams)))
+        for eos in (*met[:3], 0):
+            text = list(generate(ours, PROMPT, 40, eos, temperature=0.0, num_beams=num_beams))
+            assert text == transformers_generate(theirs, 40, eos, num_beams=num_beams), (num_beams, eos)
+            lengths.add(len(text))
+    assert len(lengths) > 3  # some stop early
+
+
+def test_beams_find_what_greedy_misses() -> None:
+    class Fork(torch.nn.Module):
+        """Token 1 is likelier than 2 at first, but what follows 2 is certain."""
+
+        args = ModelArgs(vocab_size=4, block_size=8, embeddings_dims=4, no_of_heads=2, no_of_decoder_layers=1)
+        lm_head = torch.nn.Linear(4, 4, bias=False)
+        after = torch.tensor([[0.0, 0.6, 0.4, 0.0], [0.4, 0.3, 0.3, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25] * 4])
+
+        def forward(self, tokens: Tensor, doc_ids: None, cache: object, head: bool) -> Tensor:
+            cache.length = tokens.shape[1] + cache.length
+            return (self.after[tokens] + 1e-9).log()
+
+    fork = Fork()
+    torch.nn.init.eye_(fork.lm_head.weight)
+    assert list(generate(fork, [0], 2, temperature=0.0)) == [1, 0]
+    assert list(generate(fork, [0], 2, num_beams=2)) == [2, 3]
+
+
+def processed(processor: LogitsProcessor, logits: Tensor, ids: Tensor | None = None) -> Tensor:
+    return processor(ids, logits.clone())
+
+
+def test_filters_and_penalties_are_those_of_transformers() -> None:
+    torch.manual_seed(0)
+    logits, ids = torch.randn(6, 50) * 3, torch.randint(50, (6, 30))
+    changed = 0
+    for k, p in itertools.product((1, 7, 49), (0.05, 0.3, 0.9)):
+        for ours, theirs in ((keep_top_k(logits, k), TopKLogitsWarper(k)), (keep_top_p(logits, p), TopPLogitsWarper(p)),
+                             (keep_min_p(logits, p), MinPLogitsWarper(p))):
+            assert torch.equal(ours, processed(theirs, logits))
+            changed += not torch.equal(ours, logits)
+    assert changed == 27
+    for penalty in (1.0, 0.5, 1.7):
+        theirs = processed(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
+        assert torch.equal(penalize_repetition(logits, ids, penalty), theirs)
+        assert torch.equal(theirs, logits) == (penalty == 1)
+
+
+def test_frequency_counts_what_was_generated_each_time() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    penalized = penalize_frequency(logits, torch.tensor([[2, 2, 0], [1, 1, 1]]), 0.5)
+    assert penalized.tolist() == [[0.5, 2.0, 2.0], [0.0, -1.5, 0.0]]
+
+
+def test_penalties_make_the_text_less_repetitive(model: Llama) -> None:
+    def most(**how: float) -> int:
+        text = list(generate(model, PROMPT, 70, temperature=0.0, **how))
+        return max(map(text.count, text))
+
+    assert most() > 2 * most(frequency_penalty=3.0) and most() > 2 * most(repetition_penalty=3.0)
+
+
+def test_top_k_keeps_the_k_most_probable() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [9.0, 1.0, 8.0, 2.0]])
+    kept = filter_logits(logits, Sampling(top_k=2)).isfinite()
+    assert kept.tolist() == [[False, True, False, True], [True, False, True, False]]
+    for everything in (0, 4, 99):
+        assert torch.equal(filter_logits(logits, Sampling(top_k=everything)), logits)
+    assert torch.equal(filter_logits(logits, Sampling(temperature=0.5)), logits * 2)
+
+
+@pytest.mark.parametrize("top_p, kept", [(0.01, 1), (0.45, 1), (0.55, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4)])
+def test_top_p_keeps_the_fewest_that_hold_p(top_p: float, kept: int) -> None:
+    logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
+    order = [1, 3, 0, 2]
+    found = filter_logits(logits, Sampling(top_p=top_p)).isfinite()[0].nonzero().flatten().tolist()
+    assert found == sorted(order[:kept])
+
+
+def test_a_filter_measures_what_those_before_it_leave() -> None:
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+
+    def kept(**how: float) -> int:
+        return int(filter_logits(logits, Sampling(**how)).isfinite().sum())
+
+    assert kept(top_p=0.5) == 2
+    assert kept(top_k=2, top_p=0.5) == 1  # 0.4 of 0.7
+    assert kept(temperature=0.2, top_p=0.5) == 1  # sharper: 0.4 becomes 0.78
+    assert kept(min_p=0.6) == 2 and kept(temperature=0.2, min_p=0.6) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2},
+                                     {"temperature": 1.5, "top_k": 9, "top_p": 0.9, "min_p": 0.05}], ids=str)
+def test_samples_follow_the_exact_distribution(options: dict) -> None:
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(1)) * 1.5
+    probabilities = exact_distribution(logits[0], **options)
+    tokens = sample(logits.expand(20_000, -1), Sampling(**options), [torch.Generator().manual_seed(2)] * 20_000)
+    counts = torch.bincount(tokens, minlength=12).double()
+    possible = probabilities > 0
+    assert counts[~possible].sum() == 0 and (counts[possible] > 0).all()
+    chi_square = ((counts - 20_000 * probabilities) ** 2 / (20_000 * probabilities))[possible].sum().item()
+    freedom = int(possible.sum()) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def exact_distribution(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+                       min_p: float = 0.0) -> Tensor:
+    """The same rules, written plainly: the tokens from the most probable on, while there is room."""
+    weights = (logits.double() / temperature).exp()
+    order = weights.argsort(descending=True).tolist()[:top_k or None]
+    total, kept = sum(weights[i].item() for i in order), 0.0
+    result = torch.zeros(len(logits), dtype=torch.float64)
+    for i in order:
+        if kept >= top_p * total or weights[i] < min_p * weights.max():
+            break
+        kept += weights[i].item()
+        result[i] = weights[i]
+    return result / result.sum()
+
+
+def test_generate_samples_from_the_models_distribution(model: Llama) -> None:
+    with torch.no_grad():
+        expected = exact_distribution(model(torch.tensor([PROMPT]))[0, -1], temperature=1.0, top_k=3)
+    counts = torch.zeros(96)
+    for seed in range(600):
+        counts[next(generate(model, PROMPT, 1, temperature=1.0, top_k=3, seed=seed))] += 1
+    likely = expected > 0
+    assert likely.sum() == 3 and counts[~likely].sum() == 0
+    chi_square = ((counts - 600 * expected) ** 2 / (600 * expected))[likely].sum()
+    assert chi_square < 14  # 0.1 % of fair draws exceed it
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0.0}, {"temperature": 1.0},
+                                 {"temperature": 0.0, "repetition_penalty": 1.5, "frequency_penalty": 0.5}], ids=str)
+def test_a_batch_gives_the_texts_of_its_prompts(model: Llama, how: dict) -> None:
+    prompts = [PROMPT, [7], [9, 2] * 15, [80, 3, 17, 5, 5, 5, 80]]
+    alone = [list(generate(model, ids, 40, 11, seed=3 + row, **how)) for row, ids in enumerate(prompts)]
+    steps = list(generate_batch(model, prompts, 40, 11, seed=3, **how))
+    together = [[token for token in column if token is not None] for column in zip(*steps, strict=True)]
+    assert together == alone and len(set(map(tuple, alone))) == 4
+    assert len(steps) == max(map(len, alone)) and all(column.count(None) == len(steps) - len(text)
+                                                      for column, text in zip(zip(*steps, strict=True), alone,
+                                                                              strict=True))
+
+
+def test_every_cached_step_gives_the_uncached_choice(model: Llama) -> None:
+    ids = list(PROMPT)
+    for token in generate(model, PROMPT, 60, temperature=0.0):
+        with torch.no_grad():
+            assert token == int(model(torch.tensor([ids]))[0, -1].argmax())
+        ids.append(token)
+    assert len(ids) == 64
+
+
+@pytest.mark.parametrize("pieces, stops, text", [
+    (["one ", "two"], (), "one two"),
+    (["one t", "w", "o three"], ("two",), "one "),
+    (["one t", "he", "n two"], ("two",), "one then "),
+    (["aab", "aac"], ("aac",), "aab"),
+    (["aa", "aa", "b"], ("aab",), "aa"),
+    (["x\n", "\n", "y"], ("###", "\n\n"), "x"),
+    (["one tw"], ("two",), "one tw"),
+    (["two one"], ("two",), ""),
+    (["b a"], ("a", "b"), ""),
+])
+def test_text_ends_before_a_stop_string(pieces: list[str], stops: tuple[str, ...], text: str) -> None:
+    assert "".join(until(pieces, stops)) == text
+
+
+def test_a_stop_string_holds_back_no_more_than_it_must() -> None:
+    taken = []
+    pieces = until((taken.append(piece) or piece for piece in ["a", "b", "#", "c", "##", "d"]), ["##"])
+    assert [(piece, len(taken)) for piece in pieces] == [("a", 1), ("b", 2), ("#c", 4)]
+    assert taken[-1] == "##"  # what comes after is not made
+
+
+def test_a_model_that_has_diverged_is_said() -> None:
+    with pytest.raises(RunError, match="diverged"):
+        sample(torch.tensor([[0.0, math.nan, 1.0]]), Sampling(), [None])
+
+
+def test_temperature_zero_is_the_most_probable() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, -1.0]])
+    assert sample(logits, Sampling(temperature=0.0), [None, None]).tolist() == [1, 0]
+
+
+def test_the_seed_names_the_text(model: Llama) -> None:
+    def text(seed: int | None) -> list[int]:
+        return list(generate(model, PROMPT, 20, temperature=1.0, seed=seed))
+
+    before = torch.get_rng_state()
+    assert text(1) == text(1) != text(2)
+    assert torch.equal(before, torch.get_rng_state())  # the run's own generator does not move
+    assert text(None) != text(None)
+
+
+def test_the_stop_token_ends_and_is_not_yielded(model: Llama) -> None:
+    whole = list(generate(model, PROMPT, 40, temperature=0.0))
+    stop = whole[7]
+    first = whole.index(stop)
+    assert list(generate(model, PROMPT, 40, stop, temperature=0.0)) == whole[:first] and 0 < first < 40
+    absent = next(token for token in range(96) if token not in whole)
+    assert list(generate(model, PROMPT, 40, absent, temperature=0.0)) == whole
+
+
+def test_no_more_than_asked_for_and_never_past_the_context(model: Llama) -> None:
+    for asked, room in ((0, 76), (1, 76), (5, 76), (75, 76), (76, 76), (1000, 76)):
+        assert len(list(generate(model, PROMPT, asked, temperature=0.0))) == min(asked, room)
+    assert len(list(generate(model, [7] * 79, 10, temperature=0.0))) == 1
+    longest = list(generate(model, PROMPT, 76, temperature=0.0))
+    with torch.no_grad():
+        logits = model(torch.tensor([[*PROMPT, *longest]]))[0]
+    assert [int(row.argmax()) for row in logits[3:-1]] == longest  # right up to the last place
+
+
+@pytest.mark.parametrize("ids, said", [([], "empty"), ([1] * 80, "80 tokens .* 80 tokens"), ([1] * 200, "200 tokens")])
+def test_a_prompt_that_does_not_fit_raises(model: Llama, ids: list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        next(generate(model, ids, 5))
+
+
+def test_tokens_come_one_at_a_time(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generation.generate.decoder", lambda model, batch_size: None)  # test_cpu_decoder.py has that
+    lengths = []
+    model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+    stream = generate(model, PROMPT, 5, temperature=0.0)
+    assert lengths == []
+    next(stream)
+    assert lengths == [4]
+    list(stream)
+    assert lengths == [4, 1, 1, 1, 1]  # the cache holds the rest, and no step is made for nothing

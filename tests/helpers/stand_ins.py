@@ -1,0 +1,57 @@
+"""Untrained models in the place of trained ones: a run of each stage, made in milliseconds, a token for each letter."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from toy import ROOT
+
+import checkpoint
+from checkpoint import Progress
+from config import ModelArgs
+from model import Llama
+from tokenizer import Tokenizer, from_ranks
+from training.metrics import Metrics
+
+ARGS = ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
+                 vocab_size=97, block_size=512, dropout=0.0, attn_dropout=0.0, device="cpu")
+STAGES = {"P": "pretraining", "S": "sft", "D": "dpo"}
+
+
+def letters() -> Tokenizer:
+    """A token for each printable character of ASCII and for the line's end: whatever a model says can be read."""
+    return from_ranks({bytes([code]): rank for rank, code in enumerate([10, *range(32, 127)])})
+
+
+def run_of(stage: str, runs: Path, step: int = 1, seed: int = 0, name: str | None = None) -> Path:
+    """Save a model of a stage as the newest step of its run; returns the step's folder."""
+    torch.manual_seed(seed)
+    model = Llama(ARGS)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8 if weight.dim() == 2 else 1)  # at the usual size every next token is about equally likely
+    run = runs / (name or f"{stage}-toy")
+    run.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics(run, "disabled", {})
+    for number in range(1, 6):
+        metrics.write(number, "train", {"loss": 5.5 / number, "tokens": 256 * number})
+    metrics.write(5, "val", {"loss": 1.25, "tokens": 1280})
+    metrics.close()
+    state = {"args": {"train": stage}, "stage": STAGES[stage]}
+    return checkpoint.save(run, Progress(step, 0, 0), model, letters(), model.state_dict(), {}, state)
+
+
+def three_runs(runs: Path) -> Path:
+    """A run of each stage, each with weights of its own; returns the folder of the runs."""
+    for seed, stage in enumerate(STAGES):
+        run_of(stage, runs, seed=seed)
+    return runs
+
+
+def load_app() -> ModuleType:
+    """gradio/app.py as a module: its folder is no package, so that `gradio` stays the library."""
+    spec = importlib.util.spec_from_file_location("page_app", ROOT / "gradio" / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

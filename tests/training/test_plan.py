@@ -1,0 +1,33 @@
+"""The plan: its sums, its notes, its estimate of memory."""
+
+import torch
+
+from config import ModelArgs
+from runtime.distributed import Env
+from training import plan
+
+ENV = Env(0, 0, 1, torch.device("cpu"), torch.float32, "a reason")
+
+
+def lines(steps=1000, **settings):
+    return plan.describe(ModelArgs(**settings), ENV, steps, 0, 1_000_000, 1e11, compiled=False)
+
+
+def test_tokens_per_step_are_shown_as_a_product():
+    text = "\n".join(lines())
+    assert "tokens per step: 524,288 = 64 rows x 512 tokens x 16 micro-batches x 1 ranks" in text
+    assert "a reason" in text and "note:" not in text
+
+
+def test_notes_name_what_is_not_as_it_seems():
+    assert any("--gradient_accumulation_steps is given" in line for line in lines(gradient_accumulation_steps=3))
+    assert any("no multiple of the micro-batches" in line for line in lines(total_batch_size=500_000))
+    assert any("inside --warmup_iters 700" in line for line in lines(steps=5, lr_decay_iters=5))
+    assert any("--lr_decay_iters 5 is inside --warmup_iters 700" in line for line in lines(lr_decay_iters=5))
+
+
+def test_estimates_grow_with_what_they_count():
+    small, large = ModelArgs(), ModelArgs(embeddings_dims=1024)
+    assert plan.memory_bytes(large, torch.float32) > 1.5 * plan.memory_bytes(small, torch.float32)
+    assert plan.expected_seconds(small, ENV, 20, 1e11) == 2 * plan.expected_seconds(small, ENV, 10, 1e11)
+    assert [plan.duration(s) for s in (30, 600, 7200)] == ["30 seconds", "10 minutes", "2.0 hours"]

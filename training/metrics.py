@@ -1,0 +1,89 @@
+"""The record of a run: metrics.jsonl in its folder, and Weights & Biases where it can be had."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from runtime.checksums import write_text
+
+FINISH_SECONDS = 60  # how long the end of a run waits for wandb
+
+
+class Metrics:
+    """Appends rows to <run>/metrics.jsonl and sends them to wandb; wandb never stops a run."""
+
+    def __init__(self, run: Path, mode: str, settings: dict, resume_step: int = 0):
+        self.path, self.file, self.warned = run / "metrics.jsonl", None, False
+        self.go_back(resume_step)
+        self.wandb = None if mode == "disabled" else _start_wandb(run, mode, settings)
+
+    def go_back(self, step: int) -> None:
+        """Forget a line cut off by a kill, and rows past the checkpoint that is resumed: their steps are made again."""
+        if self.file:
+            self.file.close()
+        self.unwritten = b""
+        if self.path.is_file():
+            rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self.file = self.path.open("ab", buffering=0)
+
+    def write(self, step: int, split: str, values: dict) -> None:
+        """One row: {"step", "split", ...}."""
+        self.unwritten += (json.dumps({"step": step, "split": split, **values}) + "\n").encode()
+        try:
+            while self.unwritten:  # what finds no room now goes there later: a line is never lost, nor half of it
+                self.unwritten = self.unwritten[self.file.write(self.unwritten):]
+            self.warned = False
+        except OSError as error:
+            if not self.warned:
+                print(f"{self.path} cannot be written ({error.strerror}): rows wait for room; the run goes on",
+                      file=sys.stderr)
+            self.warned = True
+        self._tell_wandb("log", {f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """Finish the record."""
+        self.file.close()
+        self._tell_wandb("finish")
+
+    def _tell_wandb(self, method: str, *values: dict, **options: int) -> None:
+        if self.wandb:
+            try:
+                getattr(self.wandb, method)(*values, **options)
+            except Exception as error:  # whatever wandb meets, training goes on
+                print(f"wandb stopped ({type(error).__name__}: {error}); the run goes on", file=sys.stderr)
+                self.wandb = None
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl up to the first line that is not whole, as the last one after a kill."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+            if row["step"] and row["split"]:
+                rows.append(row)
+        except (ValueError, TypeError, KeyError):
+            break
+    return rows
+
+
+def _start_wandb(run: Path, mode: str, settings: dict):
+    """A wandb run, or None with a line that says why; never asks, never waits long."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        import wandb  # seconds to import, and only one rank logs
+        if mode != "offline" and not wandb.login(prompt=False, verify=False):
+            if mode == "online":
+                print("not logged in to wandb, so it records offline (to change that: wandb login)", file=sys.stderr)
+            mode = "offline"
+        # At the end, what could not be sent to a server that is gone stays on disk, for `wandb sync`.
+        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=FINISH_SECONDS,
+                               finish_timeout_raises=True, x_disable_stats=True)
+        return wandb.init(project="smolllama", name=run.name, dir=run, config=settings, settings=quiet,
+                          mode="offline" if mode == "offline" else "online")
+    except Exception as error:  # an optional service: its faults, of any kind, must not stop training
+        print(f"wandb is off ({type(error).__name__}: {error}); metrics are in {run / 'metrics.jsonl'}",
+              file=sys.stderr)
+        return None

@@ -1,0 +1,96 @@
+"""How a model lies on the ranks, copied (DDP) or sharded (FSDP2), and what that means for a step and a checkpoint.
+
+Outside this file both are alike: a module whose gradients are averaged over ranks, and states that are whole.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import init_device_mesh
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from config import ModelArgs
+from runtime.distributed import Env
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on rank 0; the other ranks get nothing
+
+
+def lay_out(model: nn.Module, args: ModelArgs, env: Env, compiled: bool) -> bool:
+    """Prepare a model for its optimizers as --parallel and --activation_checkpointing say; returns whether in parts.
+
+    In parts (FSDP2, arXiv 2304.11277) a rank keeps its share of every weight, and so of its gradient and moments; a
+    layer is put together when it is used. Its layers are compiled here, one by one, since the whole cannot be.
+    """
+    sharded = args.parallel == "fsdp" and env.world_size > 1
+    mesh = init_device_mesh(env.device.type, (env.world_size,)) if sharded else None
+    for block in model.model["layers"]:
+        if sharded and compiled:
+            block.forward = torch.compile(block.forward)
+        if args.activation_checkpointing:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if sharded:
+            fully_shard(block, mesh=mesh)
+    if sharded:
+        fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the head is used after the model's forward
+    return sharded
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """The model with its gradients averaged over ranks as backward makes them."""
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ranks hold parts of the model."""
+    return isinstance(model, FSDPModule)
+
+
+def backward_of(model: nn.Module, last: bool) -> AbstractContextManager:
+    """The context of a micro-batch: copies add up once, with the last one; parts do it always, to stay small."""
+    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+def gradients(model: nn.Module) -> tuple[list[Tensor], Tensor]:
+    """This rank's gradients, and the norm of those of the whole model."""
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(found)
+    if isinstance(norm, DTensor):
+        return [gradient.to_local() for gradient in found], norm.full_tensor()
+    return found, norm
+
+
+def whole_states(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[dict, dict]:
+    """(weights, optimizer states), both by the weights' names: on rank 0 whole, however the model lies on the ranks."""
+    if is_sharded(model):
+        return get_model_state_dict(model, options=WHOLE), get_optimizer_state_dict(model, optimizers, options=WHOLE)
+    return model.state_dict(), get_optimizer_state_dict(model, optimizers)
+
+
+def copy_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy whole weights into a model."""
+    if is_sharded(model):
+        set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+    else:
+        model.load_state_dict(weights)
+
+
+def load_optimizers(model: nn.Module, optimizers: list[torch.optim.Optimizer], states: dict) -> None:
+    """Give optimizers the moments that a run on any number of ranks has saved; their settings stay those of now."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    set_optimizer_state_dict(model, optimizers, states, options=StateDictOptions(full_state_dict=is_sharded(model)))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group, setting in zip(groups, settings, strict=True):
+        group.update(setting)
