@@ -1,6 +1,6 @@
 """Attention behind one name: plain causal, under a mask, or run by run where a row holds several documents.
 
-Shapes: B rows, T queries, S keys, H query heads, K key and value heads, D head width; R runs.
+Shapes: B rows, T queries, S keys, H query heads, K key and value heads, D head width; R segments.
 """
 
 import numpy as np
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, runs: Tensor | None, dropout: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, segments: Tensor | None, dropout: float) -> Tensor:
     """Attention (B, H, T, D) of queries (B, H, T, D) to keys and values (B, K, S, D), causal where no mask is given.
 
-    With runs (find_runs) each token sees what its run may see. Groups of query heads share a key and value head.
+    With segments (attention_segments) a token sees what its run may see. Groups of query heads share a key and value head.
     """
-    if runs is not None:
-        return _attend_runs(q, k, v, runs, dropout)
+    if segments is not None:
+        return _attend_runs(q, k, v, segments, dropout)
     # is_causal aligns the triangle top-left, which is right only when queries and keys are the same tokens.
     causal = mask is None and q.shape[2] == k.shape[2] and q.shape[2] > 1
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True, dropout_p=dropout)
@@ -38,8 +38,8 @@ def attention_mask(T: int, start: int, doc_ids: Tensor | None, branches: Tensor 
     return mask[:, None]
 
 
-def find_runs(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:
-    """The same in runs (R, 2): how many tokens, row after row, belong together, and whether they follow a shared run.
+def attention_segments(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:
+    """The same in segments (R, 2): how many tokens, row after row, belong together, and whether they follow a shared run.
 
     A run sees itself causally; one that follows sees all of the last run that does not, too. That is the branch 0 of
     its document: a branch of a document without it follows nothing.
@@ -54,10 +54,10 @@ def find_runs(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:
     return np.stack([np.diff(starts, append=doc_ids.size), follows], axis=1)
 
 
-@torch._disable_dynamo  # runs differ: there would be a graph for each. torch.compiler.disable would import a compiler
-def _attend_runs(q: Tensor, k: Tensor, v: Tensor, runs: Tensor, dropout: float) -> Tensor:
-    """Attention that computes only what is seen; the runs are read on the host, so they stay there."""
-    lengths, follows = runs.T.tolist()
+@torch._disable_dynamo  # segments differ: there would be a graph for each. torch.compiler.disable would import a compiler
+def _attend_runs(q: Tensor, k: Tensor, v: Tensor, segments: Tensor, dropout: float) -> Tensor:
+    """Attention that computes only what is seen; the segments are read on the host, so they stay there."""
+    lengths, follows = segments.T.tolist()
     flat = (x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q, k, v))
     out, shared, mask = [], (), None
     for *run, follow in zip(*flat, follows, strict=True):

@@ -10,45 +10,24 @@ A folder is written under a temporary name, synced and renamed, so a kill at any
     python checkpoint.py verify DIR      compare every file of a run, a step or a dataset with its SHA256SUMS
 """
 
-import errno
-import hashlib
 import json
-import os
-import pickle
-import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from config import ModelArgs, Parser, RunError, UserError
-from config import run as run_script
-from dataprep.shards import claimed, write_json
+from config import ModelArgs, Parser
 from model import Llama
-from runtime.checksums import SUMS, damage, listed, seal
-from runtime.distributed import Env
+from runtime.checksums import SUMS, first_corrupt_file, read_checksums
+from runtime.errors import UserError, run_cli
+from runtime.files import write_json
 from tokenizer import Tokenizer, load_tokenizer
-from training.parallel import copy_weights, load_optimizers
 
-FORMAT = 2
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
 ARCHITECTURE = ("block_size", "vocab_size", "embeddings_dims", "no_of_decoder_layers", "no_of_heads", "no_kv_heads",
                 "head_dim", "hidden_dims", "eps", "rope_theta", "tie_embeddings")
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int
-    cursor: int  # rows of the data that all ranks together have taken
-    tokens: int
 
 
 def hf_config(args: ModelArgs, eos_id: int) -> dict:
@@ -110,87 +89,6 @@ def write_model(folder: Path, model: Llama, tokenizer: Tokenizer, about: dict,
     tokenizer.save(folder)
 
 
-def save(run: Path, progress: Progress, model: Llama, tokenizer: Tokenizer, weights: dict, training: dict,
-         state: dict, keep: int = 0) -> Path:
-    """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Returns the folder.
-
-    `training` is what goes on in training: the states of optimizers and scaler, and the generators of each rank.
-    Raises RunError when it cannot be written (the disk is full); the checkpoints that were there are then untouched.
-    """
-    folder = run / f"step_{progress.step:06d}"
-    partial = run / f".{folder.name}.tmp"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "train_state").mkdir(parents=True)
-        need, free = 16e6 + _bytes(weights) + _bytes(training), shutil.disk_usage(run).free
-        if need > free:
-            raise OSError(errno.ENOSPC, f"it needs {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
-        write_model(partial, model, tokenizer, {"stage": state["args"]["train"]}, weights=weights)
-        _write_training(partial / "train_state", training)
-        write_json(partial / "train_state" / "state.json",
-                   {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
-        seal(partial / "train_state", {})
-        seal(partial, {})
-        publish(partial, folder)  # in the place of the same step, after a resume from an older one
-        temporary = run / "latest.tmp"
-        temporary.write_text(folder.name)
-        _sync(temporary)
-        temporary.rename(run / "latest")
-        _sync(run)
-        others = [path for path in steps(run) if path != folder]
-        for old in others[:max(0, len(others) + 1 - keep)] if keep else []:
-            discard(old)
-        for leftover in run.glob(".step_*"):  # of a run that was killed while it saved or pruned
-            shutil.rmtree(leftover)
-    except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"the checkpoint of step {progress.step} could not be written to {run} "
-                       f"({getattr(error, 'strerror', None) or error})") from None
-    return folder
-
-
-def _write_training(folder: Path, training: dict) -> None:
-    for name, value in training.items():
-        try:
-            torch.save(value, folder / f"{name}.pt")
-        except RuntimeError as error:  # how torch says that a file could not be written
-            raise OSError(errno.EIO, str(error).splitlines()[0]) from None
-
-
-def _bytes(value: object) -> int:
-    """Bytes of all tensors inside dicts and lists."""
-    if isinstance(value, torch.Tensor):
-        return value.nbytes
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return sum(map(_bytes, parts))
-
-
-def publish(partial: Path, folder: Path) -> None:
-    """Give a folder that is written whole its name, in the place of what has that name."""
-    for path in sorted(partial.rglob("*")):
-        _sync(path)
-    _sync(partial)
-    discard(folder)
-    partial.rename(folder)
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder so that a kill in the middle leaves nothing under its name."""
-    if folder.exists():
-        hidden = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(hidden, ignore_errors=True)
-        folder.rename(hidden)
-        shutil.rmtree(hidden)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def steps(run: Path) -> list[Path]:
     """The complete step folders of a run, oldest first."""
     return sorted(run.glob("step_*"), key=lambda folder: (len(folder.name), folder.name))
@@ -230,8 +128,8 @@ def _parsed(folder: Path, config: dict) -> ModelArgs:
         raise UserError(f"{folder / 'config.json'} is broken ({type(error).__name__}: {error})") from None
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """Copy the weights of a folder (one safetensors file or several) into a model, every name and shape checked."""
+def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read the weights of a folder (one safetensors file or several) for a model; every name and shape is checked."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no .safetensors file")
@@ -247,7 +145,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if wrong or len(weights) != len(wanted):
         odd = wrong[0] if wrong else next(name for name in weights if name not in wanted)
         raise UserError(f"the weights in {folder} do not fit its config.json: {odd} is missing, too many or misshapen")
-    copy_weights(model, weights)
+    return weights
 
 
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
@@ -261,89 +159,16 @@ def load_llama(folder: Path) -> Llama:
     config = read_config(folder)
     legacy = config.get("model_type") == LEGACY
     model = Llama(_parsed(folder, config | {"model_type": "llama"} if legacy else config), legacy)
-    load_weights(model, folder)
+    model.load_state_dict(read_weights(folder, model))
     return model.eval()
 
 
-def load_state(folder: Path) -> tuple[Progress, dict]:
-    """(where the run stood, the rest of state.json) of a step folder. Raises UserError when it cannot be resumed."""
-    path = folder / "train_state" / "state.json"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no train_state, so it cannot be resumed: start from its weights with "
-                        f"--init_from {folder}")
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["format"] != FORMAT:
-            raise UserError(f"{folder} is of format {state['format']}, not {FORMAT}: another version wrote it, "
-                            f"start from its weights with --init_from {folder}")
-        progress = Progress(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
-        state["args"] = {**state["args"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}: {error})") from None
-    return progress, state
-
-
-def started_from(folder: Path, state: dict) -> Path | None:
-    """The folder whose weights the run of a step folder began with, as its state says; None where they were random."""
-    return (folder.parent.resolve() / state["init_from"]).resolve() if state["init_from"] else None
-
-
-def restore(folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.GradScaler, env: Env) -> None:
-    """Give optimizers and this rank's generators their state back; a rank that is new keeps its fresh generator."""
-    try:
-        states = torch.load(folder / "train_state" / "optimizer.pt", weights_only=True, map_location="cpu")
-        rng = torch.load(folder / "train_state" / "rng.pt", weights_only=True)
-        load_optimizers(model, optimizers, states["optimizers"])
-        scaler.load_state_dict(states["scaler"])
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"the training state in {folder} cannot be read ({' '.join(str(error).split())[:150]}): resume "
-                        f"from an older step or start with --init_from {folder}") from None
-    if env.rank < len(rng):
-        cpu, *device = rng[env.rank]
-        torch.set_rng_state(cpu)
-        if device and env.device.type == "cuda":
-            torch.cuda.set_rng_state(device[0], env.device)
-
-
-def generator_state(env: Env) -> list[torch.Tensor]:
-    """The state of this rank's generators: the CPU's and, on CUDA, the device's."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(env.device)] if env.device.type == "cuda" else [])]
-
-
-def data_hash(meta: dict) -> str:
-    """Names prepared data by the sha256 of all its files."""
-    files = [shard["sha256"] for split in sorted(meta["splits"]) for shard in meta["splits"][split]]
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def run_folder(folder: Path, keep: bool) -> Iterator[None]:
-    """The run's folder, claimed for this process alone; unless `keep`, an older run of that name is moved aside.
-
-    Raises UserError when another process trains there, or when it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not keep and any(folder.iterdir()):
-            number = 1
-            while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-                number += 1
-            with claimed(folder):
-                folder.rename(aside)
-            print(f"a run named {folder.name} was there already: it is now {aside}", file=sys.stderr)
-            folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --save_checkpoint_dir") from None
-    with claimed(folder):
-        yield
-
-
-def intact(folder: Path, resumed: bool = False) -> None:
+def verify_checkpoint(folder: Path, resumed: bool = False) -> None:
     """Raises UserError when a file of a model folder is not what was written, or one of its train_state if resumed.
 
     Folders of others tell nothing.
     """
-    if fault := damage(folder) or (damage(folder / "train_state") if resumed else None):
+    if fault := first_corrupt_file(folder) or (first_corrupt_file(folder / "train_state") if resumed else None):
         others = [step.name for step in steps(folder.parent) if step != folder]
         remedy = f"remove that folder, --resume then goes on from {others[-1]}" if others else "start again without it"
         raise UserError(f"{fault}: {remedy}")
@@ -359,13 +184,13 @@ def main() -> None:
                     for path in folder.glob(place + SUMS))
     if not sealed:
         raise UserError(f"{folder} holds no {SUMS}, so there is nothing to compare its files with")
-    faults = [fault for fault in map(damage, sealed) if fault]
+    faults = [fault for fault in map(first_corrupt_file, sealed) if fault]
     for path in sealed:
-        print(f"{path}: {len(listed(path) or ()):,} files")
+        print(f"{path}: {len(read_checksums(path) or ()):,} files")
     if faults:
         raise UserError("; ".join(faults))
     print("all are as they were written")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_cli(main)

@@ -8,150 +8,135 @@ no torch and reads no hardware, so it can be imported, tested and documented any
 
 import argparse
 import dataclasses
-import errno
 import math
 import os
 import re
-import select
 import sys
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-# What a file may be the matter with that its user can mend.
-OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOENT,
-            errno.ENOTDIR, errno.EISDIR)
+from runtime.errors import UserError
+
 EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
 
 
-class UserError(Exception):
-    """A mistake that the user can mend: one line that says what is wrong, where, and what to do."""
-
-
-class RunError(Exception):
-    """A run that cannot go on through no typing mistake: one line that says what happened and how to go on."""
-
-
-class RankError(RunError):
-    """One that a rank meets alone, so that no other says it."""
-
-
-def opt(default: object, group: str, help: str, minimum: float | None = None) -> typing.Any:
+def setting(default: object, group: str, help: str, minimum: float | None = None) -> typing.Any:
     """A field of ModelArgs: its default, the group of flags that it belongs to, its help, its smallest legal value."""
     return field(default=default, metadata={"group": group, "help": help, "minimum": minimum})
 
 
 @dataclass(frozen=True)
 class ModelArgs:
-    """All settings. Fields left at None are derived from others (DERIVED); `given` keeps what was asked for."""
+    """All settings. Fields left at None are derived from others (DERIVED_DEFAULTS); `explicit` keeps what was set."""
 
-    train: typing.Literal["P", "S", "D"] = opt(
+    train: typing.Literal["P", "S", "D"] = setting(
         "P", "run", "stage: P = pretraining, S = supervised fine-tuning (so does P on instructions), D = DPO")
     preset: typing.Literal[
-        "smol-130m", "stories", "stories-instruct", "stories-preference", "shakespeare"] | None = opt(
+        "smol-130m", "stories", "stories-instruct", "stories-preference", "shakespeare"] | None = setting(
         None, "run", "a named set of settings")
-    dataset: str | None = opt(
+    dataset: str | None = setting(
         None, "run", "folder under data_dir (default: the first prepared one that fits the stage)")
-    data_dir: str = opt("data", "data", "where prepared datasets are")
-    run_name: str | None = opt(None, "run", "name of the run's folder (default: stage and dataset)")
-    save_checkpoint_dir: str = opt("checkpoints", "run", "where runs are kept")
-    resume: bool = opt(False, "run", "continue the run from its newest checkpoint, exactly")
-    init_from: str | None = opt(None, "run", "start from the weights in this folder")
-    dry_run: bool = opt(False, "run", "print the plan and stop")
-    wandb: typing.Literal["auto", "online", "offline", "disabled"] = opt(
+    data_dir: str = setting("data", "data", "where prepared datasets are")
+    run_name: str | None = setting(None, "run", "name of the run's folder (default: stage and dataset)")
+    save_checkpoint_dir: str = setting("checkpoints", "run", "where runs are kept")
+    resume: bool = setting(False, "run", "continue the run from its newest checkpoint, exactly")
+    init_from: str | None = setting(None, "run", "start from the weights in this folder")
+    dry_run: bool = setting(False, "run", "print the plan and stop")
+    wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting(
         "auto", "run", "log to Weights & Biases; auto = online when logged in, else offline")
-    keep_checkpoints: int = opt(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
-    save_checkpoint_iter: int = opt(50, "run", "save every N steps", 1)
-    skip_limit: int = opt(
+    keep_checkpoints: int = setting(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
+    save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
+    skip_limit: int = setting(
         3, "run", "steps in a row without a finite loss and gradient, after which the run goes back to a checkpoint", 1)
-    stall_minutes: float = opt(20.0, "run", "end with the stacks of all threads after N minutes without a step; "
+    stall_minutes: float = setting(20.0, "run", "end with the stacks of all threads after N minutes without a step; "
                                             "0 = never", 0.0)
-    seed: int = opt(1337, "device", "seed of initialisation, row order, dropout and sampling", 0)
-    device: str = opt("cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so")
-    dtype: typing.Literal["bfloat16", "float16", "float32"] | None = opt(
+    seed: int = setting(1337, "device", "seed of initialisation, row order, dropout and sampling", 0)
+    device: str = setting("cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so")
+    dtype: typing.Literal["bfloat16", "float16", "float32"] | None = setting(
         None, "device", "precision of the matrix products "
         "(default: on CUDA bfloat16, or float16 where that is not in hardware; elsewhere float32)")
-    parallel: typing.Literal["ddp", "fsdp"] = opt(
+    parallel: typing.Literal["ddp", "fsdp"] = setting(
         "ddp", "run", "on several ranks: ddp = each has the model, fsdp = each has a part of it")
-    activation_checkpointing: bool = opt(
+    activation_checkpointing: bool = setting(
         False, "run", "make each layer's values again in backward: less memory, about a third more work")
 
-    block_size: int = opt(512, "model", "context length in tokens", 2)
-    vocab_size: int | None = opt(
+    block_size: int = setting(512, "model", "context length in tokens", 2)
+    vocab_size: int | None = setting(
         None, "model", "rows of the embedding (default: the tokenizer's, rounded up to 64; GPT-2: 50304)", 1)
-    embeddings_dims: int = opt(512, "model", "width of the model", 2)
-    no_of_decoder_layers: int = opt(8, "model", "decoder layers", 1)
-    no_of_heads: int = opt(8, "model", "query heads", 1)
-    no_kv_heads: int = opt(2, "model", "key and value heads (grouped-query attention)", 1)
-    head_dim: int | None = opt(None, "model", "width of a head (default: embeddings_dims / no_of_heads)", 2)
-    hidden_dims: int | None = opt(
+    embeddings_dims: int = setting(512, "model", "width of the model", 2)
+    no_of_decoder_layers: int = setting(8, "model", "decoder layers", 1)
+    no_of_heads: int = setting(8, "model", "query heads", 1)
+    no_kv_heads: int = setting(2, "model", "key and value heads (grouped-query attention)", 1)
+    head_dim: int | None = setting(None, "model", "width of a head (default: embeddings_dims / no_of_heads)", 2)
+    hidden_dims: int | None = setting(
         None, "model", "width of the SwiGLU (default: 8/3 embeddings_dims, rounded up to 64)", 1)
-    eps: float = opt(1e-5, "model", "epsilon of RMSNorm", 0.0)
-    rope_theta: float = opt(10000.0, "model", "base of the rotary frequencies", 1.0)
-    tie_embeddings: bool = opt(True, "model", "share the embedding with the output head")
-    attn_dropout: float = opt(0.1, "model", "dropout on attention weights", 0.0)
-    dropout: float = opt(0.1, "model", "dropout on the embedding and on each residual branch", 0.0)
+    eps: float = setting(1e-5, "model", "epsilon of RMSNorm", 0.0)
+    rope_theta: float = setting(10000.0, "model", "base of the rotary frequencies", 1.0)
+    tie_embeddings: bool = setting(True, "model", "share the embedding with the output head")
+    attn_dropout: float = setting(0.1, "model", "dropout on attention weights", 0.0)
+    dropout: float = setting(0.1, "model", "dropout on the embedding and on each residual branch", 0.0)
 
-    epochs: int = opt(
+    epochs: int = setting(
         4, "optimization", "end after so many passes over the data, if total_iters does not end it first", 1)
-    total_iters: int = opt(10000, "optimization", "end after so many optimizer steps", 1)
-    batch_size: int = opt(64, "optimization", "rows of block_size tokens on a device at a time", 1)
-    micro_batch_size: int | None = opt(None, "optimization", "the same under its other name (default: batch_size)", 1)
-    total_batch_size: int = opt(524288, "optimization", "tokens per optimizer step", 1)
-    gradient_accumulation_steps: int | None = opt(
+    total_iters: int = setting(10000, "optimization", "end after so many optimizer steps", 1)
+    batch_size: int = setting(64, "optimization", "rows of block_size tokens on a device at a time", 1)
+    micro_batch_size: int | None = setting(None, "optimization", "another name of batch_size", 1)
+    total_batch_size: int = setting(524288, "optimization", "tokens per optimizer step", 1)
+    gradient_accumulation_steps: int | None = setting(
         None, "optimization", "micro-batches per step and rank "
         "(default: total_batch_size / (micro_batch_size * block_size * ranks))", 1)
-    optimizer: typing.Literal["adamw", "muon"] = opt(
+    optimizer: typing.Literal["adamw", "muon"] = setting(
         "adamw", "optimization", "muon: Muon for the matrices, AdamW for the rest")
-    max_lr: float = opt(6e-4, "optimization", "peak learning rate", 0.0)
-    min_lr: float | None = opt(None, "optimization", "final learning rate (default: 0.1 * max_lr)", 0.0)
-    muon_lr: float = opt(
+    max_lr: float = setting(6e-4, "optimization", "peak learning rate", 0.0)
+    min_lr: float | None = setting(None, "optimization", "final learning rate (default: 0.1 * max_lr)", 0.0)
+    muon_lr: float = setting(
         0.02, "optimization", "peak learning rate of the matrices under muon; follows the same schedule", 0.0)
-    muon_momentum: float = opt(0.95, "optimization", "muon's memory of earlier gradients; short runs want less", 0.0)
-    warmup_iters: int = opt(700, "optimization", "steps of linear warm-up", 0)
-    lr_decay_iters: int | None = opt(
+    muon_momentum: float = setting(0.95, "optimization", "momentum of muon; short runs want less", 0.0)
+    warmup_iters: int = setting(700, "optimization", "steps of linear warm-up", 0)
+    lr_decay_iters: int | None = setting(
         None, "optimization", "step at which the cosine reaches min_lr (default: total_iters)", 1)
-    weight_decay_optim: float = opt(0.1, "optimization", "decoupled weight decay of the matrices", 0.0)
-    beta_1: float = opt(0.9, "optimization", "AdamW's first moment", 0.0)
-    beta_2: float = opt(0.95, "optimization", "AdamW's second moment", 0.0)
-    clip: float = opt(1.0, "optimization", "largest gradient norm; 0 = any", 0.0)
-    compile: bool | None = opt(None, "optimization", "torch.compile the model (default: on CUDA)")
+    weight_decay_optim: float = setting(0.1, "optimization", "decoupled weight decay of the matrices", 0.0)
+    beta_1: float = setting(0.9, "optimization", "AdamW's first moment", 0.0)
+    beta_2: float = setting(0.95, "optimization", "AdamW's second moment", 0.0)
+    clip: float = setting(1.0, "optimization", "largest gradient norm; 0 = any", 0.0)
+    compile: bool | None = setting(None, "optimization", "torch.compile the model (default: on CUDA)")
 
-    eval_iters: int = opt(50, "evaluation", "evaluate every N steps", 1)
-    eval_check: int = opt(100, "evaluation", "validation batches per evaluation", 1)
-    val_epochs: int = opt(2, "evaluation", "every N epochs, evaluate on the whole validation set; 0 = never", 0)
+    eval_iters: int = setting(50, "evaluation", "evaluate every N steps", 1)
+    eval_check: int = setting(100, "evaluation", "validation batches per evaluation", 1)
+    val_epochs: int = setting(2, "evaluation", "every N epochs, evaluate on the whole validation set; 0 = never", 0)
 
-    beta: float = opt(0.1, "dpo", "strength of the pull towards the reference in DPO", 0.0)
-    dpo_loss: typing.Literal["sigmoid", "ipo"] = opt("sigmoid", "dpo", "loss of a preference pair")
-    label_smoothing: float = opt(0.0, "dpo", "share of pairs that are taken to be the wrong way round", 0.0)
+    beta: float = setting(0.1, "dpo", "strength of the pull towards the reference in DPO", 0.0)
+    dpo_loss: typing.Literal["sigmoid", "ipo"] = setting("sigmoid", "dpo", "loss of a preference pair")
+    label_smoothing: float = setting(0.0, "dpo", "share of pairs that are taken to be the wrong way round", 0.0)
 
-    prompt: str = opt("Once upon a time", "sampling", "text to continue")
-    max_length: int = opt(100, "sampling", "new tokens, at most", 1)
-    temperature: float = opt(0.8, "sampling", "0 = greedy", 0.0)
-    top_k: int = opt(50, "sampling", "sample from the k most probable tokens; 0 = all", 0)
-    top_p: float = opt(1.0, "sampling", "sample from the fewest tokens that hold this probability", 0.0)
-    min_p: float = opt(0.0, "sampling", "leave out tokens less probable than this share of the most probable one", 0.0)
-    repetition_penalty: float = opt(
+    prompt: str = setting("Once upon a time", "sampling", "text to continue")
+    max_length: int = setting(100, "sampling", "new tokens, at most", 1)
+    temperature: float = setting(0.8, "sampling", "0 = greedy", 0.0)
+    top_k: int = setting(50, "sampling", "sample from the k most probable tokens; 0 = all", 0)
+    top_p: float = setting(1.0, "sampling", "sample from the fewest tokens that hold this probability", 0.0)
+    min_p: float = setting(0.0, "sampling", "skip tokens less probable than this share of the most probable one", 0.0)
+    repetition_penalty: float = setting(
         1.0, "sampling", "divide the logits of all earlier tokens by this (multiply those below 0); 1 = off", 0.0)
-    frequency_penalty: float = opt(
+    frequency_penalty: float = setting(
         0.0, "sampling", "subtract this from a token's logit for each time that it was generated")
-    num_beams: int = opt(1, "sampling", "beam search with N beams, where temperature and filters have no part", 1)
-    stop: tuple[str, ...] = opt((), "sampling", "end before any of these strings")
+    num_beams: int = setting(1, "sampling", "beam search with N beams, where temperature and filters have no part", 1)
+    stop: tuple[str, ...] = setting((), "sampling", "end before any of these strings")
 
     def __post_init__(self):
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        object.__setattr__(self, "given", given)
-        for name, rule in DERIVED.items():
+        explicit = {f.name: getattr(self, f.name) for f in fields(self)}
+        object.__setattr__(self, "explicit", explicit)
+        for name, rule in DERIVED_DEFAULTS.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, rule(self))
-        if complaints := list(_complaints(self)):
+        if complaints := list(_validation_errors(self)):
             raise UserError("; ".join(complaints))
 
     def replace(self, **changes: object) -> "ModelArgs":
         """The same settings with some changed; derived ones follow."""
-        return ModelArgs(**{**self.given, **changes})
+        return ModelArgs(**{**self.explicit, **changes})
 
     @property
     def row_tokens(self) -> int:
@@ -184,7 +169,7 @@ def _accumulation(a: ModelArgs) -> int:
 
 
 # In this order: each rule may use the fields above it.
-DERIVED: dict[str, Callable[[ModelArgs], object]] = {
+DERIVED_DEFAULTS: dict[str, Callable[[ModelArgs], object]] = {
     "vocab_size": lambda a: 50304,
     "head_dim": lambda a: a.embeddings_dims // a.no_of_heads if a.no_of_heads else 0,
     "hidden_dims": lambda a: round_up(-(-8 * a.embeddings_dims // 3), 64),
@@ -229,7 +214,7 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def _complaints(a: ModelArgs) -> Iterable[str]:
+def _validation_errors(a: ModelArgs) -> Iterable[str]:
     """All that is wrong with the settings, by the flags' names."""
     for f in fields(a):
         value, minimum = getattr(a, f.name), f.metadata["minimum"]
@@ -237,7 +222,7 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
             yield f"--{f.name} {value} is below {minimum}"
     if a.no_of_heads >= 1 and a.no_kv_heads >= 1 and a.no_of_heads % a.no_kv_heads:
         yield f"--no_of_heads {a.no_of_heads} is not a multiple of --no_kv_heads {a.no_kv_heads}"
-    if a.given["head_dim"] is None and a.no_of_heads >= 1 and a.embeddings_dims % a.no_of_heads:
+    if a.explicit["head_dim"] is None and a.no_of_heads >= 1 and a.embeddings_dims % a.no_of_heads:
         yield (f"--embeddings_dims {a.embeddings_dims} is not a multiple of --no_of_heads {a.no_of_heads} "
                "(or give --head_dim)")
     elif a.head_dim % 2:
@@ -245,7 +230,7 @@ def _complaints(a: ModelArgs) -> Iterable[str]:
                "rotary positions turn pairs")
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
-    for name, value in a.given.items():
+    for name, value in a.explicit.items():
         if isinstance(value, float) and (math.isinf(value) and name != "clip" or math.isnan(value)):
             yield f"--{name} {value} is not a finite number"
     if a.run_name is not None and (not Path(a.run_name).parts or ".." in Path(a.run_name).parts):
@@ -325,34 +310,6 @@ def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -
     preset = {**PRESETS.get(typed.get("preset"), {}), **stored, **typed}
     merged = {**STAGE_DEFAULTS[preset.get("train", "P")], **preset}
     return ModelArgs(**{name: value for name, value in merged.items() if name in names})
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a script's main; errors print one line on stderr. Exit codes: 2 user's mistake, 1 failed run, 130 Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # what a terminal has no character for
-    try:
-        main()
-    except (UserError, RunError) as error:
-        # The ranks of a machine meet the same error, and one says it.
-        if isinstance(error, RankError) or os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
-    except BrokenPipeError:
-        output = select.poll()
-        output.register(sys.stdout.fileno(), 0)
-        if not output.poll(0):
-            raise  # another pipe's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who reads the output has seen enough
-        raise SystemExit(1) from None
-    except OSError as error:
-        if error.errno not in OF_FILES:
-            raise
-        print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(1 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def settings_table() -> str:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from config import Parser, UserError, resolve, run
+from config import Parser, resolve
 from dataprep.conversations import COLUMNS
 from dataprep.registry import (
     VAL_FRACTION,
@@ -45,19 +45,18 @@ from dataprep.registry import (
 from dataprep.shards import (
     FORMAT,
     SPLITS,
-    Store,
+    TokenDataset,
     check_replaceable,
-    claimed,
-    hold_out,
     id_dtype,
-    intact,
     read_meta,
-    replace_folder,
-    write_json,
+    split_validation,
+    verify_dataset,
 )
 from dataprep.sources import Span
-from dataprep.worker import make_unit, start_worker
-from runtime.checksums import seal
+from dataprep.worker import prepare_unit, start_worker
+from runtime.checksums import write_checksums
+from runtime.errors import UserError, run_cli
+from runtime.files import commit_folder, folder_lock, write_json
 from template import CHAT_TEMPLATE
 from tokenizer import Tokenizer, load_tokenizer
 
@@ -109,7 +108,7 @@ def prepare_shard(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, w
     folder = data_dir / f".{name}.shard-{shard.number}-of-{shard.count}"
     wanted = json.loads(json.dumps(asdict(plan)))
     folder.mkdir(exist_ok=True)
-    with claimed(folder):
+    with folder_lock(folder):
         if _planned(folder) != wanted:
             start_over(folder, wanted, tokenizer)
         entries = run_units(folder, wanted, tokenizer, workers, shard)
@@ -117,14 +116,14 @@ def prepare_shard(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, w
           f"all {shard.count} into one {data_dir.name}/ and run the same command there without --shard")
 
 
-def take_shards(folder: Path, data_dir: Path, name: str, plan: dict) -> None:
+def merge_machine_shares(folder: Path, data_dir: Path, name: str, plan: dict) -> None:
     """Move the units of finished shards into the folder; a kill in between is made good by the next run.
 
     Raises UserError for a shard of another plan.
     """
     form = re.compile(re.escape(f".{name}.shard-") + r"\d+-of-\d+")
     for shard in sorted(path for path in data_dir.iterdir() if form.fullmatch(path.name)):
-        with claimed(shard):
+        with folder_lock(shard):
             if _planned(shard) != plan:
                 raise UserError(f"{shard} was made by another plan (other sources, revision, tokenizer or settings, or "
                                 "files of another path or time): make it again, or remove it")
@@ -146,10 +145,10 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
         print(f"{target} is already prepared")
         return target
     folder.mkdir(exist_ok=True)
-    with claimed(folder):
+    with folder_lock(folder):
         if _planned(folder) != wanted:
             start_over(folder, wanted, tokenizer)
-        take_shards(folder, data_dir, name, wanted)
+        merge_machine_shares(folder, data_dir, name, wanted)
         if not (folder / "meta.json").is_file():
             entries = run_units(folder, wanted, tokenizer, workers, Shard(1, 1))
             write_json(folder / "meta.json", make_meta(folder, name, wanted, entries, tokenizer))
@@ -159,8 +158,8 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
         for path in folder.iterdir():
             if path.is_file() and path.name not in {"meta.json", "plan.json", *whole}:
                 path.unlink()
-        seal(folder, whole)
-        replace_folder(folder, target)
+        write_checksums(folder, whole)
+        commit_folder(folder, target)
     noun = {"text": "documents", "instruct": "conversations", "preference": "answers"}[plan.kind]
     for split in SPLITS:
         documents, tokens, size = (sum(shard[key] for shard in meta["splits"][split])
@@ -183,9 +182,9 @@ def _is_whole(target: Path, plan: dict) -> bool:
     if not (target / "meta.json").is_file() or _planned(target) != plan:
         return False
     try:
-        intact(target)
+        verify_dataset(target)
         meta = read_meta(target)
-        return all(Store(target, split, meta) for split in SPLITS)
+        return all(TokenDataset(target, split, meta) for split in SPLITS)
     except UserError as error:
         print(error)
         return False
@@ -206,7 +205,7 @@ def make_meta(folder: Path, name: str, plan: dict, entries: list[dict], tokenize
     shards = {split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
               for split in SPLITS}
     if bool(shards["train"]) != bool(shards["val"]):
-        shards = hold_out(folder, shards["train"] or shards["val"], plan["kind"], plan["val_fraction"],
+        shards = split_validation(folder, shards["train"] or shards["val"], plan["kind"], plan["val_fraction"],
                           id_dtype(plan["tokenizer"]["vocab_size"]), len(plan["units"]), tokenizer.text_bytes)
     train, val = (sum(shard["tokens"] for shard in shards[split]) for split in SPLITS)
     if min(train, val) < 2:
@@ -258,11 +257,11 @@ def _run_group(folder: Path, pool: ProcessPoolExecutor, plan: dict, numbers: lis
             if left is not None and expected >= left:
                 break
             if upcoming not in running and not _kept(folder, upcoming):
-                running[upcoming] = pool.submit(make_unit, upcoming, budget)
+                running[upcoming] = pool.submit(prepare_unit, upcoming, budget)
             expected += sum(span["bytes"] for span in plan["units"][upcoming]) // BYTES_PER_TOKEN
         entry = _kept(folder, number) or _wait(running[number], tick)
         if left is not None and _tokens(entry) > left:
-            entries[number] = _wait(pool.submit(make_unit, number, left), tick)
+            entries[number] = _wait(pool.submit(prepare_unit, number, left), tick)
             break
         entries[number] = entry
         left = 0 if entry["full"] else left if left is None else left - _tokens(entry)
@@ -396,4 +395,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

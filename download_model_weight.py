@@ -12,12 +12,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint import load_model, publish
-from config import Parser, UserError, resolve, run
-from dataprep.shards import write_json
+from checkpoint import load_model
+from config import Parser, resolve
 from generation.chat import STAGES
 from publishing.hub_download import HubFile, fetch, repository
 from publishing.published_weights import convert
+from runtime.errors import UserError, run_cli
+from runtime.files import commit_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def download(repo: str, model_type: str | None, there: Path) -> Path:
         convert(path, made, STAGES[model_type])
     write_json(made / SOURCE, source)
     load_model(made)  # nothing takes the folder's name that cannot be loaded
-    publish(made, folder)
+    commit_folder(made, folder)
     shutil.rmtree(partial)
     return folder
 
@@ -79,7 +80,7 @@ def from_file(file: Path, model_type: str, there: Path) -> Path:
     folder = there / file.stem
     partial = there / f".{folder.name}.partial"
     convert(file, partial, STAGES[model_type])
-    publish(partial, folder)
+    commit_folder(partial, folder)
     return folder
 
 
@@ -112,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

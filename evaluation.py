@@ -22,26 +22,28 @@ from pathlib import Path
 import torch
 import yaml
 
-from checkpoint import find_model, load_llama, load_model, load_state, started_from
-from config import ModelArgs, Parser, UserError, resolve, run
+from checkpoint import find_model, load_llama, load_model
+from config import ModelArgs, Parser, resolve
 from dataloader.batch import Batch
 from dataloader.loader import PackedRows, PairRows, StreamValidation, fixed_batches
-from dataprep.shards import Store, read_meta
+from dataprep.shards import TokenDataset, read_meta
 from generation.cpu_decoder import quantize
 from model import Llama
 from runtime import distributed
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
+from runtime.errors import UserError, run_cli
 from stories.evaluate import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
 from training.objectives import completion_logps, evaluate, lengths, next_token
 from training.reference_logps import reference_key
+from training.state import initial_weights_folder, load_state
 
-MOST_NATS = 700.0  # whose exponential is still a number
+MAX_EXP_ARG = 700.0  # whose exponential is still a number
 ROWS = {"text": StreamValidation, "instruct": PackedRows}
 
 
 def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, data: Path, args: ModelArgs,
-                   env: Env) -> dict[str, float]:
+                   env: DistributedEnv) -> dict[str, float]:
     """{"loss" in nats per learned token, "perplexity", "bits_per_byte", "tokens"} on a dataset's whole validation set.
 
     There are no bits per byte where the context cuts off what should be learned: its bytes are not known apart.
@@ -51,7 +53,7 @@ def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, 
     if meta["tokenizer"]["hash"] != tokenizer.hash:
         raise UserError(f"{data} was prepared with another tokenizer than the model's: prepare it with "
                         "data.py --tokenizer and the model's folder")
-    store = Store(data, "val", meta)
+    store = TokenDataset(data, "val", meta)
     T = min(args.block_size, model.args.block_size, *([reference.args.block_size] if reference else []))
     if meta["kind"] == "preference":
         found = _preference_scores(model, reference, PairRows(store, T, 0), args, env)
@@ -60,13 +62,13 @@ def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, 
         found = evaluate(next_token, model, batches, env)
         found = {"loss": found["loss"], "tokens": found["count"]}
     nats, whole = found["loss"] * found["tokens"], meta["kind"] == "text" or found["tokens"] == store.learned
-    perplexity = math.exp(found["loss"]) if found["loss"] < MOST_NATS else math.inf
+    perplexity = math.exp(found["loss"]) if found["loss"] < MAX_EXP_ARG else math.inf
     return {**found, "tokens": int(found["tokens"]), "perplexity": perplexity,
             **({"bits_per_byte": nats / math.log(2) / store.bytes} if whole else {})}
 
 
 def _preference_scores(model: Llama, reference: Llama | None, rows: PairRows, args: ModelArgs,
-                       env: Env) -> dict[str, float]:
+                       env: DistributedEnv) -> dict[str, float]:
     """The scores of pairs, all ranks together."""
     batches = fixed_batches(rows, args.batch_size, env.rank, env.world_size)
     means = evaluate(_pair_objective(reference, args.beta), model, batches, env)
@@ -89,13 +91,13 @@ def _pair_objective(reference: Llama | None, beta: float) -> Callable:
     return objective
 
 
-def start_of(folder: Path) -> Llama | None:
+def dpo_reference(folder: Path) -> Llama | None:
     """The model that a DPO run started from, when it is still there with the weights that it had."""
     try:
         state = load_state(folder)[1]
     except UserError:  # not of a run
         return None
-    start = started_from(folder, state) if state["reference"] else None
+    start = initial_weights_folder(folder, state) if state["reference"] else None
     if not start or not (start / "config.json").is_file():
         return None
     model, dtype = load_llama(start), getattr(torch, state["reference_dtype"])
@@ -122,7 +124,7 @@ def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, 
             for metric, value in metrics.items() if isinstance(value, float)}
 
 
-def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
+def measure(name: str, asked: dict, args: ModelArgs, env: DistributedEnv) -> dict:
     """All that is asked for, of one model."""
     folder = find_model(name)
     model, tokenizer = load_model(folder)
@@ -134,7 +136,7 @@ def measure(name: str, asked: dict, args: ModelArgs, env: Env) -> dict:
         data = Path(args.data_dir) / asked["dataset"]
         reference = None
         if read_meta(data)["kind"] == "preference":
-            reference = load_llama(find_model(asked["reference"])) if asked["reference"] else start_of(folder)
+            reference = load_llama(find_model(asked["reference"])) if asked["reference"] else dpo_reference(folder)
             reference = reference and reference.to(env.device)
         found |= {"dataset": asked["dataset"], **dataset_scores(model, tokenizer, reference, data, args, env)}
     if asked["suite"]:
@@ -157,7 +159,7 @@ def table(measured: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def side_by_side(folders: list[str], count: int, seed: int, env: Env) -> str:
+def side_by_side(folders: list[str], count: int, seed: int, env: DistributedEnv) -> str:
     """What every model writes for the same held-out requests with the same seed, in columns."""
     tasks, columns = held_out(("about", "wish"), count, seed), []
     for folder in folders:
@@ -201,15 +203,15 @@ def main() -> None:
     env = distributed.init(args.device, args.dtype)
     try:
         measured = [measure(name, asked, args, env) for name in asked["model"]]
-        if env.main and asked["json"]:
+        if env.is_main_process and asked["json"]:
             print(json.dumps(measured[0] if len(measured) == 1 else {"models": measured}))
-        elif env.main:
+        elif env.is_main_process:
             print(table(measured))
-        if env.main and asked["samples"] and not asked["json"]:
+        if env.is_main_process and asked["samples"] and not asked["json"]:
             print(side_by_side(asked["model"], asked["samples"], args.seed, env))
     finally:
         distributed.shutdown()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

@@ -16,15 +16,16 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-from checkpoint import load_weights, publish, read_config, write_model
-from config import ModelArgs, Parser, RunError, UserError, resolve, run
-from dataprep.sources import retry
-from generation.chat import Speaker, choose_model, load_speaker
+from checkpoint import read_config, read_weights, write_model
+from config import ModelArgs, Parser, resolve
+from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.generate import generate
 from model import Llama
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
-from publishing.hub_download import hub_errors
 from publishing.model_card import USES, history, model_card
+from runtime.errors import RunError, UserError, run_cli
+from runtime.files import commit_folder
+from runtime.hub import hub_errors, retry
 
 # Largest error of a weight, as a share of its matrix's largest one: rounding to 8, 11 bits; to 1/127 with its scale.
 ROUNDING = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "q8_0": 1 / 220}
@@ -36,13 +37,13 @@ WRITTEN = {"README.md", "Modelfile", "config.json", "generation_config.json", "m
            "tokenizer_config.json", *(f"model-{precision}.gguf" for precision in ROUNDING)}
 
 
-def write(folder: Path, source: Path, speaker: Speaker, form: str, precision: str) -> Llama:
+def write(folder: Path, source: Path, speaker: ChatModel, form: str, precision: str) -> Llama:
     """Write the files of a format; returns the model as they hold it."""
     again = Llama(speaker.model.args, speaker.model.legacy)
     if form == "safetensors":
         about = read_config(source).get("smolllama") or {}
         write_model(folder, speaker.model, speaker.tokenizer, about, getattr(torch, precision))
-        load_weights(again, folder)
+        again.load_state_dict(read_weights(folder, again))
     else:
         file = folder / f"model-{precision}.gguf"
         write_gguf(file, speaker.model, speaker.tokenizer, precision)
@@ -87,7 +88,7 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
     return f"llama.cpp gives our greedy tokens: the first {same} of {len(greedy)}"
 
 
-def samples(speaker: Speaker, args: ModelArgs) -> list[tuple[str, str]]:
+def samples(speaker: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
     """What the model writes after the prompt with the first seeds; nothing where the prompt fills the context."""
     try:
         ids, _ = speaker.prompt([{"role": "user", "content": args.prompt}], args.max_length)
@@ -116,7 +117,7 @@ def check_target(target: Path, source: Path) -> None:
                         "choose another --to")
 
 
-def write_card(folder: Path, source: Path, speaker: Speaker, asked: dict) -> None:
+def write_card(folder: Path, source: Path, speaker: ChatModel, asked: dict) -> None:
     """Write README.md, with samples by the settings of the run that made the model, or by those typed."""
     stages = history(source)
     args = resolve(asked, {name: getattr(stages[-1].args, name) for name in SHOWN} if stages else None)
@@ -131,7 +132,7 @@ def export(source: Path, asked: dict) -> None:
     """Write, read again, compare, describe, and only then give the folder its name."""
     target, precision = asked["to"].absolute(), asked["dtype"]  # "." has no name
     check_target(target, source)
-    speaker, partial = load_speaker(source), target.with_name(f".{target.name}.partial")
+    speaker, partial = load_chat_model(source), target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -142,7 +143,7 @@ def export(source: Path, asked: dict) -> None:
         if asked["format"] == "gguf":
             print(compare_llama_cpp(partial / f"model-{precision}.gguf", prompt, greedy))
         write_card(partial, source, speaker, asked)
-        publish(partial, target)
+        commit_folder(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -172,7 +173,7 @@ def main() -> None:
     try:
         if asked["card"]:
             target.mkdir(parents=True, exist_ok=True)
-            write_card(target, source, load_speaker(source), asked)
+            write_card(target, source, load_chat_model(source), asked)
         else:
             export(source, asked)
     except OSError as error:
@@ -184,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 
-from config import ModelArgs, Parser, UserError, resolve, run
-from generation.chat import Speaker, choose_model, load_speaker
+from config import ModelArgs, Parser, resolve
+from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.cpu_decoder import quantize
 from runtime import distributed
+from runtime.errors import UserError, run_cli
 
 
-def say(speaker: Speaker, ids: list[int], args: ModelArgs, env: distributed.Env) -> str:
+def say(speaker: ChatModel, ids: list[int], args: ModelArgs, env: distributed.DistributedEnv) -> str:
     """Stream what follows the ids to stdout, its figures to stderr; returns the text."""
     text, made, t0 = "", [], time.perf_counter()
     with env.autocast():
@@ -32,7 +33,7 @@ def say(speaker: Speaker, ids: list[int], args: ModelArgs, env: distributed.Env)
     return text
 
 
-def chat(speaker: Speaker, first: list[str], args: ModelArgs, env: distributed.Env, raw: bool) -> None:
+def chat(speaker: ChatModel, first: list[str], args: ModelArgs, env: distributed.DistributedEnv, raw: bool) -> None:
     """A turn for each line, those of `first`, then of stdin; one that does not fit is refused, and the next taken."""
     messages: list[dict[str, str]] = []
     for line in itertools.chain(first, turns()):
@@ -79,7 +80,7 @@ def main() -> None:
     args = resolve(typed)
     env = distributed.init(args.device, args.dtype)
     folder = choose_model(typed["model"], args)
-    speaker = load_speaker(folder)
+    speaker = load_chat_model(folder)
     if typed["quantize"]:
         quantize(speaker.model)
     speaker.model.to(env.device)
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

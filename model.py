@@ -70,7 +70,7 @@ class Context(NamedTuple):
     cos: Tensor
     sin: Tensor
     mask: Tensor | None
-    runs: Tensor | None
+    segments: Tensor | None
     cache: KVCache | None
 
 
@@ -92,7 +92,7 @@ class Attention(nn.Module):
         q, k = apply_rope(q, context.cos, context.sin), apply_rope(k, context.cos, context.sin)
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, k, v)
-        x = attend(q, k, v, context.mask, context.runs, self.dropout if self.training else 0.0)
+        x = attend(q, k, v, context.mask, context.segments, self.dropout if self.training else 0.0)
         return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -167,12 +167,12 @@ class Llama(nn.Module):
                 nn.init.normal_(weight, std=residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02)
 
     def forward(self, tokens: Tensor, doc_ids: Tensor | None = None, cache: KVCache | None = None,
-                head: bool = True, branches: Tensor | None = None, positions: Tensor | None = None,
-                runs: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `head` is False.
+                return_hidden: bool = False, branches: Tensor | None = None, positions: Tensor | None = None,
+                segments: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `return_hidden`.
 
         With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
-        0 of it; runs (R, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in it,
+        0 of it; segments (R, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in it,
         and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be below
         block_size; without them, raises ValueError when the tokens reach past block_size.
         """
@@ -183,16 +183,16 @@ class Llama(nn.Module):
             cos, sin = self.cos[start:start + T], self.sin[start:start + T]
         else:
             raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
-        runs = runs if tokens.device.type == "cpu" else None
-        mask = attention_mask(T, start, doc_ids, branches, tokens.device) if runs is None else None
-        context = Context(cos, sin, mask, runs, cache)
+        segments = segments if tokens.device.type == "cpu" else None
+        mask = attention_mask(T, start, doc_ids, branches, tokens.device) if segments is None else None
+        context = Context(cos, sin, mask, segments, cache)
         x = self.dropout(self.model["embed_tokens"](tokens))
         for block in self.model["layers"]:
             x = block(x, context)
         if cache is not None:
             cache.length += T
         x = self.model["norm"](x)
-        return self.lm_head(x) if head else x
+        return x if return_hidden else self.lm_head(x)
 
 
 def count_parameters(args: ModelArgs) -> int:

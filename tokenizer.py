@@ -21,7 +21,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from config import EOS, Parser, UserError, run
+from config import EOS, Parser
+from runtime.errors import UserError, run_cli
 from template import CHAT_TEMPLATE, HEADINGS
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -247,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

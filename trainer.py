@@ -20,14 +20,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import checkpoint
-from config import ModelArgs, Parser, RankError, RunError, run
+from config import ModelArgs, Parser
 from dataloader.loader import Loader
 from model import flops_per_token
 from runtime import distributed
-from runtime.distributed import Env
-from runtime.watchdog import Stop, end_with_launcher, name_launch
-from training import parallel
+from runtime.distributed import DistributedEnv
+from runtime.errors import LocalRankError, RunError, run_cli
+from runtime.watchdog import StopSignal, exit_when_torchrun_dies, save_launch_id
+from training import parallel, state
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite
 from training.objectives import Objective, global_means
@@ -39,9 +39,9 @@ GROUPS = ("run", "data", "device", "model", "optimization", "evaluation", "dpo",
 
 def train(run: Run) -> None:
     """The loop: a step, written down; then evaluate and save when due."""
-    args, env, progress, stop = run.args, run.env, run.progress, Stop()
-    metrics = Metrics(run.folder, args.wandb, args.given, progress.step) if env.main else None
-    bar = tqdm(total=run.steps, initial=progress.step, unit=" steps", disable=not env.main, dynamic_ncols=True,
+    args, env, progress, stop = run.args, run.env, run.progress, StopSignal()
+    metrics = Metrics(run.folder, args.wandb, args.explicit, progress.step) if env.is_main_process else None
+    bar = tqdm(total=run.steps, initial=progress.step, unit=" steps", disable=not env.is_main_process, dynamic_ncols=True,
                mininterval=0.2 if sys.stderr.isatty() else 10)
     whole_after = args.val_epochs * len(run.rows)
     stopping = False
@@ -76,7 +76,7 @@ def train(run: Run) -> None:
     bar.close()
     if metrics:
         metrics.close()
-        print(farewell(run))
+        print(summary(run))
 
 
 def record(run: Run, metrics: Metrics | None, bar: tqdm, means: dict[str, float], lr: float, seconds: float) -> None:
@@ -94,7 +94,7 @@ def record(run: Run, metrics: Metrics | None, bar: tqdm, means: dict[str, float]
 
 
 def train_step(objective: Objective, model: nn.Module, optimizers: list[torch.optim.Optimizer],
-               scaler: torch.amp.GradScaler, loader: Loader, args: ModelArgs, env: Env) -> dict[str, float]:
+               scaler: torch.amp.GradScaler, loader: Loader, args: ModelArgs, env: DistributedEnv) -> dict[str, float]:
     """One optimizer step. Its gradients are those of one huge batch, for any split over micro-batches and ranks.
 
     Raises NotFinite, on all ranks, when loss or gradient is not a number; the weights are then as they were.
@@ -102,7 +102,7 @@ def train_step(objective: Objective, model: nn.Module, optimizers: list[torch.op
     results = []
     for micro_step in range(args.gradient_accumulation_steps):
         batch = loader.next().to(env.device)
-        with parallel.backward_of(model, last=micro_step == args.gradient_accumulation_steps - 1):
+        with parallel.gradient_sync_context(model, last=micro_step == args.gradient_accumulation_steps - 1):
             with env.autocast():
                 loss, count, sums = objective(model, batch)
             scaler.scale(loss).backward()
@@ -128,7 +128,7 @@ def train_step(objective: Objective, model: nn.Module, optimizers: list[torch.op
     return {**means, "grad_norm": norm.item()}
 
 
-def farewell(run: Run) -> str:
+def summary(run: Run) -> str:
     """Where the results are, and how to go on when the run was stopped early."""
     newest = run.folder / f"step_{run.progress.step:06d}"
     if run.progress.step < run.steps:
@@ -149,7 +149,7 @@ def main() -> None:
     parser = Parser(__doc__)
     parser.add_settings(GROUPS)
     job = Run(vars(parser.parse_args()))
-    end_with_launcher()
+    exit_when_torchrun_dies()
     job.watchdog.beat()
     try:
         env = distributed.init(job.args.device, job.args.dtype)
@@ -159,28 +159,28 @@ def main() -> None:
         lines, finished = job.meet(env), job.progress.step >= job.steps
         if finished:
             lines.append(f"nothing left to do: step {job.progress.step} of {job.steps} is in {job.source}")
-        if env.main:
+        if env.is_main_process:
             print("\n".join(lines), flush=True)
         if not finished and not job.args.dry_run:
-            with checkpoint.run_folder(job.folder, keep=job.goes_on) if env.main else contextlib.nullcontext():
-                if env.main:
-                    name_launch(job.folder)
+            with state.run_folder(job.folder, keep=job.goes_on) if env.is_main_process else contextlib.nullcontext():
+                if env.is_main_process:
+                    save_launch_id(job.folder)
                 job.build()
                 train(job)
         # DDP first: as the last holder of the group it would wait, with Python's lock, for threads that want that lock.
         job.wrapped = None
         distributed.shutdown()  # not after an error: it might wait for ranks that are gone
     except torch.OutOfMemoryError:
-        raise RankError("the device's memory is full: take a smaller --micro_batch_size (--total_batch_size stays) or "
+        raise LocalRankError("the device's memory is full: take a smaller --micro_batch_size (--total_batch_size stays) or "
                         "--activation_checkpointing; a run that has saved goes on with --resume") from None
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RankError(f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "
+        raise LocalRankError(f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "
                         "mend that, then go on with --resume") from None
     finally:
         job.watchdog.end()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

@@ -38,7 +38,8 @@ def preferences(count: int) -> list[Conversation]:
 
 def store_of(folder: Path, kind: str, conversations: list[Conversation]):
     """A prepared dataset of them: a document for each response, with what comes before it."""
-    from dataprep.shards import FORMAT, ShardWriter, Store, id_dtype, write_json
+    from dataprep.shards import FORMAT, ShardWriter, TokenDataset, id_dtype
+    from runtime.files import write_json
     writer = ShardWriter(folder, "train", 0, id_dtype(VOCABULARY), with_keep=True)
     for prompt, *responses in conversations:
         for response in responses:
@@ -47,4 +48,4 @@ def store_of(folder: Path, kind: str, conversations: list[Conversation]):
     meta = {"format": FORMAT, "kind": kind, "splits": {"train": [writer.close()]},
             "tokenizer": {"vocab_size": VOCABULARY, "eos_id": VOCABULARY - 1}}
     write_json(folder / "meta.json", meta)
-    return Store(folder, "train", meta)
+    return TokenDataset(folder, "train", meta)

@@ -28,15 +28,15 @@ from dataloader.batch import Batch
 from dataloader.loader import PackedRows, PairRows, fixed_batches
 from dataprep import conversations, sources
 from dataprep.documents import row_documents
-from dataprep.shards import ShardWriter, Store, id_dtype
+from dataprep.shards import ShardWriter, TokenDataset, id_dtype
 from model import Llama
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
 from tokenizer import Tokenizer, gpt2
 from trainer import train_step
 from training.objectives import Objective, completion_logps, next_token, preference
 from training.optimizers import build_optimizers
 
-ENV = Env(0, 0, 1, torch.device("cpu"), torch.float32, "")
+ENV = DistributedEnv(0, 0, 1, torch.device("cpu"), torch.float32, "")
 BATCH, STEPS = 4, 10
 BATCH_BOUND, STEP_BOUND = 1e-4, 1e-3  # of figures above 1 the relative difference counts
 ROWS = {"instruct": PackedRows, "preference": PairRows}
@@ -81,7 +81,7 @@ def our_batches(folder: Path, kind: str, rows: list[dict], tokenizer: Tokenizer,
             for part in document.parts:
                 writer.add(*part, ended=True)
         meta = {"splits": {kind: [writer.close()]}, "tokenizer": {"vocab_size": tokenizer.vocab_size}}
-        packed = ROWS[kind](Store(folder, kind, meta), reference.args.block_size, 0)
+        packed = ROWS[kind](TokenDataset(folder, kind, meta), reference.args.block_size, 0)
         batch, = fixed_batches(packed, len(packed), 0, 1)
         if kind == "preference":
             with torch.no_grad():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attention import find_runs
+from attention import attention_segments
 from config import IGNORE
 
 
@@ -29,22 +29,22 @@ class Row(NamedTuple):
 class Batch(NamedTuple):
     """tokens (B, T); labels (B, T), already shifted, IGNORE where nothing is learned.
 
-    Of packed rows also doc_ids (B, T), and the same as runs (R, 2) of attention.find_runs. learned (N,) are the flat
-    positions that have a label, None where all have one. Of preference pairs (P of them) also branches and positions
-    (B, T), owners (N,): the completion, 2 * pair + (0 chosen, 1 rejected), that each learned position belongs to, ends,
-    how many of these there are up to the end of each pair, and reference (2P,): each completion's log-prob under the
-    reference.
+    Packed rows also have doc_ids (B, T) and segments (S, 2), see attention.attention_segments. loss_positions (N,) are
+    the flat positions that have a label, None where all have one. Preference pairs (P of them) also have branches and
+    positions (B, T); completion_index (N,): the completion, 2 * pair + (0 chosen, 1 rejected), of each loss position;
+    pair_boundaries: the number of loss positions up to the end of each pair; and reference (2P,): the log-prob of each
+    completion under the reference model.
     """
 
     tokens: Tensor
     labels: Tensor
     doc_ids: Tensor | None = None
-    runs: Tensor | None = None
-    learned: Tensor | None = None
+    segments: Tensor | None = None
+    loss_positions: Tensor | None = None
     branches: Tensor | None = None
     positions: Tensor | None = None
-    owners: Tensor | None = None
-    ends: list[int] | None = None
+    completion_index: Tensor | None = None
+    pair_boundaries: list[int] | None = None
     reference: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
@@ -60,18 +60,18 @@ class Batch(NamedTuple):
 def collate(rows: list[Row]) -> Batch:
     """Stack rows into a batch; rows of one document each need no doc_ids."""
     tokens, labels, doc_ids = (np.stack(column) for column in list(zip(*rows, strict=True))[:3])
-    learned = np.flatnonzero(labels != IGNORE)
-    pairs, ends = {}, None
+    loss_positions = np.flatnonzero(labels != IGNORE)
+    pairs, pair_boundaries = {}, None
     if rows[0].branches is not None:
         counts = [len(row.reference) // 2 for row in rows]
         first = np.cumsum([0, *counts[:-1]])  # of each row, among the pairs of the batch
         branches = np.stack([row.branches for row in rows])
-        owners = (2 * (doc_ids + first[:, None]) + branches - 1).ravel()[learned]
-        ends = np.bincount(owners // 2, minlength=sum(counts)).cumsum().tolist()
+        completion_index = (2 * (doc_ids + first[:, None]) + branches - 1).ravel()[loss_positions]
+        pair_boundaries = np.bincount(completion_index // 2, minlength=sum(counts)).cumsum().tolist()
         pairs = {"branches": branches, "positions": np.stack([row.positions for row in rows]),
-                 "owners": owners, "reference": np.concatenate([row.reference for row in rows])}
+                 "completion_index": completion_index, "reference": np.concatenate([row.reference for row in rows])}
     packed = bool(pairs) or (doc_ids != doc_ids[:, :1]).any()
     arrays = {"tokens": tokens, "labels": labels, **({"doc_ids": doc_ids} if packed else {}),
-              **({"runs": find_runs(doc_ids, pairs.get("branches"))} if packed else {}),
-              **({"learned": learned} if len(learned) < labels.size else {}), **pairs}
-    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()}, ends=ends)
+              **({"segments": attention_segments(doc_ids, pairs.get("branches"))} if packed else {}),
+              **({"loss_positions": loss_positions} if len(loss_positions) < labels.size else {}), **pairs}
+    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()}, pair_boundaries=pair_boundaries)

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from config import IGNORE, UserError
+from config import IGNORE
 from dataloader.batch import Batch, Row, collate
-from dataprep.shards import Store
+from dataprep.shards import TokenDataset
+from runtime.errors import UserError
 
 
 class StreamRows:
@@ -17,7 +18,7 @@ class StreamRows:
     model that saw it all had a loss of 0.72 instead of 0.56 after the same tokens (benchmarks/LOG.md).
     """
 
-    def __init__(self, store: Store, T: int, seed: int):
+    def __init__(self, store: TokenDataset, T: int, seed: int):
         if len(store) <= T:
             raise UserError(f"the {store.split} set in {store.folder} holds {len(store):,} tokens, fewer than one row "
                             f"of --block_size {T} + 1: choose a smaller block_size or prepare more text")
@@ -41,7 +42,7 @@ class StreamValidation:
     All rows together count every token but the first exactly once.
     """
 
-    def __init__(self, store: Store, T: int, seed: int):
+    def __init__(self, store: TokenDataset, T: int, seed: int):
         if len(store) < 2:
             raise UserError(f"the {store.split} set in {store.folder} holds {len(store)} tokens, too few")
         self.store, self.T = store, T
@@ -63,10 +64,10 @@ class StreamValidation:
 class PackedRows:
     """Whole conversations packed into rows of T tokens, learned where their keep-mask says so."""
 
-    def __init__(self, store: Store, T: int, seed: int):
+    def __init__(self, store: TokenDataset, T: int, seed: int):
         self.store, self.T, self.seed = store, T, seed
         lengths = np.diff(store.bounds)
-        self.members = first_fit_decreasing(np.minimum(lengths, T + 1) - 1, T)
+        self.members = best_fit_decreasing(np.minimum(lengths, T + 1) - 1, T)
         long = int((lengths > T + 1).sum())
         self.notes = [f"{long:,} of {len(lengths):,} conversations in the {store.split} set are longer than a row: the "
                       "oldest part of the prompt is left out"] if long else []
@@ -84,7 +85,7 @@ class PackedRows:
         row = Row(np.zeros(self.T, np.int64), np.full(self.T, IGNORE), np.full(self.T, len(self.members[place])))
         end = 0
         for number, document in enumerate(self.members[place]):
-            (ids, keep), = fitted([self.store.document(document)], self.T + 1)
+            (ids, keep), = truncate_to_context([self.store.document(document)], self.T + 1)
             start, end = end, end + len(ids) - 1
             row.tokens[start:end] = ids[:-1]
             row.labels[start:end] = np.where(keep[1:], ids[1:], IGNORE)
@@ -99,7 +100,7 @@ class PairRows:
     the answers under the reference, once they are known.
     """
 
-    def __init__(self, store: Store, T: int, seed: int):
+    def __init__(self, store: TokenDataset, T: int, seed: int):
         self.store, self.context, self.T, self.seed = store, T, 2 * T, seed
         pairs = store.documents // 2
         self.reference = np.zeros((pairs, 2), np.float32)
@@ -113,7 +114,7 @@ class PairRows:
         if not len(used):
             raise UserError(f"no pair of the {store.split} set in {store.folder} differs within --block_size {T} + 1 "
                             "tokens: choose a larger block_size")
-        self.members = [used[row] for row in first_fit_decreasing(sizes[used], self.T)]
+        self.members = [used[row] for row in best_fit_decreasing(sizes[used], self.T)]
         self.notes = [f"{long:,} of {2 * pairs:,} answers in the {store.split} set are longer with their prompt than "
                       f"--block_size {T} + 1: the oldest part of the prompt is left out, then the end of the answer"
                       ] if long else []
@@ -147,28 +148,28 @@ class PairRows:
 
     def _pair(self, pair: int) -> tuple[tuple, tuple, int]:
         """(ids, keep) of chosen and rejected as they fit, and how many tokens the branches share before they part."""
-        answers = fitted([self.store.document(2 * pair), self.store.document(2 * pair + 1)], self.context + 1)
+        answers = truncate_to_context([self.store.document(2 * pair), self.store.document(2 * pair + 1)], self.context + 1)
         first = min(int(keep.argmax()) for _, keep in answers)
         a, b = (ids[:first] for ids, _ in answers)
         differ = np.flatnonzero(a != b)
         return *answers, max(0, (int(differ[0]) if len(differ) else first) - 1)
 
 
-def fitted(answers: list[tuple[np.ndarray, np.ndarray]], room: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def truncate_to_context(answers: list[tuple[np.ndarray, np.ndarray]], room: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """(ids, keep) of one or more answers to one prompt, cut so that each has at most `room` tokens.
 
     What stands before the last response loses its oldest part, down to half the room; then responses lose their end.
     """
     starts = [len(keep) - int((~keep[::-1]).argmax()) if not keep.all() else 0 for _, keep in answers]
     if len(set(starts)) > 1:  # more turns on one side: what is cut of it must not be cut of the other
-        return [fitted([answer], room)[0] for answer in answers]
+        return [truncate_to_context([answer], room)[0] for answer in answers]
     prompt, response = max(starts), max(len(ids) - start for (ids, _), start in zip(answers, starts, strict=True))
     excess = max(0, prompt - max(room - response, min(prompt, room // 2)))
     left = [min(excess, max(0, start - 1)) for start in starts]
     return [(ids[n:n + room], keep[n:n + room]) for (ids, keep), n in zip(answers, left, strict=True)]
 
 
-def first_fit_decreasing(sizes: np.ndarray, room: int) -> list[np.ndarray]:
+def best_fit_decreasing(sizes: np.ndarray, room: int) -> list[np.ndarray]:
     """Which items share a row of `room`: the largest first, each in the first row that has room for it.
 
     Items of one size are placed at once: every open row takes as many as it has room for, new rows take the rest.
@@ -224,10 +225,10 @@ def fixed_batches(rows: FixedRows, batch_size: int, rank: int, world_size: int,
     for first in range(0, wanted, batch_size * world_size):
         own = numbers[first + rank * batch_size:first + (rank + 1) * batch_size]
         # Every rank takes part in every round; one without rows of its own gets a row of which nothing counts.
-        yield collate([rows.at(n) for n in own] or [_of_no_account(rows.at(0))])
+        yield collate([rows.at(n) for n in own] or [_ignored_row(rows.at(0))])
 
 
-def _of_no_account(row: Row) -> Row:
+def _ignored_row(row: Row) -> Row:
     return row._replace(labels=np.full_like(row.labels, IGNORE),
                         reference=None if row.reference is None else row.reference[:0])
 
@@ -235,10 +236,10 @@ def _of_no_account(row: Row) -> Row:
 def turn(n: int, size: int, seed: int) -> tuple[int, int]:
     """(epoch, place) of row n of all epochs, when each epoch of `size` rows has an order of its own."""
     epoch, place = divmod(n, size)
-    return epoch, shuffled(place, size, keyed_hash(seed, epoch, "order"))
+    return epoch, feistel_shuffle(place, size, keyed_hash(seed, epoch, "order"))
 
 
-def documents(tokens: np.ndarray, store: Store) -> np.ndarray:
+def documents(tokens: np.ndarray, store: TokenDataset) -> np.ndarray:
     """The number of the document within the row (T,) that each token (T,) belongs to; a document ends with its EOS."""
     ended = np.cumsum(tokens == store.meta["tokenizer"]["eos_id"])
     return np.concatenate([[0], ended[:-1]])
@@ -249,7 +250,7 @@ def keyed_hash(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
-def shuffled(n: int, size: int, key: int) -> int:
+def feistel_shuffle(n: int, size: int, key: int) -> int:
     """Where n stands in a random order of range(size) named by key: a bijection that needs no memory.
 
     A four-round Feistel network on the next power of four, walked on until it lands inside the range

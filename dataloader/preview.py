@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from config import UserError
-from dataloader.loader import fitted
-from dataprep.shards import Store, read_meta
+from dataloader.loader import truncate_to_context
+from dataprep.shards import TokenDataset, read_meta
+from runtime.errors import UserError
 from tokenizer import Tokenizer, load_tokenizer
 
 GREEN, GRAY, RED, PLAIN = "\x1b[32m", "\x1b[90m", "\x1b[31m", "\x1b[0m"
@@ -20,7 +20,7 @@ def show(folder: Path, split: str, row: int, block_size: int | None) -> str:
     Learned tokens are green, the others gray; with a block_size, marks in red tell what training leaves out.
     """
     meta = read_meta(folder)
-    store, tokenizer = Store(folder, split, meta), load_tokenizer(folder / "tokenizer")
+    store, tokenizer = TokenDataset(folder, split, meta), load_tokenizer(folder / "tokenizer")
     names = ("chosen: ", "rejected: ") if meta["kind"] == "preference" else ("",)
     rows = store.documents // len(names)
     if row > rows:
@@ -29,7 +29,7 @@ def show(folder: Path, split: str, row: int, block_size: int | None) -> str:
     texts = [store.document((row - 1) * len(names) + n) for n in range(len(names))]
     places = [(np.arange(len(ids)), keep) for ids, keep in texts]
     if block_size and meta["kind"] != "text":
-        places = fitted(places, block_size + 1)
+        places = truncate_to_context(places, block_size + 1)
     for name, (ids, _), (left, keep) in zip(names, texts, places, strict=True):
         left, keep = left[:WIDEST], keep[:WIDEST]
         lines.append(f"{name}{len(ids):,} tokens, {int(keep.sum()):,} of those below learned")

@@ -6,7 +6,7 @@
 
 from collections.abc import Sequence
 
-from config import UserError
+from runtime.errors import UserError
 from template import HEADINGS, instruction_text
 
 Messages = list[dict[str, str]]

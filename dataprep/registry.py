@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import UserError
 from dataprep.sources import HubDataset, Span, hub_spans, local_spans
+from runtime.errors import UserError
 from stories.tasks import conversation_at, instruction_at, preference_at
 from stories.world import story_at
 from template import HEADINGS, instruction_text

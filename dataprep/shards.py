@@ -12,21 +12,17 @@ A shard is written by one ShardWriter under a temporary name and renamed when it
 shard to the next. Of preference data, document 2i is the chosen and document 2i + 1 the rejected answer.
 """
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from config import UserError
-from runtime.checksums import damage, write_text
+from runtime.checksums import first_corrupt_file
+from runtime.errors import UserError
 
 FORMAT = 1
 SPLITS = ("train", "val")
@@ -82,7 +78,7 @@ class ShardWriter:
                 "sha256": {file.path.name: file.digest.hexdigest() for file in self.files.values()}}
 
 
-class Store:
+class TokenDataset:
     """One split of a prepared dataset, read through memory maps: tokens by position, documents by number."""
 
     def __init__(self, folder: Path, split: str, meta: dict):
@@ -141,7 +137,7 @@ class Store:
         return self.read(start, count), keep
 
 
-def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype: type, free: int,
+def split_validation(folder: Path, shards: list[dict], kind: str, fraction: float, dtype: type, free: int,
              size: Callable[[np.ndarray], int]) -> dict[str, list[dict]]:
     """The shards of both splits where every document fell on one side (there are few): the last part is held out.
 
@@ -152,13 +148,13 @@ def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype
     places: dict[bytes, tuple[int, int]] = {}  # of each distinct text, part of one, or prompt in the row of them all
     total = 0
     for shard in shards:
-        for group in _groups(folder, shard, kind, dtype):
+        for group in _iter_examples(folder, shard, kind, dtype):
             end = total + sum(len(ids) for ids, *_ in group)
             total = max(total, places.setdefault(_digest(group, kind), (total, end))[1])
     cut, made = total - round(total * fraction), {split: [] for split in SPLITS}
     for index, shard in enumerate(shards, free):
         writers = {split: ShardWriter(folder, split, index, dtype, with_keep=kind != "text") for split in SPLITS}
-        for group in _groups(folder, shard, kind, dtype):
+        for group in _iter_examples(folder, shard, kind, dtype):
             start, end = places[_digest(group, kind)]
             if kind != "text":
                 split = "train" if start == 0 or end <= cut else "val"
@@ -178,7 +174,7 @@ def hold_out(folder: Path, shards: list[dict], kind: str, fraction: float, dtype
     return made
 
 
-def _groups(folder: Path, shard: dict, kind: str, dtype: type) -> Iterator[list[tuple]]:
+def _iter_examples(folder: Path, shard: dict, kind: str, dtype: type) -> Iterator[list[tuple]]:
     """(ids, keep, ended) of what stays together in a shard: a document, or a pair. Only a last text may go on."""
     names = _names(shard)
     ids, ends = np.fromfile(folder / names["tokens"], dtype), np.fromfile(folder / names["ends"], np.int64)
@@ -200,30 +196,9 @@ def _names(shard: dict) -> dict[str, str]:
     return {name.split(".")[1]: name for name in shard["sha256"]}
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keeps other processes from working in the folder; UserError where one already does. The dead claim nothing."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(handle), os.stat(folder))  # not when another has just moved it aside
-        except BlockingIOError:
-            mine = False
-        except OSError as error:  # a network file system without locks
-            mine = True
-            print(f"{folder} cannot be locked ({error.strerror}): see to it that nothing else writes there",
-                  file=sys.stderr)
-        if not mine:
-            raise UserError(f"another process is at work in {folder}: wait for it, or stop it first")
-        yield
-    finally:
-        os.close(handle)
-
-
-def intact(folder: Path) -> None:
+def verify_dataset(folder: Path) -> None:
     """Raises UserError when a file of a prepared dataset is not what was written; what is unchanged is read once."""
-    if fault := damage(folder, remember=True):
+    if fault := first_corrupt_file(folder, remember=True):
         raise UserError(f"{fault}: run the data.py command that made it again, it then makes the dataset anew")
 
 
@@ -252,18 +227,3 @@ def check_replaceable(target: Path, sources: Iterable[str]) -> None:
     if inside or target.exists() and not ours:
         what = f"holds {inside[0]}" if inside else "is there and is no prepared dataset"
         raise UserError(f"{target} {what}, and would be replaced: choose another --name")
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of an older one; at no moment is a half-written one there."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON under a temporary name, sync, rename."""
-    write_text(path, json.dumps(value, indent=1))

@@ -9,7 +9,6 @@ import hashlib
 import json
 import mmap
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +17,14 @@ from typing import BinaryIO
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import httpx, set_client_factory
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from config import EOS, UserError
+from config import EOS
+from runtime.errors import UserError
+from runtime.hub import READ_ERRORS, hub_filesystem, is_retryable, retry, short_error
 
 SEPARATOR = EOS.encode()
 WHITESPACE = re.compile(rb"\s")
-TIME_LIMIT = 10.0  # seconds without an answer after which a request is tried again
-# The hub's own errors are one of the first two; an answer that was cut short may be neither JSON nor Parquet.
-READ_ERRORS = (OSError, httpx.HTTPError, json.JSONDecodeError, pa.ArrowInvalid)
-
-
 @dataclass(frozen=True)
 class Span:
     """Rows or bytes start .. stop of one file. `split` is None where validation documents are chosen by hash."""
@@ -71,7 +65,7 @@ def local_spans(paths: list[str], target: int) -> list[Span]:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is not a whole Parquet file: {brief(error)}") from None
+            raise UserError(f"{path} is not a complete Parquet file: {short_error(error)}") from None
     return spans
 
 
@@ -115,7 +109,7 @@ def _line_spans(path: str, target: int) -> list[Span]:
 
 
 def _json_span(path: str, target: int) -> list[Span]:
-    size = hub().info(path)["size"] if path.startswith("hf://") else Path(path).stat().st_size
+    size = hub_filesystem().info(path)["size"] if path.startswith("hf://") else Path(path).stat().st_size
     return [Span(path, "json", 0, 0, size)]  # an array must be parsed whole
 
 
@@ -143,7 +137,7 @@ def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[l
 
     Raises UserError when it cannot be had.
     """
-    files, spans, api = hub(), [], huggingface_hub.HfApi()
+    files, spans, api = hub_filesystem(), [], huggingface_hub.HfApi()
     try:
         revision = retry(lambda: api.dataset_info(dataset.repo, revision=revision), dataset.repo).sha
         for split, pattern in dataset.files.items():
@@ -161,62 +155,17 @@ def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[l
         raise UserError(f"{dataset.repo} is not on the hub at {files.endpoint}, or it is private: "
                         "log in with `hf auth login`") from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name} on the hub is not a whole Parquet file ({brief(error)}): try again later") from None
+        raise UserError(f"{name} on the hub is not a complete Parquet file ({short_error(error)}): try again later") from None
     except READ_ERRORS as error:
-        login = "" if _passing(error) else "log in with `hf auth login`, or "
-        raise UserError(f"{dataset.repo} cannot be had from the hub at {files.endpoint} ({brief(error)}): "
+        login = "" if is_retryable(error) else "log in with `hf auth login`, or "
+        raise UserError(f"{dataset.repo} cannot be had from the hub at {files.endpoint} ({short_error(error)}): "
                         f"{login}try again later; what is prepared so far is kept") from None
     return spans, revision
 
 
-@functools.cache
-def hub() -> huggingface_hub.HfFileSystem:
-    """The hub's files. No request waits for ever: ours is the time limit where the library sets none."""
-    def limit_waiting(request: httpx.Request) -> None:
-        given = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {what: given.get(what) or limit
-                                         for what, limit in httpx.Timeout(TIME_LIMIT).as_dict().items()}
-
-    def client() -> httpx.Client:
-        made = default_client_factory()
-        made.event_hooks["request"].append(limit_waiting)
-        return made
-
-    set_client_factory(client)
-    return huggingface_hub.HfFileSystem()
-
-
-def retry(action: Callable[[], object], what: str, tries: int = 4) -> object:
-    """The action's result, tried again after 1, 2, 4 seconds, or as long as the hub asks, when the network stumbles."""
-    for attempt in range(tries):
-        try:
-            return action()
-        except READ_ERRORS as error:
-            if attempt == tries - 1 or not _passing(error):
-                raise
-            asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-            wait = int(asked) if asked.isdigit() else 2**attempt
-            print(f"{what}: {brief(error)}; trying again in {wait} s ({attempt + 1} of {tries - 1})", flush=True)
-            time.sleep(wait)
-
-
-def _passing(error: Exception) -> bool:
-    """Whether a second try may succeed: not after an answer that the request itself is wrong."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in (408, 425, 429) or error.response.status_code >= 500
-    return not isinstance(error, (FileNotFoundError, PermissionError))
-
-
-def brief(error: Exception) -> str:
-    """An error in a few words on one line."""
-    if isinstance(error, HfHubHTTPError):
-        return f"it answered {error.response.status_code} {error.response.reason_phrase}"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
 def _open(path: str) -> BinaryIO:
     """A local file or one on the hub (hf://datasets/...), for reading bytes; of the hub's, just what is asked for."""
-    return hub().open(path, "rb", cache_type="none") if path.startswith("hf://") else open(path, "rb")
+    return hub_filesystem().open(path, "rb", cache_type="none") if path.startswith("hf://") else open(path, "rb")
 
 
 @functools.lru_cache(maxsize=2)  # the large files of the hub have footers of megabytes, and many spans each

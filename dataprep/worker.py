@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from config import UserError
 from dataprep.documents import Document, cut, documents, row_documents
 from dataprep.registry import STORIES, story_rows
-from dataprep.shards import SPLITS, ShardWriter, id_dtype, write_json
-from dataprep.sources import READ_ERRORS, Span, brief, in_validation, retry
+from dataprep.shards import SPLITS, ShardWriter, id_dtype
+from dataprep.sources import Span, in_validation
+from runtime.errors import UserError
+from runtime.files import write_json
+from runtime.hub import READ_ERRORS, retry, short_error
 from tokenizer import Tokenizer
 
 _worker: dict = {}  # what a worker process keeps between units: tokenizer, folder, plan, counter
@@ -28,14 +30,14 @@ def _end_with_main() -> None:
     os._exit(1)
 
 
-def make_unit(index: int, budget: int | None) -> dict:
+def prepare_unit(index: int, budget: int | None) -> dict:
     """Make the shards of a unit, at most `budget` tokens; tried again when the network stumbles. Returns its entry."""
     spans = [Span(**span) for span in _worker["plan"]["units"][index]]
     remote = any(span.path.startswith("hf://") for span in spans)
     try:
         return retry(lambda: _make_unit(index, spans, budget), f"unit {index}", tries=4 if remote else 1)
     except READ_ERRORS as error:  # said in words here, since the hub's errors do not travel between processes
-        raise UserError(f"unit {index} ({spans[0].path}) failed for good ({brief(error)}); what is done so far "
+        raise UserError(f"unit {index} ({spans[0].path}) failed for good ({short_error(error)}); what is done so far "
                         "is kept: run the same command again to go on") from None
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint import find_model, load_model, read_config
-from config import ModelArgs, UserError
-from generation.generate import generate, sampling_of, until
+from config import ModelArgs
+from generation.generate import generate, sampling_params, until
 from model import Llama
+from runtime.errors import UserError
 from template import LEGACY_PROMPT
 from tokenizer import Tokenizer
 
@@ -20,7 +21,7 @@ Messages = Sequence[Mapping[str, str]]  # {"role": system | user | assistant, "c
 
 
 @dataclass(frozen=True)
-class Speaker:
+class ChatModel:
     """A model that is ready to write, and the letter of the stage that trained it (None: not known)."""
 
     model: Llama
@@ -65,7 +66,7 @@ class Speaker:
                 made.append(token)
                 yield token
 
-        tokens = generate(self.model, ids, args.max_length, self.tokenizer.eos_id, **sampling_of(args))
+        tokens = generate(self.model, ids, args.max_length, self.tokenizer.eos_id, **sampling_params(args))
         return until(self.tokenizer.stream(kept(tokens)), args.stop)
 
 
@@ -78,13 +79,13 @@ def joined(messages: Messages) -> str:
     return text
 
 
-def load_speaker(folder: Path) -> Speaker:
+def load_chat_model(folder: Path) -> ChatModel:
     """The model in a folder with what its config.json says of its stage. Raises UserError where it cannot be asked."""
     model, tokenizer = load_model(folder)
     if tokenizer.vocab_size > model.args.vocab_size:
         raise UserError(f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model knows only "
                         f"{model.args.vocab_size}: they do not belong together")
-    return Speaker(model, tokenizer, stage_of(folder))
+    return ChatModel(model, tokenizer, stage_of(folder))
 
 
 def stage_of(folder: Path) -> str | None:

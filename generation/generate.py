@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from config import ModelArgs, RunError
+from config import ModelArgs
 from generation.cpu_decoder import Decoder, decoder
 from model import KVCache, Llama
+from runtime.errors import RunError
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How a token is chosen, by the names that ModelArgs has for it; unchanged, from the model's own distribution."""
 
     temperature: float = 1.0
@@ -29,9 +30,9 @@ class Sampling:
     seed: int | None = None
 
 
-def sampling_of(args: ModelArgs) -> dict[str, float]:
+def sampling_params(args: ModelArgs) -> dict[str, float]:
     """The settings that say how tokens are chosen, as generate takes them."""
-    return {f.name: getattr(args, f.name) for f in dataclasses.fields(Sampling)}
+    return {f.name: getattr(args, f.name) for f in dataclasses.fields(SamplingParams)}
 
 
 def penalize_repetition(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
@@ -47,7 +48,7 @@ def penalize_frequency(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
     return logits.scatter_add(1, ids, torch.full_like(ids, -penalty, dtype=logits.dtype))
 
 
-def penalize(logits: Tensor, tokens: Tensor, prompt: int, how: Sampling) -> Tensor:
+def penalize(logits: Tensor, tokens: Tensor, prompt: int, how: SamplingParams) -> Tensor:
     """Logits (B, V) after both penalties; repetition is of all tokens (B, T), frequency of those after the prompt."""
     if how.repetition_penalty != 1:
         logits = penalize_repetition(logits, tokens, how.repetition_penalty)
@@ -75,7 +76,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
 
 
-def filter_logits(logits: Tensor, how: Sampling) -> Tensor:
+def filter_logits(logits: Tensor, how: SamplingParams) -> Tensor:
     """Logits (B, V) at a temperature, with -inf for the tokens that top-k, then top-p, then min-p leave out."""
     logits = logits / how.temperature
     if 0 < how.top_k < logits.shape[-1]:
@@ -85,7 +86,7 @@ def filter_logits(logits: Tensor, how: Sampling) -> Tensor:
     return keep_min_p(logits, how.min_p) if how.min_p else logits
 
 
-def sample(logits: Tensor, how: Sampling, generators: Sequence[torch.Generator | None]) -> Tensor:
+def sample(logits: Tensor, how: SamplingParams, generators: Sequence[torch.Generator | None]) -> Tensor:
     """A token (B,) from logits (B, V), each row with a generator of its own; the most probable at temperature 0.
 
     Raises RunError where logits are not finite.
@@ -104,11 +105,11 @@ def generate(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | N
              **how: float) -> Iterator[int]:
     """Yield the tokens that follow the prompt, until stop_id (not yielded), max_new_tokens or the end of the context.
 
-    `how` are fields of Sampling; beams are searched to their end before the first token is yielded.
+    `how` are fields of SamplingParams; beams are searched to their end before the first token is yielded.
     Raises ValueError for a prompt that is empty or leaves no room in the context.
     """
     if how.get("num_beams", 1) > 1:
-        yield from beam_search(model, ids, max_new_tokens, stop_id, Sampling(**how))
+        yield from beam_search(model, ids, max_new_tokens, stop_id, SamplingParams(**how))
     else:
         yield from (token for token, in generate_batch(model, [ids], max_new_tokens, stop_id, **how))
 
@@ -121,7 +122,7 @@ def generate_batch(model: Llama, prompts: Sequence[list[int]], max_new_tokens: i
     Row n draws with seed + n, so its text does not depend on its neighbours; the longest prompt ends all of them at
     the end of the context.
     """
-    how, prompt = Sampling(**how), max(map(len, prompts))
+    how, prompt = SamplingParams(**how), max(map(len, prompts))
     count = _room(model, prompts, max_new_tokens)
     device = model.lm_head.weight.device
     # Shorter prompts are padded on the left, with their own first token, which then counts for no penalty, and as
@@ -145,7 +146,7 @@ def generate_batch(model: Llama, prompts: Sequence[list[int]], max_new_tokens: i
 
 
 @torch.inference_mode()
-def beam_search(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None, how: Sampling) -> list[int]:
+def beam_search(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None, how: SamplingParams) -> list[int]:
     """The continuation with the highest mean log-probability of a token (stop_id's included) that so many beams find.
 
     The scores and the end are those of transformers at length_penalty 1 and early_stopping False; temperature and
@@ -192,7 +193,7 @@ def _next_logits(model: Llama, tokens: Tensor, cache: KVCache, doc_ids: Tensor |
     if fast and cache.length == tokens.shape[1] - 1:
         cache.length += 1
         return fast(int(tokens[0, -1]), cache.length - 1, cache.keys, cache.values)
-    states = model(tokens[:, cache.length:], doc_ids, cache, head=False)
+    states = model(tokens[:, cache.length:], doc_ids, cache, return_hidden=True)
     return model.lm_head(states[:, -1]).float()
 
 

@@ -20,8 +20,9 @@ import views
 from replies import PROMPT_LIMIT, STAGES, Duel, Models, check, keep_vote, paced, side_by_side
 
 import gradio as gr
-from config import ModelArgs, Parser, UserError, resolve, run
+from config import ModelArgs, Parser, resolve
 from runtime import distributed
+from runtime.errors import UserError, run_cli
 from training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -313,7 +314,7 @@ def main() -> None:
     env = distributed.init(args.device, args.dtype)
     blocks = build(Models(args, env), typed["votes"])
     try:
-        print(f"http://{typed['server_name']}:{typed['server_port']}  ({env.why})", flush=True)
+        print(f"http://{typed['server_name']}:{typed['server_port']}  ({env.device_note})", flush=True)
         launch(blocks, server_name=typed["server_name"], server_port=typed["server_port"], share=typed["share"])
     except (OSError, OverflowError) as error:
         raise UserError(f"cannot listen on {typed['server_name']}:{typed['server_port']} ({error}): choose another "
@@ -321,4 +322,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

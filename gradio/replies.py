@@ -16,9 +16,10 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from config import ModelArgs, UserError
-from generation.chat import Messages, Speaker, choose_model, load_speaker
-from runtime.distributed import Env
+from config import ModelArgs
+from generation.chat import ChatModel, Messages, choose_model, load_chat_model
+from runtime.distributed import DistributedEnv
+from runtime.errors import UserError
 from tokenizer import Tokenizer
 
 Item = TypeVar("Item")
@@ -88,9 +89,9 @@ class Seen(NamedTuple):
 class Models:
     """The models of the three stages under --save_checkpoint_dir, each loaded when it is first asked for."""
 
-    def __init__(self, args: ModelArgs, env: Env):
+    def __init__(self, args: ModelArgs, env: DistributedEnv):
         self.args, self.env = args, env
-        self.kept: dict[str, tuple[tuple[Path, int, int], Speaker]] = {}
+        self.kept: dict[str, tuple[tuple[Path, int, int], ChatModel]] = {}
         self.lock = threading.Lock()
 
     def find(self, stage: str) -> Path:
@@ -105,14 +106,14 @@ class Models:
                 folders[stage] = self.find(stage)
         return folders
 
-    def load(self, stage: str) -> Speaker:
+    def load(self, stage: str) -> ChatModel:
         """The newest model of a stage, on its device. Raises UserError when there is none or it cannot be read."""
         with self.lock:
             folder = self.find(stage)
             stat = folder.stat()
             version = folder, stat.st_ino, stat.st_mtime_ns  # a run trained anew has folders of the same names
             if stage not in self.kept or self.kept[stage][0] != version:
-                self.kept[stage] = version, load_speaker(folder)
+                self.kept[stage] = version, load_chat_model(folder)
                 self.kept[stage][1].model.to(self.env.device)
             return self.kept[stage][1]
 
@@ -149,7 +150,7 @@ class Models:
         ids = [*reply.ids, speaker.tokenizer.eos_id] if reply.ended == BY_ITSELF else reply.ids
         tokens = torch.tensor([reply.prompt + ids], device=self.env.device)
         with self.env.autocast():
-            states = speaker.model(tokens[:, :-1], head=False)[0, len(reply.prompt) - 1:]
+            states = speaker.model(tokens[:, :-1], return_hidden=True)[0, len(reply.prompt) - 1:]
             probabilities = speaker.model.lm_head(states).float().softmax(-1)  # (T, V)
         text = partial(token_text, speaker.tokenizer)
         best, places = (found.tolist() for found in probabilities.topk(min(top, probabilities.shape[-1])))

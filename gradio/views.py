@@ -39,8 +39,8 @@ def cards(shown: Iterable[Card], writing: bool = False) -> str:
     return f'<div class="cards{" writing" * writing}">' + "".join(
         f'<section class="card{" chosen" * card.chosen}" aria-label="{escape(card.title)}">'
         f"<h2>{escape(card.title)}{' <span class=badge>your choice</span>' * card.chosen}</h2>"
-        f'<p class="detail">{escape(card.detail)}</p><span class="given">{escape(card.given)}</span>'
-        f'<span class="said">{escape(card.text if card.given else card.text.lstrip())}</span></section>'
+        f'<p class="detail">{escape(card.detail)}</p><span class="given">{escape(card.explicit)}</span>'
+        f'<span class="said">{escape(card.text if card.explicit else card.text.lstrip())}</span></section>'
         for card in shown) + "</div>"
 
 

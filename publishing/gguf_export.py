@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, LlamaFileType, TokenType
 
-from config import EOS, ModelArgs, UserError
+from config import EOS, ModelArgs
 from model import Llama
+from runtime.errors import UserError
 from template import CHAT_TEMPLATE, HEADINGS
 from tokenizer import Tokenizer
 

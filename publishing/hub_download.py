@@ -1,25 +1,16 @@
 """Files of a model's repository on the Hugging Face hub: fetched on from where they were cut off, and verified."""
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
 from tqdm import tqdm
 
-from config import UserError
-from dataprep.sources import brief, hub, retry
+from runtime.errors import UserError
+from runtime.hub import hub_errors, retry
 
 
 @dataclass(frozen=True)
@@ -31,27 +22,6 @@ class HubFile:
     size: int
     sha256: str | None
     git: str
-
-
-@contextlib.contextmanager
-def hub_errors(repo: str) -> Iterator[str]:
-    """Yields the hub's address; what fails there becomes one line, as UserError."""
-    endpoint = hub().endpoint
-    try:
-        yield endpoint
-    except HFValidationError:
-        raise UserError(f"{repo} is not the name of a repository: it is like owner/name") from None
-    except GatedRepoError:
-        raise UserError(f"{repo} is gated: accept its terms at {endpoint}/{repo}, then log in with `hf auth login`"
-                        ) from None
-    except RepositoryNotFoundError:
-        raise UserError(f"{repo} is not on the hub at {endpoint}, or it is private: log in with `hf auth login`"
-                        ) from None
-    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled) as error:
-        login = ("log in with `hf auth login`, or " if isinstance(error, HfHubHTTPError)
-                 and error.response.status_code in (401, 403) else "")
-        raise UserError(f"the hub at {endpoint} fails for {repo} ({brief(error)}): {login}run the same command again "
-                        "later; what is here so far is kept") from None
 
 
 def repository(repo: str) -> tuple[str, dict[str, HubFile]]:

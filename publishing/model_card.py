@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint import Progress, load_state, started_from
 from config import ModelArgs
 from model import Llama
 from training.metrics import read_metrics
+from training.state import TrainState, initial_weights_folder, load_state
 
 SETTINGS = ("optimizer", "max_lr", "min_lr", "warmup_iters", "weight_decay_optim", "beta_1", "beta_2", "clip",
             "tokens_per_step", "block_size", "epochs", "dropout", "attn_dropout", "dtype", "seed")
@@ -39,13 +39,13 @@ python inference_sft.py --model FOLDER --prompt "..."    # of SmolLlama; no othe
 
 
 @dataclass(frozen=True)
-class Trained:
+class StageRecord:
     """One stage of training, as its step folder and its run's metrics.jsonl tell it."""
 
     name: str
     args: ModelArgs
     state: dict
-    progress: Progress
+    progress: TrainState
     rows: list[dict]
 
     def last(self, split: str) -> dict:
@@ -59,19 +59,19 @@ class Trained:
         return sum(per_step / row["tokens_per_second"] for row in self.rows if "tokens_per_second" in row) / 3600
 
 
-def history(folder: Path) -> list[Trained]:
+def history(folder: Path) -> list[StageRecord]:
     """The stages that made the model in a step folder, first to last, as far back as their folders are there."""
     stages, seen = [], set()
     while (folder / "train_state" / "state.json").is_file() and (place := folder.resolve()) not in seen:
         seen.add(place)
         progress, state = load_state(folder)
         rows = [row for row in read_metrics(folder.parent / "metrics.jsonl") if row["step"] <= progress.step]
-        stages.insert(0, Trained(state["stage"], ModelArgs(**state["args"]), state, progress, rows))
-        folder = started_from(folder, state) or Path("nowhere")
+        stages.insert(0, StageRecord(state["stage"], ModelArgs(**state["args"]), state, progress, rows))
+        folder = initial_weights_folder(folder, state) or Path("nowhere")
     return stages
 
 
-def model_card(name: str, stages: Sequence[Trained], model: Llama, use: str,
+def model_card(name: str, stages: Sequence[StageRecord], model: Llama, use: str,
                samples: Sequence[tuple[str, str]]) -> str:
     """The card of a model as Markdown; `use` is what its last section says, samples are (prompt, text)."""
     args, parameters = model.args, sum(weight.numel() for weight in model.parameters())
@@ -94,7 +94,7 @@ def model_card(name: str, stages: Sequence[Trained], model: Llama, use: str,
     return "\n\n".join([*parts, "## How to use it", use])
 
 
-def _table(stages: Sequence[Trained]) -> str:
+def _table(stages: Sequence[StageRecord]) -> str:
     heads = ("stage", "data", "steps", "tokens", "last training loss", "validation loss", "validation scores",
              "hours of steps", "hardware")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -108,7 +108,7 @@ def _table(stages: Sequence[Trained]) -> str:
     return "\n".join(lines)
 
 
-def _data(stage: Trained) -> str:
+def _data(stage: StageRecord) -> str:
     """Where the data of a stage was from, in a line."""
     source = stage.state.get("source", {})
     if "repo" in source:
@@ -123,7 +123,7 @@ def _data(stage: Trained) -> str:
     return f"- {stage.args.dataset}: {origin}; prepared data {stage.state['data'][:12]}"
 
 
-def _settings(stages: Sequence[Trained]) -> str:
+def _settings(stages: Sequence[StageRecord]) -> str:
     lines = [f"| setting | {' | '.join(stage.name for stage in stages)} |", "|---" * (1 + len(stages)) + "|"]
     for name in (*SETTINGS, *(DPO_SETTINGS if stages[-1].args.train == "D" else ())):
         cells = [f"{getattr(stage.args, name)}" for stage in stages]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from checkpoint import write_model
-from config import ModelArgs, UserError
+from config import ModelArgs
 from model import Llama
+from runtime.errors import UserError
 from tokenizer import gpt2
 
 GROUPS, QUERIES = 4, 2  # key-value heads, query heads for each

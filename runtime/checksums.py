@@ -11,22 +11,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from runtime.files import write_text
+
 SUMS = "SHA256SUMS"
-SEEN = ".verified"  # size and time of the files that were whole when they were last read
+VERIFIED_CACHE = ".verified"  # size and time of the files that were whole when they were last read
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text under a temporary name, sync, rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-
-
-def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def sha256_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The sha256 of files of a folder, read by several threads; of a missing file, an empty word."""
     def digest(name: str) -> str:
         if not (folder / name).is_file():
@@ -38,7 +30,7 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
         return dict(zip(names, pool.map(digest, names), strict=True))
 
 
-def seal(folder: Path, known: dict[str, str]) -> None:
+def write_checksums(folder: Path, known: dict[str, str]) -> None:
     """Write SHA256SUMS of all files of a folder, its last file; what is known already is not read again.
 
     A folder inside that has sums of its own is left to them, and may be taken away.
@@ -46,11 +38,11 @@ def seal(folder: Path, known: dict[str, str]) -> None:
     inner = [path.parent for path in folder.glob(f"*/{SUMS}")]
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")
              if path.is_file() and not any(path.is_relative_to(part) for part in inner)}
-    found = {**digests(folder, names - {*known, SUMS}), **known}
+    found = {**sha256_of(folder, names - {*known, SUMS}), **known}
     write_text(folder / SUMS, "".join(f"{found[name]}  {name}\n" for name in sorted(found)))
 
 
-def listed(folder: Path) -> dict[str, str] | None:
+def read_checksums(folder: Path) -> dict[str, str] | None:
     """The sha256 of each file by the folder's SHA256SUMS, empty where there is none; None where that is damaged."""
     path = folder / SUMS
     if not path.is_file():
@@ -60,24 +52,24 @@ def listed(folder: Path) -> dict[str, str] | None:
     return {match[2]: match[1] for match in matches} if matches and all(matches) and not rest else None
 
 
-def damage(folder: Path, remember: bool = False) -> str | None:
+def first_corrupt_file(folder: Path, remember: bool = False) -> str | None:
     """The first file of a folder that is not what SHA256SUMS says, in words; None where all are.
 
     With `remember`, a file of the size and time at which it was whole before is not read again.
     """
-    wanted = listed(folder)
+    wanted = read_checksums(folder)
     if wanted is None:
         return f"{folder / SUMS} is damaged"
     seen = _seen(folder) if remember else {}
     states = {name: [*_state(folder / name), digest] for name, digest in wanted.items()}
     unread = [name for name, state in states.items() if seen.get(name) != state]
-    for name, digest in digests(folder, unread).items():
+    for name, digest in sha256_of(folder, unread).items():
         if digest != wanted[name]:
             what = f"is damaged (its sha256 is not the one in {SUMS})" if digest else "is missing"
             return f"{folder / name} {what}"
     if remember and unread:
         try:
-            write_text(folder / SEEN, json.dumps(states))
+            write_text(folder / VERIFIED_CACHE, json.dumps(states))
         except OSError:
             pass  # what cannot be remembered is read again at the next start
     return None
@@ -90,7 +82,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _seen(folder: Path) -> dict[str, list]:
     """What was remembered, if it can be read."""
     try:
-        seen = json.loads((folder / SEEN).read_text(encoding="utf-8"))
+        seen = json.loads((folder / VERIFIED_CACHE).read_text(encoding="utf-8"))
         return seen if isinstance(seen, dict) else {}
     except (OSError, ValueError):
         return {}

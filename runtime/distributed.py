@@ -21,7 +21,7 @@ TIMEOUT = timedelta(minutes=30)  # of ranks that wait for each other; the watchd
 
 
 @dataclass(frozen=True)
-class Env:
+class DistributedEnv:
     """Where this process runs. `why` says how device and dtype were chosen."""
 
     rank: int
@@ -29,10 +29,10 @@ class Env:
     world_size: int
     device: torch.device
     dtype: torch.dtype
-    why: str
+    device_note: str
 
     @property
-    def main(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the rank that prints and writes."""
         return self.rank == 0
 
@@ -41,7 +41,7 @@ class Env:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
 
-def init(device: str, dtype: str | None) -> Env:
+def init(device: str, dtype: str | None) -> DistributedEnv:
     """Join the process group that torchrun announces, if any, and choose device and precision from those asked for."""
     rank, local_rank, world = (int(os.environ.get(k, d)) for k, d in
                                (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
@@ -51,22 +51,22 @@ def init(device: str, dtype: str | None) -> Env:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     if device.type == "cpu":
-        keep_memory()
+        tune_glibc_malloc()
     if "RANK" in os.environ:
         store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=fresh_store(store, rank, world),
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=new_rendezvous_store(store, rank, world),
                                 rank=rank, world_size=world, timeout=TIMEOUT)
-    return Env(rank, local_rank, world, device, dtype, f"{why}; {why_dtype}")
+    return DistributedEnv(rank, local_rank, world, device, dtype, f"{why}; {why_dtype}")
 
 
-def keep_memory() -> None:
+def tune_glibc_malloc() -> None:
     """Have glibc keep freed blocks for the next step: those given back cost a page fault for each 4 KiB."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)            # M_MMAP_MAX: no block gets a mapping of its own
         libc.mallopt(-1, 2**31 - 1)    # M_TRIM_THRESHOLD: as much as may stay free at the heap's end
 
 
-def fresh_store(store: dist.Store, rank: int, world: int) -> dist.Store:
+def new_rendezvous_store(store: dist.Store, rank: int, world: int) -> dist.Store:
     """A part of the launcher's store that belongs to this start of the ranks alone.
 
     torchrun may hand on a store in which ranks that have died left their addresses, and no count that it gives tells
@@ -118,7 +118,7 @@ def has_bf16() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def matmul_seconds(dtype: torch.dtype, n: int, tries: int = 3) -> float:
+def benchmark_matmul(dtype: torch.dtype, n: int, tries: int = 3) -> float:
     """Seconds for one n x n matrix product on the CPU, the best of a few tries."""
     a = torch.ones(n, n, dtype=dtype)  # not random: the run's generator must not move
     a @ a
@@ -130,18 +130,18 @@ def matmul_seconds(dtype: torch.dtype, n: int, tries: int = 3) -> float:
     return min(seconds)
 
 
-def peak_flops(env: Env) -> float | None:
+def peak_flops(env: DistributedEnv) -> float | None:
     """The device's peak in FLOP/s at env.dtype: from the data sheet on CUDA, measured on a CPU, None when unknown."""
     if env.device.type == "cuda":
         name = torch.cuda.get_device_name(env.device)
         peak = next((flops for word, flops in PEAK_FLOPS.items() if word in name), None)
         return peak and (peak if env.dtype != torch.float32 else peak / 2)
     if env.device.type == "cpu":
-        return 2 * 1024**3 / matmul_seconds(env.dtype, 1024, tries=20)
+        return 2 * 1024**3 / benchmark_matmul(env.dtype, 1024, tries=20)
     return None
 
 
-def device_name(env: Env) -> str:
+def device_name(env: DistributedEnv) -> str:
     """The device in words, for the plan and the model card."""
     if env.device.type == "cuda":
         return torch.cuda.get_device_name(env.device)
@@ -155,7 +155,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def any_rank(flag: bool, env: Env) -> bool:
+def any_rank(flag: bool, env: DistributedEnv) -> bool:
     """Whether the flag is up on any rank; all ranks get the same answer."""
     return bool(all_reduce_sum(torch.tensor(float(flag), device=env.device)).item()) if dist.is_initialized() else flag
 

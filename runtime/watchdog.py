@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from runtime.checksums import write_text
+from runtime.files import write_text
 
 
-class Stop:
+class StopSignal:
     """Raised by SIGTERM, SIGINT and SIGUSR1 (as Slurm sends it): finish the step, save, leave.
 
     A second Ctrl-C leaves at once.
@@ -43,7 +43,7 @@ class Watchdog:
         if self.seconds:
             faulthandler.dump_traceback_later(self.seconds, exit=True, file=sys.__stderr__)
 
-    def over(self, items: Iterable) -> Iterator:
+    def watch(self, items: Iterable) -> Iterator:
         """The items, each of which is something that happens."""
         for item in items:
             self.beat()
@@ -54,7 +54,7 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
 
-def end_with_launcher() -> None:
+def exit_when_torchrun_dies() -> None:
     """Leave when torchrun is gone: ranks that it left behind would hold the run's folder against those started next."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
@@ -69,7 +69,7 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def relaunched(run: Path) -> bool:
+def restarted_by_torchrun(run: Path) -> bool:
     """Whether torchrun has started these ranks again, or changed their number, in the middle of this run.
 
     What torchrun counts as a restart says so. It does not count machines that come and go: there the run's folder is
@@ -80,12 +80,12 @@ def relaunched(run: Path) -> bool:
     return known or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def name_launch(run: Path) -> None:
+def save_launch_id(run: Path) -> None:
     """Note by which torchrun a run was started."""
     if launch := os.environ.get("TORCHELASTIC_RUN_ID"):
         write_text(run / "launch", launch)
 
 
-def first_here() -> bool:
+def is_local_main_process() -> bool:
     """Whether this rank is the first on its machine: the one that reads what the machine's ranks share."""
     return os.environ.get("LOCAL_RANK", "0") == "0"

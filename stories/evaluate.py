@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from config import UserError
 from generation.generate import generate_batch
 from model import Llama
+from runtime.errors import UserError
 from stories.tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
 from template import instruction_text
 from tokenizer import Tokenizer

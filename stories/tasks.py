@@ -108,10 +108,10 @@ def _instruction(kind: str, split: str, slots: dict[str, str], rng: random.Rando
 def _told(kind: str, tale: Tale, rng: random.Random) -> tuple[str, str] | None:
     """A telling in two parts: the first paragraph if it is to be continued, and the rest; None if too long.
 
-    Full tellings are for writing only, and where one is too long, brief ones are tried.
+    Full tellings are for writing only, and where one is too long, short_error ones are tried.
     """
-    for brief in (kind not in STORIES, *[True] * BRIEF_TRIES):
-        text = tell(tale, rng, brief)
+    for short_error in (kind not in STORIES, *[True] * BRIEF_TRIES):
+        text = tell(tale, rng, short_error)
         beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
         if gap and len(text.split()) <= MAX_WORDS and names(rest, tale.character) and names(rest, tale.object):
             return beginning, rest

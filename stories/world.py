@@ -134,8 +134,8 @@ def _length(options: tuple) -> float:
 
 
 @cache
-def _script(plot: str, brief: bool) -> tuple[tuple[str, tuple], ...]:
-    """Split the script of a plot into (mark, parsed beat); a brief one keeps the shorter half of a beat's tellings."""
+def _script(plot: str, short_error: bool) -> tuple[tuple[str, tuple], ...]:
+    """Split the script of a plot into (mark, parsed beat); a short one keeps the shorter half of a beat's tellings."""
     (text,) = (each.script + CLOSING for each in PLOTS if each.name == plot)
     beats = re.findall(r"^([+=&]) (.*?)(?=^[+=&] |\Z)", text, re.MULTILINE | re.DOTALL)
     # A "|" with a space on both sides parts two tellings; inside [ ] the spaces belong to the text.
@@ -143,7 +143,7 @@ def _script(plot: str, brief: bool) -> tuple[tuple[str, tuple], ...]:
     for mark, body in beats:
         flat = re.sub(r" ((?:\| )+)", lambda bars: bars[1].replace(" ", ""), " ".join(body.split()) + " ")
         options = _parse(flat.strip())
-        if brief:
+        if short_error:
             options = tuple(sorted(options, key=lambda option: _length((option,)))[: max(1, len(options) // 2)])
         script.append((mark, options))
     return tuple(script)
@@ -239,7 +239,7 @@ def sample_tale(split: str, rng: random.Random) -> Tale:
     return Tale(**facts)
 
 
-def tell(tale: Tale, rng: random.Random, brief: bool = False) -> str:
+def tell(tale: Tale, rng: random.Random, short_error: bool = False) -> str:
     """Write the story of a tale in one of many ways, naming each of its facts in plain words."""
     slots = words_of(vars(tale))
     _, _, did, about, *_ = _table(THINGS)[tale.object]
@@ -257,7 +257,7 @@ def tell(tale: Tale, rng: random.Random, brief: bool = False) -> str:
     for key in CAPITAL_SLOTS:
         slots[key.capitalize()] = capital(slots.get(key, ""))
     paragraphs: list[list[str]] = [[]]
-    for mark, beat in _script(tale.plot, brief):
+    for mark, beat in _script(tale.plot, short_error):
         sentences = _expand(beat, rng)
         if mark == "=":
             paragraphs.append([])

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from config import ModelArgs
-from dataprep.shards import FORMAT, ShardWriter, Store, id_dtype, write_json
+from dataprep.shards import FORMAT, ShardWriter, TokenDataset, id_dtype
 from model import Llama
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
+from runtime.files import write_json
 from tokenizer import Tokenizer, byte_level
 
 torch.set_num_threads(1)  # on a few shared cores, tiny matrices are several times faster on one thread
@@ -50,9 +51,9 @@ def spread() -> Callable[[Llama], Llama]:
 
 
 @pytest.fixture(scope="session")
-def env() -> Env:
+def env() -> DistributedEnv:
     """One process on the CPU in float32."""
-    return Env(0, 0, 1, torch.device("cpu"), torch.float32, "test")
+    return DistributedEnv(0, 0, 1, torch.device("cpu"), torch.float32, "test")
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +63,13 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def make_store(tmp_path: Path) -> Callable[..., Store]:
+def make_store(tmp_path: Path) -> Callable[..., TokenDataset]:
     """Writes documents, a list for each shard, as one split of a prepared dataset, and opens it.
 
     Of another kind than text, each document is (ids, what of it is learned).
     """
     def write(shards: Iterable[Iterable], split: str = "train", vocab_size: int = 65536, eos_id: int = -1,
-              kind: str = "text") -> Store:
+              kind: str = "text") -> TokenDataset:
         folder = tmp_path / f"data-{split}"
         folder.mkdir()
         entries = []
@@ -81,5 +82,5 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
         meta = {"format": FORMAT, "kind": kind, "splits": {split: entries},
                 "tokenizer": {"vocab_size": vocab_size, "eos_id": eos_id}}
         write_json(folder / "meta.json", meta)
-        return Store(folder, split, meta)
+        return TokenDataset(folder, split, meta)
     return write

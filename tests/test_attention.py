@@ -1,11 +1,11 @@
-"""Attention in runs is attention under the mask: outputs, gradients, and what find_runs makes of rows."""
+"""Attention in runs is attention under the mask: outputs, gradients, and what attention_segments makes of rows."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from attention import attend, attention_mask, find_runs
+from attention import attend, attention_mask, attention_segments
 from config import ModelArgs
 from model import Llama
 
@@ -16,9 +16,9 @@ RUNS = [[3, 0], [4, 1], [2, 1], [2, 0], [3, 0], [2, 0], [16, 0]]
 
 
 def test_find_runs() -> None:
-    assert find_runs(DOC_IDS, BRANCHES).tolist() == RUNS
-    assert find_runs(DOC_IDS, None).tolist() == [[9, 0], [5, 0], [2, 0], [16, 0]]
-    assert find_runs(np.array([[0, 0], [0, 1]]), None).tolist() == [[2, 0], [1, 0], [1, 0]]  # a row's end is a run's
+    assert attention_segments(DOC_IDS, BRANCHES).tolist() == RUNS
+    assert attention_segments(DOC_IDS, None).tolist() == [[9, 0], [5, 0], [2, 0], [16, 0]]
+    assert attention_segments(np.array([[0, 0], [0, 1]]), None).tolist() == [[2, 0], [1, 0], [1, 0]]
 
 
 def test_runs_are_the_mask() -> None:
@@ -40,6 +40,6 @@ def test_the_model_takes_either(tiny: ModelArgs, spread: Callable[[Llama], Llama
     model = spread(Llama(tiny)).eval()
     tokens, doc_ids, branches = torch.randint(96, (2, 16)), torch.from_numpy(DOC_IDS), torch.from_numpy(BRANCHES)
     masked = model(tokens, doc_ids, branches=branches)
-    torch.testing.assert_close(model(tokens, doc_ids, branches=branches, runs=torch.tensor(RUNS)), masked,
+    torch.testing.assert_close(model(tokens, doc_ids, branches=branches, segments=torch.tensor(RUNS)), masked,
                                rtol=0, atol=1e-5)
     assert (model(tokens) - masked).abs().max() > 0.1

@@ -10,8 +10,9 @@ from toy import TINY, flags, toy_dataset
 import checkpoint
 import trainer
 from checkpoint import load_model
-from config import UserError
 from generation.generate import generate
+from runtime.errors import UserError
+from training import state
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_config_of_odd_values_is_broken(broken, change):
 def test_a_state_that_is_none_is_broken(broken, state):
     (broken / "train_state" / "state.json").write_text(state, encoding="latin-1")
     with pytest.raises(UserError, match="state.json is broken"):
-        checkpoint.load_state(broken)
+        state.load_state(broken)
 
 
 def test_config_that_is_no_json_and_folder_without_model(broken, tmp_path):
@@ -125,7 +126,7 @@ def test_training_state_runs_no_code(broken):
     torch.save([Bomb()], broken / "train_state" / "optimizer.pt")
     env = trainer.distributed.init("cpu", None)
     with pytest.raises(UserError, match="cannot be read"):
-        checkpoint.restore(broken, torch.nn.Linear(1, 1), [], torch.amp.GradScaler("cpu", enabled=False), env)
+        state.restore(broken, torch.nn.Linear(1, 1), [], torch.amp.GradScaler("cpu", enabled=False), env)
     assert not (broken / "exploded").exists()
 
 
@@ -145,4 +146,4 @@ def test_sharded_foreign_folder_loads(run, tmp_path):
     tokens = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(load_model(target)[0](tokens), 2 * load_model(run)[0](tokens))
     with pytest.raises(UserError, match="--init_from"):
-        checkpoint.load_state(target)
+        state.load_state(target)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import config
-from config import PRESETS, ModelArgs, Parser, UserError, resolve, settings_table
+from config import PRESETS, ModelArgs, Parser, resolve, settings_table
 from model import count_parameters
+from runtime.errors import UserError
 
 GROUPS = {f.metadata["group"] for f in dataclasses.fields(ModelArgs)}
 NAMES = [f.name for f in dataclasses.fields(ModelArgs)]
@@ -119,7 +120,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stored_run_keeps_what_was_asked_for() -> None:
     first = resolve({"max_lr": 1e-3, "batch_size": 8})
-    again = resolve({"max_lr": 1e-2}, first.given)
+    again = resolve({"max_lr": 1e-2}, first.explicit)
     assert again.batch_size == again.micro_batch_size == 8
     assert again.min_lr == pytest.approx(1e-3)  # it was never given, so it follows
 
@@ -127,11 +128,11 @@ def test_a_stored_run_keeps_what_was_asked_for() -> None:
 def derived(**given: object) -> tuple:
     args = ModelArgs(**given)
     assert args == ModelArgs().replace(**given) == ModelArgs(clip=0.5, **given).replace(clip=1.0)
-    return tuple(getattr(args, name) for name in config.DERIVED)
+    return tuple(getattr(args, name) for name in config.DERIVED_DEFAULTS)
 
 
 def test_derived_values_follow() -> None:
-    names = list(config.DERIVED)
+    names = list(config.DERIVED_DEFAULTS)
     usual = dict(zip(names, derived(), strict=True))
     assert usual == {"vocab_size": 50304, "head_dim": 64, "hidden_dims": 1408, "micro_batch_size": 64,
                      "gradient_accumulation_steps": 16, "min_lr": 0.1 * 6e-4, "lr_decay_iters": 10000}
@@ -242,19 +243,19 @@ def test_the_table_has_every_flag() -> None:
 
 
 @pytest.mark.parametrize("error, code, said", [
-    ("config.UserError('a mistake')", 2, "error: a mistake\n"), ("config.RunError('bad luck')", 1, "error: bad luck\n"),
+    ("errors.UserError('a mistake')", 2, "error: a mistake\n"), ("errors.RunError('bad luck')", 1, "error: bad luck\n"),
     ("KeyboardInterrupt", 130, "interrupted\n"),
     ("OSError(28, 'No space left on device', 'a.txt')", 1, "error: a.txt: No space left on device\n"),
     ("OSError(13, 'Permission denied')", 2, "error: the output: Permission denied\n")])
 def test_run_ends_with_one_line_and_a_code(error: str, code: int, said: str) -> None:
-    script = f"import config\ndef main(): raise {error}\nconfig.run(main)"
+    script = f"from runtime import errors\ndef main(): raise {error}\nerrors.run_cli(main)"
     root = Path(config.__file__).parent
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
 
 
 def test_a_reader_who_has_seen_enough_is_no_error_and_what_is_unknown_keeps_its_traceback() -> None:
-    root, script = Path(config.__file__).parent, "import config\ndef main():\n {}\nconfig.run(main)"
+    root, script = Path(config.__file__).parent, "from runtime.errors import run_cli\ndef main():\n {}\nrun_cli(main)"
     endless = [sys.executable, "-c", script.format("while True: print('more')")]
     with subprocess.Popen(endless, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "more\n"

@@ -13,15 +13,15 @@ from hub import REVISION, Hub
 from published import published_file, published_logits, published_state
 
 import checkpoint
-import config
 import download_model_weight
 from checkpoint import load_model
 from config import ModelArgs
-from dataprep import sources
 from download_model_weight import PUBLISHED, SPELLINGS
 from generation.chat import choose_model, stage_of
 from model import Llama
 from publishing import hub_download, published_weights
+from runtime import errors
+from runtime import hub as runtime_hub
 from tokenizer import byte_level
 
 
@@ -37,17 +37,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     repos = {published.repo: {published.file: snapshot, "README.md": b"old"} for published in PUBLISHED.values()}
     repos["me/mine"] = {path.name: path.read_bytes() for path in ours.iterdir()} | {"../evil.json": b"{}"}
     with Hub({}, repos) as hub:
-        sources.hub.cache_clear()
+        runtime_hub.hub_filesystem.cache_clear()
         constants = huggingface_hub.constants
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(sources, "TIME_LIMIT", 2.0)
-        monkeypatch.setattr(sources.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(runtime_hub, "TIME_LIMIT", 2.0)
+        monkeypatch.setattr(runtime_hub.time, "sleep", lambda seconds: None)
         monkeypatch.setattr(published_weights, "gpt2", byte_level)  # GPT-2's takes a second
         yield hub
     huggingface_hub.close_session()
-    sources.hub.cache_clear()
+    runtime_hub.hub_filesystem.cache_clear()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def get(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         there = ["--save_checkpoint_dir", str(tmp_path / "c")]
         monkeypatch.setattr("sys.argv", ["download_model_weight.py", *words, *there])
         try:
-            config.run(download_model_weight.main)
+            errors.run_cli(download_model_weight.main)
         except SystemExit as stopped:
             assert stopped.code == 2
             lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

@@ -6,11 +6,11 @@ import shutil
 import pytest
 from toy import TINY, flags, toy_dataset
 
-import config
 import data
 import inference_sft
 import trainer
-from runtime.checksums import seal
+from runtime import errors
+from runtime.checksums import write_checksums
 
 LONG = "word " * 200
 ASKED = {"role": "user", "content": "Hi"}
@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
     moved = shutil.copytree(tmp / "runs" / "P-toy", tmp / "runs" / "moved")
     state = moved / "step_000001" / "train_state" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "data": "0" * 64}))
-    seal(state.parent, {})
+    write_checksums(state.parent, {})
     return tmp
 
 
@@ -97,7 +97,7 @@ def test_mistake_gets_one_line_and_exit_code_2(folder, capsys, monkeypatch, what
     before = sorted(path for path in folder.rglob("*") if ".x.partial" not in str(path))
     monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *words])
     with pytest.raises(SystemExit) as stopped:
-        config.run(script.main)
+        errors.run_cli(script.main)
     said = [text for text in capsys.readouterr().err.splitlines() if text.strip() and "tokens/s]" not in text]
     assert stopped.value.code == 2
     assert len(said) == 1 and said[0].startswith("error: ") and line.format(tmp=folder) in said[0], said

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 
 import evaluation
-from checkpoint import Progress, save
-from config import ModelArgs, UserError
-from dataprep.shards import FORMAT, ShardWriter, write_json
+from config import ModelArgs
+from dataprep.shards import FORMAT, ShardWriter
 from model import Llama
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
+from runtime.errors import UserError
+from runtime.files import write_json
 from tokenizer import Tokenizer
 from training.reference_logps import reference_key
+from training.state import TrainState, save
 
 WORDS = ["the fox ran", "a small boat", "an old red hill", "the lake", "near the gate"]
 
@@ -48,7 +50,7 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
 def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> Path:
     state = {"args": {"train": folder.name[0]}, **state}
     folder.mkdir()
-    return save(folder, Progress(1, 0, 0), model, tokenizer, model.state_dict(), {}, state)
+    return save(folder, TrainState(1, 0, 0), model, tokenizer, model.state_dict(), {}, state)
 
 
 def logps(model: Llama, tokenizer: Tokenizer, asked: str, answer: str) -> torch.Tensor:
@@ -60,7 +62,7 @@ def logps(model: Llama, tokenizer: Tokenizer, asked: str, answer: str) -> torch.
 
 
 @torch.no_grad()
-def test_instructions_are_measured_on_what_is_learned(args, prepared, tokenizer: Tokenizer, env: Env, spread,
+def test_instructions_are_measured_on_what_is_learned(args, prepared, tokenizer: Tokenizer, env: DistributedEnv, spread,
                                                       tmp_path: Path) -> None:
     talks = [("say it", words) for words in WORDS]
     model = spread(Llama(args)).eval()
@@ -76,7 +78,7 @@ def test_instructions_are_measured_on_what_is_learned(args, prepared, tokenizer:
 
 
 @torch.no_grad()
-def test_preferences_are_compared_with_the_reference(args, prepared, tokenizer: Tokenizer, env: Env, spread) -> None:
+def test_preferences_are_compared_with_the_reference(args, prepared, tokenizer: Tokenizer, env: DistributedEnv, spread) -> None:
     pairs = [[("say it", a), ("say it", b)] for a, b in zip(WORDS, WORDS[1:], strict=False)]
     model, reference = spread(Llama(args)).eval(), spread(Llama(args)).eval()
     data = prepared("preference", pairs)
@@ -99,15 +101,15 @@ def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_pa
     known = {"args": trained, "data": "of these files", "init_from": f"../S/{start.name}",
              "reference": reference_key(model, "of these files", 96, torch.float32), "reference_dtype": "float32"}
     aligned = saved(tmp_path / "D", Llama(args), tokenizer, **known)
-    assert torch.equal(evaluation.start_of(aligned).lm_head.weight, model.lm_head.weight)
-    assert evaluation.start_of(start) is None and evaluation.start_of(tmp_path) is None
+    assert torch.equal(evaluation.dpo_reference(aligned).lm_head.weight, model.lm_head.weight)
+    assert evaluation.dpo_reference(start) is None and evaluation.dpo_reference(tmp_path) is None
     gone = saved(tmp_path / "E", Llama(args), tokenizer, **{**known, "init_from": "../gone"})
-    assert evaluation.start_of(gone) is None and not capsys.readouterr().err
+    assert evaluation.dpo_reference(gone) is None and not capsys.readouterr().err
     with torch.no_grad():
         model.lm_head.weight[3, 3] += 1
     (tmp_path / "S").rename(tmp_path / "S.old1")
     saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
-    assert evaluation.start_of(aligned) is None and "is not what" in capsys.readouterr().err
+    assert evaluation.dpo_reference(aligned) is None and "is not what" in capsys.readouterr().err
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -128,7 +130,7 @@ def test_several_models_make_a_table(args, prepared, tokenizer: Tokenizer, tmp_p
 
 
 def test_what_cannot_be_measured_is_said(args, prepared, tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys,
-                                         env: Env) -> None:
+                                         env: DistributedEnv) -> None:
     folder = saved(tmp_path / "P", Llama(args), tokenizer)
     with pytest.raises(SystemExit):
         script(monkeypatch, "--model", folder)

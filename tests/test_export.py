@@ -21,13 +21,14 @@ import download_model_weight
 import export
 import trainer
 from checkpoint import find_model, load_model, read_config, write_model
-from config import ModelArgs, RunError, UserError
-from dataprep import sources
-from generation.chat import Speaker, load_speaker
+from config import ModelArgs
+from generation.chat import ChatModel, load_chat_model
 from generation.generate import generate
 from model import Llama
 from publishing import model_card
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
+from runtime import hub as runtime_hub
+from runtime.errors import RunError, UserError
 from tokenizer import byte_level, gpt2, train_bpe
 
 SOURCE = {"repo": "someone/stories", "revision": "0123456789abcdef"}
@@ -126,17 +127,18 @@ def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys)
     target = tmp_path / "made"
     call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", target)
     before = (target / "config.json").stat().st_ino
-    real = export.load_weights
+    real = export.read_weights
 
-    def damaged(model, folder):
-        real(model, folder)
-        model.state_dict()["model.norm.weight"][3] += 0.01
+    def damaged(folder, model):
+        weights = real(folder, model)
+        weights["model.norm.weight"][3] += 0.01
+        return weights
 
-    monkeypatch.setattr(export, "load_weights", damaged)
+    monkeypatch.setattr(export, "read_weights", damaged)
     with pytest.raises(RunError, match="model.norm.weight, read again, is off by 0.01"):
         call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", target)
     assert (target / "config.json").stat().st_ino == before and len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(export, "load_weights", real)
+    monkeypatch.setattr(export, "read_weights", real)
     call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", target)  # its own folder is replaced
     assert (target / "config.json").stat().st_ino != before
 
@@ -242,7 +244,7 @@ def hub(monkeypatch):
     """A hub that this process writes to and reads from, with a token, without waiting."""
     constants = huggingface_hub.constants
     with Hub({}) as hub:
-        sources.hub.cache_clear()
+        runtime_hub.hub_filesystem.cache_clear()
         huggingface_hub.HfFileSystem.clear_instance_cache()
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -252,12 +254,12 @@ def hub(monkeypatch):
         monkeypatch.setattr("time.sleep", lambda seconds: None)
         yield hub
     huggingface_hub.HfFileSystem.clear_instance_cache()
-    sources.hub.cache_clear()
+    runtime_hub.hub_filesystem.cache_clear()
 
 
 def greedy_text(folder) -> str:
     """What the model in a folder answers."""
-    speaker = load_speaker(find_model(folder))
+    speaker = load_chat_model(find_model(folder))
     ids = speaker.ids([{"role": "user", "content": "Say fox"}])
     return "".join(speaker.reply(ids, ModelArgs(temperature=0, max_length=30), []))
 
@@ -355,7 +357,7 @@ def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_
     assert [token for token, _ in zip(tokens, ours, strict=False)] == ours and len(set(ours)) > 8
 
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Where is the fox? "}]
-    speaker = Speaker(model, tokenizer, "S")
+    speaker = ChatModel(model, tokenizer, "S")
     answer = "".join(speaker.reply(speaker.ids(messages), ModelArgs(temperature=0, max_length=24), []))
     reply = theirs.create_chat_completion(messages, temperature=0.0, repeat_penalty=1.0, max_tokens=24)
     assert reply["choices"][0]["message"]["content"] == answer.replace("\ufffd", "")  # it leaves out broken characters

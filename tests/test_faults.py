@@ -28,9 +28,10 @@ import checkpoint
 import config
 import data
 import trainer
-from config import UserError
 from dataprep import registry, shards, worker
-from training import reference_logps
+from runtime import errors
+from runtime.errors import UserError
+from training import reference_logps, state
 
 # A stage's settings: 256 tokens a step in all of them.
 STAGES = {"P": dict(optimizer="muon"), "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
@@ -74,7 +75,7 @@ def assert_same_run(run, whole):
                  for split in ("train", "val") for row in metrics(folder, split)] for folder in (run, whole)]
     assert timeless[0] == timeless[1] != []
     for step in checkpoint.steps(run):
-        checkpoint.intact(step, resumed=True)
+        checkpoint.verify_checkpoint(step, resumed=True)
     assert not [path for path in run.iterdir() if path.name.startswith(".step")]
 
 
@@ -156,7 +157,7 @@ def test_twenty_kills_of_a_preparation_change_nothing(tmp_path, fault):
             shutil.rmtree(tmp_path / "data" / "mine")
     assert prepared(tmp_path / "data") == 0
     assert files(tmp_path / "data" / "mine") == files(tmp_path / "whole" / "mine")
-    shards.intact(tmp_path / "data" / "mine")
+    shards.verify_dataset(tmp_path / "data" / "mine")
 
 
 @pytest.mark.faults
@@ -174,7 +175,7 @@ def test_every_file_of_a_checkpoint_and_of_a_dataset_with_a_flipped_bit(place, u
     step, rng = shutil.copytree(unbroken(stage) / "step_000006", tmp_path / "step_000006"), random.Random(ord(stage))
     folder = shutil.copytree(place / "data" / STAGES[stage].get("dataset", "toy"), tmp_path / "data",
                              ignore=shutil.ignore_patterns("reference"))
-    for where, whole in (step, whole_step), (folder, shards.intact):
+    for where, whole in (step, whole_step), (folder, shards.verify_dataset):
         for _ in damaged_one_by_one(where, rng):
             fault()
             with pytest.raises(UserError, match=re.escape(str(where))):
@@ -263,7 +264,7 @@ def flip(path, rng):
 
 def whole_step(folder):
     """Raises UserError unless a run can go on from a step."""
-    checkpoint.intact(folder, resumed=True)
+    checkpoint.verify_checkpoint(folder, resumed=True)
 
 
 def damaged_one_by_one(folder, rng):
@@ -279,7 +280,7 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_or_dataset_is_named(place, un
     rng, seen = random.Random(3), 0
     step = shutil.copytree(unbroken("P") / "step_000006", tmp_path / "run" / "step_000006")
     data = shutil.copytree(place / "data" / "toy", tmp_path / "toy")
-    for folder, whole in (step, whole_step), (data, shards.intact):
+    for folder, whole in (step, whole_step), (data, shards.verify_dataset):
         whole(folder)
         for path in damaged_one_by_one(folder, rng):
             with pytest.raises(UserError, match=re.escape(str(folder))) as said:
@@ -325,9 +326,9 @@ def test_verify_reads_a_run_or_a_dataset_and_names_what_is_damaged(place, unbrok
 def test_a_model_without_its_training_state_is_whole(unbroken, tmp_path):
     model = shutil.copytree(unbroken("P") / "step_000006", tmp_path / "model")
     flip(model / "train_state" / "rng.pt", random.Random(6))
-    checkpoint.intact(model)  # --init_from does not read it
+    checkpoint.verify_checkpoint(model)  # --init_from does not read it
     shutil.rmtree(model / "train_state")
-    checkpoint.intact(model)
+    checkpoint.verify_checkpoint(model)
 
 
 def no_room(first, last, size=30_000):
@@ -367,8 +368,8 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_goes_on_from_what_there_
 def test_too_little_space_is_seen_before_anything_is_written(place, monkeypatch, tmp_path):
     free = shutil.disk_usage(place)._replace(free=1000)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: free)
-    with pytest.raises(config.RunError, match=r"step 5 could not .* \(it needs 0.02 GB, 0.00 GB are free\)"):
-        checkpoint.save(tmp_path, checkpoint.Progress(5, 0, 0), config.ModelArgs(), None, {}, {}, {})
+    with pytest.raises(errors.RunError, match=r"step 5 could not .* \(it needs 0.02 GB, 0.00 GB are free\)"):
+        state.save(tmp_path, state.TrainState(5, 0, 0), config.ModelArgs(), None, {}, {}, {})
     assert not list(tmp_path.iterdir())
 
 

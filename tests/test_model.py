@@ -153,7 +153,7 @@ def test_a_new_model_knows_nothing(tiny: ModelArgs) -> None:
 
 def test_states_before_the_head(model: Llama) -> None:
     tokens = random_tokens(model.args, 2, 8)
-    states = model(tokens, head=False)
+    states = model(tokens, return_hidden=True)
     assert states.shape == (2, 8, 32) and torch.equal(F.linear(states, model.lm_head.weight), model(tokens))
 
 

@@ -16,7 +16,8 @@ import transformers
 from tokenizers import models, pre_tokenizers
 
 import tokenizer as module
-from config import EOS, UserError
+from config import EOS
+from runtime.errors import UserError
 from template import instruction_text
 from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, load_tokenizer, train_bpe
 

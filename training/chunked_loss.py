@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from config import IGNORE, UserError
+from config import IGNORE
+from runtime.errors import UserError
 
 LOGITS, ROWS = 1 << 24, 256  # at a time: about so many logits (64 MiB), but of about so many positions at least
 
 
-def head_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def linear_cross_entropy(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Summed cross-entropy of labels (N,) under the head weight (V, C) at states (N, C), in float32."""
-    return loss_in_parts(states, weight, labels, lambda logps: -logps.sum())[0]
+    return chunked_linear_loss(states, weight, labels, lambda logps: -logps.sum())[0]
 
 
-def loss_in_parts(states: Tensor, weight: Tensor, labels: Tensor, loss: Callable[[Tensor], Tensor],
+def chunked_linear_loss(states: Tensor, weight: Tensor, labels: Tensor, loss: Callable[[Tensor], Tensor],
                   ends: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """(loss of the label_logps (N,) as one number, these without a gradient).
 
@@ -39,7 +40,7 @@ def label_logps(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 class _LossInParts(torch.autograd.Function):
-    """loss_in_parts, whose forward makes the gradients too."""
+    """chunked_linear_loss, whose forward makes the gradients too."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, states: Tensor, weight: Tensor, labels: Tensor,

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from runtime.checksums import write_text
+from runtime.files import write_text
 
 FINISH_SECONDS = 60  # how long the end of a run waits for wandb
 

@@ -8,10 +8,11 @@ ranks share, and is kept in the checkpoints, so a resumed run decides alike.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint import load_state, steps
-from config import RunError
+from checkpoint import steps
 from dataloader.loader import Loader
-from runtime.distributed import Env, gather_objects
+from runtime.distributed import DistributedEnv, gather_objects
+from runtime.errors import RunError
+from training.state import load_state
 
 
 class NotFinite(Exception):
@@ -23,7 +24,7 @@ class NotFinite(Exception):
 
 
 @dataclass
-class Skips:
+class SkipState:
     """What was left out so far; kept in each checkpoint as it stood then."""
 
     in_a_row: int = 0
@@ -36,7 +37,7 @@ class Skips:
         self.first = self.first if self.in_a_row else first
         self.in_a_row += 1
 
-    def way_back(self, run: Path, end: int, remedy: str) -> Path:
+    def rollback_target(self, run: Path, end: int, remedy: str) -> Path:
         """The newest checkpoint from before the steps that failed in a row, whose rows up to `end` are now left out.
 
         Raises RunError when there is none, or when the run has gone back to it before.
@@ -55,7 +56,7 @@ class Skips:
         return sound[-1]
 
 
-def where(fault: NotFinite, loader: Loader, first: int, env: Env) -> str:
+def where(fault: NotFinite, loader: Loader, first: int, env: DistributedEnv) -> str:
     """The rows of a failed step that begins at a position in the data, and the micro-batches that are to blame."""
     size = loader.batch_size
     places = [(i * env.world_size + rank) * size + first

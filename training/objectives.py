@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from config import IGNORE, ModelArgs
 from dataloader.batch import Batch
-from runtime.distributed import Env, all_reduce_sum
-from training.chunked_loss import head_loss, label_logps, loss_in_parts, output_weight
+from runtime.distributed import DistributedEnv, all_reduce_sum
+from training.chunked_loss import chunked_linear_loss, label_logps, linear_cross_entropy, output_weight
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 def next_token(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Cross-entropy of the labels in nats. Unit: learned tokens."""
-    loss = head_loss(*learned_states(model, batch))
+    loss = linear_cross_entropy(*hidden_at_labels(model, batch))
     return loss, (batch.labels != IGNORE).sum(), {}
 
 
@@ -32,7 +32,7 @@ def preference(args: ModelArgs) -> Objective:
         def loss(by_label: Tensor) -> Tensor:
             ratios = (_per_completion(batch, by_label) - batch.reference) / tokens
             return preference_loss(*_sides(ratios), args.beta, args.label_smoothing, args.dpo_loss).sum()
-        total, found = loss_in_parts(*learned_states(model, batch), loss, batch.ends)
+        total, found = chunked_linear_loss(*hidden_at_labels(model, batch), loss, batch.pair_boundaries)
         logps = _per_completion(batch, found)
         chosen, rejected = _sides(args.beta * (logps - batch.reference))
         chosen_logps, rejected_logps = _sides(logps)
@@ -59,12 +59,12 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, label_smoothi
 
 def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
     """Summed log-prob (2P,) of each completion of the batch: chosen, rejected, chosen, ..."""
-    return _per_completion(batch, label_logps(*learned_states(model, batch)))
+    return _per_completion(batch, label_logps(*hidden_at_labels(model, batch)))
 
 
 def lengths(batch: Batch) -> Tensor:
     """Learned tokens (2P,) of each completion."""
-    return _per_completion(batch, torch.ones_like(batch.owners, dtype=torch.float32))
+    return _per_completion(batch, torch.ones_like(batch.completion_index, dtype=torch.float32))
 
 
 def _sides(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ def _sides(values: Tensor) -> tuple[Tensor, Tensor]:
 def _per_completion(batch: Batch, values: Tensor) -> Tensor:
     # One after another in float32, a thousand log-probs would be off by more than what is learned from a pair.
     sums = torch.zeros_like(batch.reference, dtype=_precision(values.device))
-    return sums.index_add(0, batch.owners, values.to(sums.dtype)).float()
+    return sums.index_add(0, batch.completion_index, values.to(sums.dtype)).float()
 
 
 def _precision(device: torch.device) -> torch.dtype:
@@ -83,18 +83,18 @@ def _precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def learned_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def hidden_at_labels(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """(states (N, C), head weight (V, C), labels (N,)) of the positions that are learned."""
-    states = model(batch.tokens, batch.doc_ids, head=False, branches=batch.branches, positions=batch.positions,
-                   runs=batch.runs)
+    states = model(batch.tokens, batch.doc_ids, return_hidden=True, branches=batch.branches, positions=batch.positions,
+                   segments=batch.segments)
     states, labels = states.flatten(0, 1), batch.labels.flatten()
-    if batch.learned is not None:
-        states, labels = states[batch.learned], labels[batch.learned]
+    if batch.loss_positions is not None:
+        states, labels = states[batch.loss_positions], labels[batch.loss_positions]
     return states, output_weight(model), labels
 
 
 @torch.no_grad()
-def evaluate(objective: Objective, model: nn.Module, batches: Iterable[Batch], env: Env) -> dict[str, float]:
+def evaluate(objective: Objective, model: nn.Module, batches: Iterable[Batch], env: DistributedEnv) -> dict[str, float]:
     """The objective's means over the batches of all ranks, in nats per unit, with dropout off."""
     was_training = model.training
     model.eval()
@@ -106,7 +106,7 @@ def evaluate(objective: Objective, model: nn.Module, batches: Iterable[Batch], e
     return global_means(results, env)
 
 
-def global_means(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], env: Env) -> dict[str, float]:
+def global_means(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], env: DistributedEnv) -> dict[str, float]:
     """{"loss", "count", and the objective's own}: sums over results and ranks, divided once by the global count."""
     names = ["loss", "count", *results[0][2]]
     rows = [torch.stack([value.detach().to(_precision(env.device)) for value in (loss, count, *sums.values())])

@@ -22,12 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelArgs
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on rank 0; the other ranks get nothing
 
 
-def lay_out(model: nn.Module, args: ModelArgs, env: Env, compiled: bool) -> bool:
+def parallelize(model: nn.Module, args: ModelArgs, env: DistributedEnv, compiled: bool) -> bool:
     """Prepare a model for its optimizers as --parallel and --activation_checkpointing say; returns whether in parts.
 
     In parts (FSDP2, arXiv 2304.11277) a rank keeps its share of every weight, and so of its gradient and moments; a
@@ -47,7 +47,7 @@ def lay_out(model: nn.Module, args: ModelArgs, env: Env, compiled: bool) -> bool
     return sharded
 
 
-def copied(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """The model with its gradients averaged over ranks as backward makes them."""
     return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
@@ -57,7 +57,7 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def backward_of(model: nn.Module, last: bool) -> AbstractContextManager:
+def gradient_sync_context(model: nn.Module, last: bool) -> AbstractContextManager:
     """The context of a micro-batch: copies add up once, with the last one; parts do it always, to stay small."""
     return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
@@ -71,14 +71,14 @@ def gradients(model: nn.Module) -> tuple[list[Tensor], Tensor]:
     return found, norm
 
 
-def whole_states(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[dict, dict]:
+def full_state_dicts(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[dict, dict]:
     """(weights, optimizer states), both by the weights' names: on rank 0 whole, however the model lies on the ranks."""
     if is_sharded(model):
         return get_model_state_dict(model, options=WHOLE), get_optimizer_state_dict(model, optimizers, options=WHOLE)
     return model.state_dict(), get_optimizer_state_dict(model, optimizers)
 
 
-def copy_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+def load_full_state_dict(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy whole weights into a model."""
     if is_sharded(model):
         set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))

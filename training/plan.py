@@ -4,13 +4,13 @@ import torch
 
 from config import ModelArgs, world_size
 from model import count_parameters, flops_per_token
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
 
 # Share of a device's peak that a training step of ours is expected to reach; measured on CPUs, a guess elsewhere.
 EXPECTED_MFU = {"cpu": 0.8, "cuda": 0.4, "mps": 0.3}
 
 
-def describe(args: ModelArgs, env: Env, steps: int, done: int, epochs: float, peak: float | None,
+def describe(args: ModelArgs, env: DistributedEnv, steps: int, done: int, epochs: float, peak: float | None,
              compiled: bool) -> list[str]:
     """The lines of the plan: model, device and why, tokens per step, steps, memory and time, and what looks odd."""
     tokens, dtype = steps * args.tokens_per_step, str(env.dtype).removeprefix("torch.")
@@ -18,7 +18,7 @@ def describe(args: ModelArgs, env: Env, steps: int, done: int, epochs: float, pe
         f"model: {count_parameters(args):,} parameters ({args.no_of_decoder_layers} layers, "
         f"width {args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, "
         f"vocabulary {args.vocab_size}, context {args.block_size})",
-        f"device: {env.device}, {dtype} ({env.why}){', compiled' if compiled else ''}",
+        f"device: {env.device}, {dtype} ({env.device_note}){', compiled' if compiled else ''}",
         f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
         f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks",
         f"steps: {steps:,} ({epochs:.2f} epochs, {tokens:,} tokens); optimizer {args.optimizer}, "
@@ -27,7 +27,7 @@ def describe(args: ModelArgs, env: Env, steps: int, done: int, epochs: float, pe
         + (f"about {duration(expected_seconds(args, env, steps - done, peak))}" if peak else "unknown on this device"),
     ]
     if args.tokens_per_step != args.total_batch_size:
-        why = ("--gradient_accumulation_steps is given" if args.given["gradient_accumulation_steps"]
+        why = ("--gradient_accumulation_steps is given" if args.explicit["gradient_accumulation_steps"]
                else "it is no multiple of the micro-batches of all ranks")
         lines.append(f"note: --total_batch_size {args.total_batch_size} is not what a step sees: {why}")
     if steps <= args.warmup_iters:
@@ -39,7 +39,7 @@ def describe(args: ModelArgs, env: Env, steps: int, done: int, epochs: float, pe
     return lines
 
 
-def expected_seconds(args: ModelArgs, env: Env, steps: int, peak: float) -> float:
+def expected_seconds(args: ModelArgs, env: DistributedEnv, steps: int, peak: float) -> float:
     """Seconds that so many steps should take on devices of this peak (FLOP/s)."""
     flops = steps * args.tokens_per_step * flops_per_token(args)
     return flops / (EXPECTED_MFU[env.device.type] * peak * env.world_size)

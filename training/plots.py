@@ -6,7 +6,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from config import Parser, UserError, run
+from config import Parser
+from runtime.errors import UserError, run_cli
 from training.metrics import read_metrics
 
 
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_cli(main)

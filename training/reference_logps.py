@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from config import UserError
 from dataloader.batch import Batch, collate
 from dataloader.loader import PairRows
-from runtime.checksums import digests, write_text
-from runtime.distributed import Env, all_reduce_sum, barrier
+from runtime.checksums import sha256_of
+from runtime.distributed import DistributedEnv, all_reduce_sum, barrier
+from runtime.errors import UserError
+from runtime.files import write_text
 
 
 def reference_key(model: nn.Module, data: str, context: int, dtype: torch.dtype) -> str:
@@ -40,7 +41,7 @@ def table_path(dataset: Path, key: str, split: str) -> Path:
 def read_table(path: Path, pairs: int) -> np.ndarray:
     """A table (pairs, 2) from disk. Raises UserError when it is not whole."""
     written = path.with_suffix(".sha256")
-    if written.is_file() and written.read_text(errors="replace") != digests(path.parent, [path.name])[path.name]:
+    if written.is_file() and written.read_text(errors="replace") != sha256_of(path.parent, [path.name])[path.name]:
         raise UserError(f"{path} is damaged (its sha256 is not the one in {written.name}): delete both and start the "
                         "run again from its first weights")
     try:
@@ -53,13 +54,13 @@ def read_table(path: Path, pairs: int) -> np.ndarray:
     return table
 
 
-def make_table(path: Path, rows: PairRows, score: Callable[[Batch], Tensor], batch_size: int, env: Env) -> np.ndarray:
+def make_table(path: Path, rows: PairRows, score: Callable[[Batch], Tensor], batch_size: int, env: DistributedEnv) -> np.ndarray:
     """The table of all pairs, from disk or made by score, the log-probs (2P,) of a batch; each rank takes a share."""
     if path.is_file():
         return read_table(path, len(rows.reference))
     table = torch.zeros(rows.reference.shape, device=env.device)
     batches = range(env.rank * batch_size, len(rows), batch_size * env.world_size)
-    for first in tqdm(batches, desc=f"reference of the {rows.store.split} set", unit=" batches", disable=not env.main,
+    for first in tqdm(batches, desc=f"reference of the {rows.store.split} set", unit=" batches", disable=not env.is_main_process,
                       mininterval=0.2 if sys.stderr.isatty() else 10, leave=False):
         places = range(first, min(first + batch_size, len(rows)))
         pairs = np.concatenate([rows.members[place] for place in places])
@@ -67,14 +68,14 @@ def make_table(path: Path, rows: PairRows, score: Callable[[Batch], Tensor], bat
         with torch.inference_mode(), env.autocast():
             table[torch.from_numpy(pairs).to(env.device)] = score(batch).view(-1, 2)
     made = all_reduce_sum(table).cpu().numpy()
-    if env.main:
+    if env.is_main_process:
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
             np.save(file, made)
             file.flush()
             os.fsync(file.fileno())
-        write_text(path.with_suffix(".sha256"), digests(path.parent, [temporary.name])[temporary.name])
+        write_text(path.with_suffix(".sha256"), sha256_of(path.parent, [temporary.name])[temporary.name])
         temporary.rename(path)
     barrier()
     return made

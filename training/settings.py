@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from checkpoint import ARCHITECTURE, load_args
-from config import ModelArgs, UserError, round_up
+from config import ModelArgs, round_up
 from dataprep.shards import read_meta
+from runtime.errors import UserError
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 
 # Taken in this order where --dataset is not given.
-FAVOURITES = {"text": ("fw", "tinystories", "stories"), "instruct": ("alpaca", "stories_instruct"),
+DEFAULT_DATASETS = {"text": ("fw", "tinystories", "stories"), "instruct": ("alpaca", "stories_instruct"),
               "preference": ("dpo", "stories_preference")}
 
 
@@ -20,7 +21,7 @@ def choose_dataset(args: ModelArgs, kind: str) -> Path:
         if meta["kind"] != kind and (args.train, meta["kind"]) != ("P", "instruct"):
             raise UserError(f"--dataset {args.dataset} is of kind {meta['kind']}; --train {args.train} needs {kind}")
         return data_dir / args.dataset
-    favourites = FAVOURITES[kind]
+    favourites = DEFAULT_DATASETS[kind]
     prepared = (path.parent for path in data_dir.glob("*/meta.json") if _kind(path.parent) == kind)
     rank = {name: number for number, name in enumerate(favourites)}
     return min(prepared, key=lambda folder: (rank.get(folder.name, len(rank)), folder.name),
@@ -35,16 +36,16 @@ def _kind(folder: Path) -> str | None:
         return None
 
 
-def with_vocabulary(args: ModelArgs, tokenizer: Tokenizer) -> ModelArgs:
+def resolve_vocab_size(args: ModelArgs, tokenizer: Tokenizer) -> ModelArgs:
     """vocab_size follows the tokenizer unless it is given. Raises UserError when it is too small."""
-    if args.given["vocab_size"] is None:
+    if args.explicit["vocab_size"] is None:
         return args.replace(vocab_size=round_up(tokenizer.vocab_size, 64))
     if args.vocab_size < tokenizer.vocab_size:
         raise UserError(f"--vocab_size {args.vocab_size} is smaller than the {tokenizer.vocab_size} tokens of the data")
     return args
 
 
-def with_architecture_of(source: Path, args: ModelArgs, typed: dict, tokenizer: Tokenizer) -> ModelArgs:
+def adopt_architecture(source: Path, args: ModelArgs, typed: dict, tokenizer: Tokenizer) -> ModelArgs:
     """Settings that fit the weights in a folder. Raises UserError where a typed one or the tokenizer does not."""
     theirs = load_args(source)
     free = None if args.resume else "block_size"  # rotary positions have no weights: a new run may choose its context

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from config import IGNORE, UserError
+from config import IGNORE
 from dataloader.batch import Batch
 from dataloader.loader import (
     Loader,
@@ -14,17 +14,18 @@ from dataloader.loader import (
     PairRows,
     StreamRows,
     StreamValidation,
-    first_fit_decreasing,
-    fitted,
+    best_fit_decreasing,
+    feistel_shuffle,
     fixed_batches,
     keyed_hash,
-    shuffled,
+    truncate_to_context,
 )
-from dataprep.shards import Store
+from dataprep.shards import TokenDataset
+from runtime.errors import UserError
 
 
 @pytest.fixture
-def store(make_store: Callable[..., Store]) -> Store:
+def store(make_store: Callable[..., TokenDataset]) -> TokenDataset:
     """1,003 tokens, each its own position, in three shards that end inside rows."""
     return make_store([[np.arange(0, 300), np.arange(300, 333)], [np.arange(333, 350)], [np.arange(350, 1003)]])
 
@@ -36,13 +37,13 @@ def flat(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_shuffled_is_a_bijection() -> None:
     for size in (*range(1, 201), 1023, 1024, 1025, 20_011):
-        assert sorted(shuffled(n, size, keyed_hash(size)) for n in range(size)) == list(range(size))
-    huge = [shuffled(n, 20_000_003, keyed_hash("key")) for n in range(3000)]
+        assert sorted(feistel_shuffle(n, size, keyed_hash(size)) for n in range(size)) == list(range(size))
+    huge = [feistel_shuffle(n, 20_000_003, keyed_hash("key")) for n in range(3000)]
     assert len(set(huge)) == 3000 and 0 <= min(huge) < 100_000 and 19_900_000 < max(huge) < 20_000_003
 
 
 def test_shuffled_differs_by_key() -> None:
-    orders = [[shuffled(n, 1000, keyed_hash(key)) for n in range(1000)] for key in range(4)]
+    orders = [[feistel_shuffle(n, 1000, keyed_hash(key)) for n in range(1000)] for key in range(4)]
     for i, order in enumerate(orders):
         for other in (list(range(1000)), *orders[:i]):
             assert sum(a == b for a, b in zip(order, other, strict=True)) < 10  # about one by chance
@@ -56,14 +57,14 @@ def test_shuffled_looks_uniform(size: int) -> None:
     for key in range(200 * size):
         key = keyed_hash("chi", key)
         for n in range(size):
-            counts[n, shuffled(n, size, key)] += 1
+            counts[n, feistel_shuffle(n, size, key)] += 1
     chi_square, freedom = ((counts - 200) ** 2 / 200).sum(), (size - 1) ** 2
     assert abs(chi_square - freedom) < 6 * (2 * freedom) ** 0.5  # six deviations
 
 
 @pytest.mark.parametrize("T", [10, 17, 59])  # 1003 = 17 * 59: with these, rows use up every token
 @pytest.mark.parametrize("epoch", [0, 1, 5])
-def test_an_epoch_has_every_token_once(store: Store, T: int, epoch: int) -> None:
+def test_an_epoch_has_every_token_once(store: TokenDataset, T: int, epoch: int) -> None:
     rows = StreamRows(store, T, seed=3)
     assert len(rows) == 1003 // T
     cut = [rows[n] for n in range(epoch * len(rows), (epoch + 1) * len(rows))]
@@ -77,7 +78,7 @@ def test_an_epoch_has_every_token_once(store: Store, T: int, epoch: int) -> None
     assert 1003 % T or 0 in labels
 
 
-def test_epochs_differ_in_order_and_cuts(store: Store) -> None:
+def test_epochs_differ_in_order_and_cuts(store: TokenDataset) -> None:
     rows = StreamRows(store, 10, seed=3)
     starts = [[int(rows[n][0][0]) for n in range(e * 100, (e + 1) * 100)] for e in range(4)]
     assert len({start[0] % 10 for start in starts}) > 1 and starts[0][0] % 10 == 0
@@ -89,7 +90,7 @@ def test_epochs_differ_in_order_and_cuts(store: Store) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_share_one_order(store: Store, world: int) -> None:
+def test_ranks_share_one_order(store: TokenDataset, world: int) -> None:
     rows = StreamRows(store, 10, seed=3)
     alone = Loader(rows, 8, rank=0, world_size=1)
     ranks = [Loader(rows, 8 // world, rank, world) for rank in range(world)]
@@ -100,7 +101,7 @@ def test_ranks_share_one_order(store: Store, world: int) -> None:
     assert {loader.cursor for loader in (alone, *ranks)} == {240}
 
 
-def test_the_cursor_is_the_whole_position(store: Store) -> None:
+def test_the_cursor_is_the_whole_position(store: TokenDataset) -> None:
     rows = StreamRows(store, 10, seed=3)
     loader = Loader(rows, 3, rank=0, world_size=1)
     passed = [loader.next() for _ in range(37)]
@@ -112,14 +113,14 @@ def test_the_cursor_is_the_whole_position(store: Store) -> None:
     assert not torch.equal(passed[0].tokens, Loader(rows, 3, 0, 1, 3).next().tokens)
 
 
-def test_a_batch_is_what_the_contract_says(store: Store) -> None:
+def test_a_batch_is_what_the_contract_says(store: TokenDataset) -> None:
     batch = Loader(StreamRows(store, 10, seed=3), 4, 0, 1).next().to(torch.device("cpu"))
     assert batch.tokens.shape == batch.labels.shape == (4, 10) and batch.doc_ids is None
     assert batch.tokens.dtype == batch.labels.dtype == torch.int64
     assert torch.equal(batch.tokens[:, 1:], batch.labels[:, :-1])
 
 
-def test_rows_name_the_document_of_each_token(make_store: Callable[..., Store]) -> None:
+def test_rows_name_the_document_of_each_token(make_store: Callable[..., TokenDataset]) -> None:
     store = make_store([[[5, 6, 0], [7, 0], [8, 9, 9, 9, 9, 9, 9, 9, 9, 0]]], eos_id=0)
     batch, = fixed_batches(StreamValidation(store, 7, 0), 4, 0, 1)
     assert batch.tokens.tolist() == [[5, 6, 0, 7, 0, 8, 9], [9, 9, 9, 9, 9, 9, 9]]
@@ -130,7 +131,7 @@ def test_rows_name_the_document_of_each_token(make_store: Callable[..., Store]) 
 
 @pytest.mark.parametrize("T", [10, 17, 333, 1002, 2000])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_validation_counts_every_token_once(store: Store, T: int, world: int) -> None:
+def test_validation_counts_every_token_once(store: TokenDataset, T: int, world: int) -> None:
     shares = [list(fixed_batches(StreamValidation(store, T, 0), 4, rank, world)) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1  # no rank waits for another
     tokens, labels = flat([batch for share in shares for batch in share])
@@ -140,7 +141,7 @@ def test_validation_counts_every_token_once(store: Store, T: int, world: int) ->
     assert tokens.shape[1] == T and all(len(batch.tokens) <= 4 for share in shares for batch in share)
 
 
-def test_limited_validation_is_fixed_and_spread(store: Store) -> None:
+def test_limited_validation_is_fixed_and_spread(store: TokenDataset) -> None:
     starts = [flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=20)))[0][:, 0] for _ in range(2)]
     assert np.array_equal(*starts) and len(starts[0]) == 20
     assert starts[0].tolist() == list(range(0, 1000, 50))  # of the rows 0, 10, ... 1000
@@ -155,7 +156,7 @@ def test_limited_validation_is_fixed_and_spread(store: Store) -> None:
     assert np.array_equal(flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=10**6)))[0], whole[0])
 
 
-def test_too_little_text_is_a_users_error(make_store: Callable[..., Store]) -> None:
+def test_too_little_text_is_a_users_error(make_store: Callable[..., TokenDataset]) -> None:
     store = make_store([[np.arange(10)]])
     assert len(StreamRows(store, 9, seed=0)) == 1
     with pytest.raises(UserError, match="10 tokens.* --block_size 10 "):
@@ -164,7 +165,7 @@ def test_too_little_text_is_a_users_error(make_store: Callable[..., Store]) -> N
         next(fixed_batches(StreamValidation(make_store([[np.arange(1)]], "val"), 4, 0), 1, 0, 1))
 
 
-def test_large_vocabularies_are_read(make_store: Callable[..., Store]) -> None:
+def test_large_vocabularies_are_read(make_store: Callable[..., TokenDataset]) -> None:
     store = make_store([[np.arange(70_000, 70_050)]], vocab_size=70_050)
     tokens, labels, *_ = StreamRows(store, 10, seed=0)[0]
     assert np.array_equal(labels, tokens + 1) and tokens.min() >= 70_000 and tokens.dtype == np.int64
@@ -190,7 +191,7 @@ def naive_first_fit_decreasing(sizes: list[int], room: int) -> list[list[int]]:
 def test_first_fit_decreasing_is_the_textbooks(room: int, count: int) -> None:
     for seed in range(10):
         sizes = np.random.default_rng(seed).integers(1, max(2, room // (1 + seed % 3)) + (room > 1), count)
-        assert (rows := first_fit_decreasing(np.minimum(sizes, room), room))
+        assert (rows := best_fit_decreasing(np.minimum(sizes, room), room))
         assert [row.tolist() for row in rows] == naive_first_fit_decreasing(np.minimum(sizes, room).tolist(), room)
 
 
@@ -203,8 +204,8 @@ def talk(start: int, prompt: int, response: int) -> Talk:
 
 
 def check_fit(given: list[Talk], room: int) -> list[Talk]:
-    """What `fitted` leaves of answers to one prompt, which must be what its rules say."""
-    made = fitted(given, room)
+    """What `truncate_to_context` leaves of answers to one prompt, which must be what its rules say."""
+    made = truncate_to_context(given, room)
     starts = [len(keep) - int((~keep[::-1]).argmax()) for _, keep in given]  # of the last responses
     longest = max(len(ids) - start for (ids, _), start in zip(given, starts, strict=True))
     for (ids, keep), (left, learned), start in zip(given, made, starts, strict=True):
@@ -237,7 +238,7 @@ def test_what_is_too_long_loses_its_oldest_part_then_its_end() -> None:
 
 def test_an_answer_that_fits_is_whole_beside_a_longer_conversation() -> None:
     short, long = talk(0, 20, 10), talk(0, 80, 10)
-    made = fitted([short, long], 40)
+    made = truncate_to_context([short, long], 40)
     assert np.array_equal(made[0][0], short[0]) and np.array_equal(made[1][0], long[0][50:])
 
 
@@ -276,7 +277,7 @@ def conversations_of_unique_ids(count: int) -> tuple[list[Talk], np.ndarray]:
 
 
 @pytest.mark.parametrize("T", [24, 40, 200])
-def test_every_learned_token_is_a_label_once_an_epoch(make_store: Callable[..., Store], T: int) -> None:
+def test_every_learned_token_is_a_label_once_an_epoch(make_store: Callable[..., TokenDataset], T: int) -> None:
     talks, learned = conversations_of_unique_ids(100)
     rows = PackedRows(make_store([talks[:60], talks[60:]], kind="instruct"), T, seed=3)
     assert rows.notes == [] and len(rows) < sum(len(ids) for ids, _ in talks) / T + 2  # packed tight
@@ -301,7 +302,7 @@ def test_every_learned_token_is_a_label_once_an_epoch(make_store: Callable[..., 
     assert several > 10 and any(not row.tokens.all() for row in cut)
 
 
-def test_the_end_of_a_response_is_learned_and_a_cut_is_said(make_store: Callable[..., Store]) -> None:
+def test_the_end_of_a_response_is_learned_and_a_cut_is_said(make_store: Callable[..., TokenDataset]) -> None:
     talks = [talk(10, 5, 4), talk(100, 30, 4), talk(200, 3, 30)]
     rows = PackedRows(make_store([talks], kind="instruct"), 16, seed=0)
     assert len(rows.notes) == 1 and "2 of 3 conversations in the train set are longer than a row" in rows.notes[0]
@@ -331,12 +332,12 @@ def pairs_of_unique_ids(count: int) -> list[tuple[Talk, Talk]]:
     return made
 
 
-def pair_rows(make_store: Callable[..., Store], pairs: list[tuple[Talk, Talk]], T: int, **options) -> PairRows:
+def pair_rows(make_store: Callable[..., TokenDataset], pairs: list[tuple[Talk, Talk]], T: int, **options) -> PairRows:
     return PairRows(make_store([[talk for pair in pairs for talk in pair]], kind="preference", **options), T, seed=3)
 
 
 @pytest.mark.parametrize("T", [24, 60])
-def test_a_pair_is_its_prompt_once_and_its_answers_as_branches(make_store: Callable[..., Store], T: int) -> None:
+def test_a_pair_is_its_prompt_once_and_its_answers_as_branches(make_store: Callable[..., TokenDataset], T: int) -> None:
     pairs = pairs_of_unique_ids(60)
     rows = pair_rows(make_store, pairs, T)
     rows.reference = np.arange(120, dtype=np.float32).reshape(60, 2)
@@ -362,23 +363,23 @@ def test_a_pair_is_its_prompt_once_and_its_answers_as_branches(make_store: Calla
     assert shared == sum((~keep).sum() - 1 for (_, keep), _ in pairs)  # the last of the prompt has two labels
 
 
-def test_a_batch_of_pairs_names_the_owner_of_each_label(make_store: Callable[..., Store]) -> None:
+def test_a_batch_of_pairs_names_the_owner_of_each_label(make_store: Callable[..., TokenDataset]) -> None:
     pairs = pairs_of_unique_ids(30)
     rows = pair_rows(make_store, pairs, 30)
     rows.reference = np.arange(60, dtype=np.float32).reshape(30, 2)
     batch = Loader(rows, 3, 0, 1).next()
-    tokens, labels = (part.flatten()[batch.learned].numpy() for part in (batch.tokens, batch.labels))
+    tokens, labels = (part.flatten()[batch.loss_positions].numpy() for part in (batch.tokens, batch.labels))
     assert batch.labels.shape == (3, 60) and len(batch.reference) > 6 and (labels != IGNORE).all()
     for completion, number in enumerate(batch.reference.long().tolist()):
         ids, keep = pairs[number // 2][number % 2]
-        assert labels[batch.owners.numpy() == completion].tolist() == ids[keep].tolist()
-        assert tokens[batch.owners.numpy() == completion].tolist() == ids[:-1][keep[1:]].tolist()
-    assert batch.owners.max() + 1 == len(batch.reference)
+        assert labels[batch.completion_index.numpy() == completion].tolist() == ids[keep].tolist()
+        assert tokens[batch.completion_index.numpy() == completion].tolist() == ids[:-1][keep[1:]].tolist()
+    assert batch.completion_index.max() + 1 == len(batch.reference)
     whole, = fixed_batches(rows, 100, 0, 1)
     assert sorted(whole.reference.tolist()) == list(range(60))
 
 
-def test_pairs_that_a_context_makes_equal_are_left_out(make_store: Callable[..., Store]) -> None:
+def test_pairs_that_a_context_makes_equal_are_left_out(make_store: Callable[..., TokenDataset]) -> None:
     def pair(start: int, same: int) -> tuple[Talk, Talk]:
         chosen, rejected = talk(start, 4, 30), talk(start, 4, 20)
         rejected[0][4 + same:] += 500
@@ -390,14 +391,14 @@ def test_pairs_that_a_context_makes_equal_are_left_out(make_store: Callable[...,
     assert kept == [0, 2, 3]
     assert "10 of 10 answers in the train set are longer" in rows.notes[0] and rows.notes[1].startswith("2 pairs are")
     batch, = fixed_batches(rows, 8, 0, 1)
-    assert len(batch.reference) == 6 and set(batch.owners.tolist()) == set(range(6))
+    assert len(batch.reference) == 6 and set(batch.completion_index.tolist()) == set(range(6))
     with pytest.raises(UserError, match="no pair of the val set in .* differs within --block_size 15 "):
         pair_rows(make_store, [pairs[1], pairs[4]], 15, split="val")
 
 
 @pytest.mark.parametrize("kind", ["instruct", "preference"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_share_one_order_of_packed_rows(make_store: Callable[..., Store], kind: str, world: int) -> None:
+def test_ranks_share_one_order_of_packed_rows(make_store: Callable[..., TokenDataset], kind: str, world: int) -> None:
     if kind == "instruct":
         rows = PackedRows(make_store([conversations_of_unique_ids(100)[0]], kind=kind), 24, seed=3)
     else:
@@ -412,8 +413,8 @@ def test_ranks_share_one_order_of_packed_rows(make_store: Callable[..., Store], 
                 assert torch.equal(whole, torch.cat([getattr(share, name) for share in shares]))
         if kind == "preference":
             offsets = np.cumsum([0, *(len(share.reference) for share in shares)])
-            owners = [share.owners + offset for share, offset in zip(shares, offsets.tolist(), strict=False)]
-            assert torch.equal(batch.owners, torch.cat(owners))
+            completion_index = [share.completion_index + offset for share, offset in zip(shares, offsets.tolist(), strict=False)]
+            assert torch.equal(batch.completion_index, torch.cat(completion_index))
     for B in (1, 3, 4):  # in validation every row once, whoever takes it; a rank without one counts nothing
         shares = [list(fixed_batches(rows, B, rank, world)) for rank in range(world)]
         labels = torch.cat([batch.labels for share in shares for batch in share])

@@ -7,8 +7,9 @@ import pytest
 from examples import MULTI
 from toy import write_rows
 
-from config import EOS, UserError
+from config import EOS
 from dataloader.preview import GRAY, GREEN, PLAIN, RED, show
+from runtime.errors import UserError
 
 INSTRUCT = [{"instruction": "Add", "input": "1 and 2", "output": "It is 3é"}, {"messages": MULTI}]
 PAIR = {"prompt": "Say hi to all of them", "chosen": "Hi!", "rejected": "Why should I?"}

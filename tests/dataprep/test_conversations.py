@@ -3,9 +3,9 @@
 import pytest
 from examples import INSTRUCTIONS, MULTI, PREFERENCES, talk
 
-from config import UserError
 from dataprep import conversations
 from dataprep.conversations import NothingToLearn
+from runtime.errors import UserError
 
 
 @pytest.mark.parametrize("form", INSTRUCTIONS)

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from examples import INSTRUCTIONS, MULTI, PREFERENCES, talk
 
-from config import EOS, UserError
+from config import EOS
 from dataprep import documents
 from dataprep.documents import Document, row_documents
 from dataprep.sources import local_spans
+from runtime.errors import UserError
 from template import instruction_text
 from tokenizer import Tokenizer
 

@@ -20,10 +20,12 @@ from examples import TEXTS, Inline, documents, files, parquet
 from hub import REVISION, Hub
 
 import data
-from config import EOS, UserError, run
+from config import EOS
 from dataprep import registry, worker
-from dataprep.shards import Store, claimed, intact, read_meta
+from dataprep.shards import TokenDataset, read_meta, verify_dataset
 from dataprep.sources import in_validation
+from runtime.errors import UserError, run_cli
+from runtime.files import folder_lock
 from stories.world import stories
 from tokenizer import load_tokenizer, train_bpe
 
@@ -48,7 +50,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def call(*flags: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["data.py", "--data_dir", str(tmp_path / "data"), *map(str, flags)])
         try:
-            run(data.main)
+            run_cli(data.main)
             code = 0
         except SystemExit as exit:
             code = exit.code
@@ -95,7 +97,7 @@ def test_every_document_is_there_once_and_in_order(inline, command, rows: Path, 
     assert len(meta["splits"]["train"]) > 5
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"]
     for split, shards in meta["splits"].items():
-        assert len(Store(tmp_path / "data" / "mine", split, meta)) == sum(shard["tokens"] for shard in shards)
+        assert len(TokenDataset(tmp_path / "data" / "mine", split, meta)) == sum(shard["tokens"] for shard in shards)
         for shard in shards:
             for name, digest in shard["sha256"].items():
                 assert files(tmp_path / "data" / "mine")[name] == digest
@@ -138,7 +140,7 @@ def test_one_long_text_is_the_text_with_its_tail_held_out(inline, command, small
     (tmp_path / "a.txt").write_bytes(text.encode())
     assert command("--files", tmp_path / "a.txt", "--name", "mine", "--tokenizer", small)[0] == 0
     meta, encoded = read_meta(tmp_path / "data" / "mine"), load_tokenizer(small)
-    stores = [Store(tmp_path / "data" / "mine", split, meta) for split in ("train", "val")]
+    stores = [TokenDataset(tmp_path / "data" / "mine", split, meta) for split in ("train", "val")]
     whole = [*encoded.encode(text), encoded.eos_id]
     assert [token for store in stores for token in store.read(0, len(store)).tolist()] == whole
     assert len(stores[1]) == round(0.1 * len(whole)) and len(meta["splits"]["train"]) > 3
@@ -152,7 +154,7 @@ def test_max_tokens_is_exact_and_a_prefix_of_all(inline, command, rows: Path, tm
     def tokens(name: str, *flags: object) -> list[list[int]]:
         assert command("--files", rows, "--name", name, "--tokenizer", "bytes", *flags)[0] == 0
         meta = read_meta(tmp_path / "data" / name)
-        stores = [Store(tmp_path / "data" / name, split, meta) for split in ("train", "val")]
+        stores = [TokenDataset(tmp_path / "data" / name, split, meta) for split in ("train", "val")]
         return [store.read(0, len(store)).tolist() for store in stores]
 
     some, all_ = tokens("some", "--max_tokens", limit), tokens("all")
@@ -184,10 +186,10 @@ def test_stories_have_their_own_tokenizer(inline, command, tmp_path: Path, monke
 
 # --- conversations and pairs -----------------------------------------------------------------------------------------
 
-def stores(folder: Path) -> list[Store]:
+def stores(folder: Path) -> list[TokenDataset]:
     """Both splits of a dataset."""
     meta = read_meta(folder)
-    return [Store(folder, split, meta) for split in ("train", "val")]
+    return [TokenDataset(folder, split, meta) for split in ("train", "val")]
 
 
 def talks(folder: Path) -> list[list[str]]:
@@ -413,7 +415,7 @@ def test_shards_that_do_not_fit_or_were_damaged_are_refused(inline, command, row
     tokens.write_bytes(data)
     assert command(*flags)[0] == 0  # it is not read again
     with pytest.raises(UserError, match=f"{tokens.name} is damaged"):
-        intact(folder / "mine")
+        verify_dataset(folder / "mine")
     for wrong in ("0/2", "3/2", "2", "a/b"):
         code, _, err = command(*flags, "--shard", wrong)
         assert code == 2 and "must be like 2/8" in err
@@ -422,7 +424,7 @@ def test_shards_that_do_not_fit_or_were_damaged_are_refused(inline, command, row
 
 def test_two_at_once_do_not_mix(inline, command, rows: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / ".mine.partial").mkdir(parents=True)
-    with claimed(tmp_path / "data" / ".mine.partial"):
+    with folder_lock(tmp_path / "data" / ".mine.partial"):
         code, _, err = command("--files", rows, "--name", "mine", "--tokenizer", "bytes")
     assert code == 2 and "another process is at work" in err
     assert not list((tmp_path / "data" / ".mine.partial").iterdir())

@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 from examples import documents
 
-from config import UserError
-from dataprep.shards import (
-    FORMAT,
-    ShardWriter,
-    Store,
-    claimed,
-    hold_out,
-    id_dtype,
-    read_meta,
-    replace_folder,
-    write_json,
-)
+from dataprep.shards import FORMAT, ShardWriter, TokenDataset, id_dtype, read_meta, split_validation
+from runtime.errors import UserError
+from runtime.files import commit_folder, folder_lock, write_json
 
 
 def write_shard(folder: Path, index: int, documents: list[list[int]], last_goes_on: bool = False) -> dict:
@@ -30,8 +21,8 @@ def write_shard(folder: Path, index: int, documents: list[list[int]], last_goes_
     return writer.close()
 
 
-def store(folder: Path, split: str, shards: list[dict], vocab_size: int = 100) -> Store:
-    return Store(folder, split, {"tokenizer": {"vocab_size": vocab_size}, "splits": {split: shards}})
+def store(folder: Path, split: str, shards: list[dict], vocab_size: int = 100) -> TokenDataset:
+    return TokenDataset(folder, split, {"tokenizer": {"vocab_size": vocab_size}, "splits": {split: shards}})
 
 
 def test_ids_take_the_fewest_bytes_that_hold_them() -> None:
@@ -99,22 +90,22 @@ def test_a_finished_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> No
         (tmp_path / "new").mkdir()
         (tmp_path / "new" / "file").write_text(text)
         (tmp_path / ".target.old").mkdir(exist_ok=True)  # as a kill may leave it
-        replace_folder(tmp_path / "new", tmp_path / "target")
+        commit_folder(tmp_path / "new", tmp_path / "target")
         assert [path.name for path in tmp_path.iterdir()] == ["target"]
         assert (tmp_path / "target" / "file").read_text() == text
 
 
 def test_a_folder_is_claimed_by_one(tmp_path: Path) -> None:
-    with claimed(tmp_path), pytest.raises(UserError, match="another process is at work"), claimed(tmp_path):
+    with folder_lock(tmp_path), pytest.raises(UserError, match="another process is at work"), folder_lock(tmp_path):
         pass
-    with claimed(tmp_path):
+    with folder_lock(tmp_path):
         pass
 
 
 def test_the_tail_of_one_document_is_held_out(tmp_path: Path) -> None:
     parts = [write_shard(tmp_path, 0, [[*range(60)]], last_goes_on=True), write_shard(tmp_path, 1, [[*range(60, 100)]])]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    made = hold_out(tmp_path, parts, "text", 0.3, np.uint16, free=2, size=len)
+    made = split_validation(tmp_path, parts, "text", 0.3, np.uint16, free=2, size=len)
     assert documents(tmp_path, made["train"]) == [list(range(70))]
     assert documents(tmp_path, made["val"]) == [list(range(70, 100))]
     assert [sum(shard["bytes"] for shard in made[split]) for split in ("train", "val")] == [70, 30]
@@ -123,7 +114,7 @@ def test_the_tail_of_one_document_is_held_out(tmp_path: Path) -> None:
 
 def test_a_cut_between_two_parts_ends_the_document(tmp_path: Path) -> None:
     parts = [write_shard(tmp_path, 0, [[1, 2, 3]], last_goes_on=True), write_shard(tmp_path, 1, [[4, 5, 6]])]
-    made = hold_out(tmp_path, parts, "text", 0.5, np.uint16, free=2, size=len)
+    made = split_validation(tmp_path, parts, "text", 0.5, np.uint16, free=2, size=len)
     assert [shard["documents"] for shard in made["train"]] == [1]
     assert documents(tmp_path, made["val"]) == [[4, 5, 6]]
 
@@ -131,7 +122,7 @@ def test_a_cut_between_two_parts_ends_the_document(tmp_path: Path) -> None:
 def test_equal_documents_are_held_out_together(tmp_path: Path) -> None:
     a, b, c = [1] * 10, [2] * 10, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     shards = [write_shard(tmp_path, 0, [a, c, b]), write_shard(tmp_path, 1, [c, b, a])]
-    made = hold_out(tmp_path, shards, "text", 0.5, np.uint16, free=2, size=len)
+    made = split_validation(tmp_path, shards, "text", 0.5, np.uint16, free=2, size=len)
     # Of a, c, b: a and the head of c are trained on.
     assert documents(tmp_path, made["train"]) == [a, c[:5], c[:5], a]
     assert documents(tmp_path, made["val"]) == [c[5:], b, c[5:], b]
@@ -176,7 +167,7 @@ def test_a_document_is_read_across_shards_that_it_does_not_end_in(tmp_path: Path
 def test_conversations_are_held_out_whole(tmp_path: Path) -> None:
     made = [[n, n, 50 + n, 50, 50][:3 + n % 3] for n in range(30)]
     shards = [write_talks(tmp_path, 0, made[:20]), write_talks(tmp_path, 1, made[20:])]
-    held_out = hold_out(tmp_path, shards, "instruct", 0.25, np.uint16, free=2, size=len)
+    held_out = split_validation(tmp_path, shards, "instruct", 0.25, np.uint16, free=2, size=len)
     assert talks(tmp_path, held_out["train"]) + talks(tmp_path, held_out["val"]) == made
     tokens = {split: sum(shard["tokens"] for shard in its) for split, its in held_out.items()}
     assert 0.25 <= tokens["val"] / 120 < 0.25 + 5 / 120  # the one at the cut is held out
@@ -189,7 +180,7 @@ def test_a_pair_is_held_out_as_one(tmp_path: Path) -> None:
         folder = tmp_path / str(fraction)
         folder.mkdir()
         shards = [write_talks(folder, 0, made[:10]), write_talks(folder, 1, made[10:])]
-        held_out = hold_out(folder, shards, "preference", fraction, np.uint16, free=2, size=len)
+        held_out = split_validation(folder, shards, "preference", fraction, np.uint16, free=2, size=len)
         train, val = talks(folder, held_out["train"]), talks(folder, held_out["val"])
         assert train + val == made and len(train) % 2 == len(val) % 2 == 0 < len(val) < len(made)
 
@@ -202,7 +193,7 @@ def test_equal_prompts_are_held_out_together(tmp_path: Path, kind: str) -> None:
     for fraction in (0.05, 0.4, 0.6, 0.9):
         folder = tmp_path / str(fraction)
         folder.mkdir()
-        held_out = hold_out(folder, [write_talks(folder, 0, made)], kind, fraction, np.uint16, free=1, size=len)
+        held_out = split_validation(folder, [write_talks(folder, 0, made)], kind, fraction, np.uint16, free=1, size=len)
         train, val = talks(folder, held_out["train"]), talks(folder, held_out["val"])
         assert train and val and sorted(train + val) == sorted(made)
         assert not {ids[0] for ids in train} & {ids[0] for ids in val}

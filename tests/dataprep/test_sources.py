@@ -13,9 +13,10 @@ from corpus_hub import DATASET, FAULTS, ROWS, read, text_documents, texts
 from examples import parquet
 from hub import Hub
 
-from config import EOS, UserError
-from dataprep import sources
+from config import EOS
 from dataprep.sources import hub_spans, in_validation, local_spans
+from runtime import hub as runtime_hub
+from runtime.errors import UserError
 from tokenizer import load_tokenizer
 
 server = corpus_hub.server
@@ -156,8 +157,8 @@ def test_unusable_files_are_refused_in_words(tmp_path: Path) -> None:
     refused("latin.txt", b"caf\xe9 au lait", r"latin.txt is not UTF-8 text \(byte 3\)")
     refused("a.json", b'{"text": "a"}', "must hold an array of rows, not a dict")
     refused("b.json", b'{"text": "a"}\n{"text": "b"}', r"b.json is not JSON.*must end in .jsonl")
-    refused("a.parquet", b"not Parquet at all", "a.parquet is not a whole Parquet file")
-    refused("cut.parquet", parquet(["a"] * 100)[:-20], "cut.parquet is not a whole Parquet file")
+    refused("a.parquet", b"not Parquet at all", "a.parquet is not a complete Parquet file")
+    refused("cut.parquet", parquet(["a"] * 100)[:-20], "cut.parquet is not a complete Parquet file")
     refused("column.parquet", parquet(["a"], "body"), "has no column text; it has id, body")
 
 
@@ -217,11 +218,11 @@ def test_a_lasting_refusal_is_one_line(server: Hub, match: str, what: dict, word
 def test_missing_and_damaged_files_are_named(server: Hub) -> None:
     files = server.repos[DATASET.repo]
     files["data/train-1.parquet"] = files["data/train-1.parquet"][:5000]
-    with pytest.raises(UserError, match="train-1.parquet on the hub is not a whole Parquet file"):
+    with pytest.raises(UserError, match="train-1.parquet on the hub is not a complete Parquet file"):
         read()
     del files["data/val-0.parquet"], files["data/train-1.parquet"]
     huggingface_hub.HfFileSystem.clear_instance_cache()
-    sources.hub.cache_clear()
+    runtime_hub.hub_filesystem.cache_clear()
     with pytest.raises(UserError, match=r"holds no data/val-\*.parquet any more"):
         read()
 

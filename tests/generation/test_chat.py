@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import checkpoint
-from checkpoint import Progress
-from config import ModelArgs, UserError
-from generation.chat import Speaker, choose_model, joined, load_speaker, stage_of
+from config import ModelArgs
+from generation.chat import ChatModel, choose_model, joined, load_chat_model, stage_of
 from model import Llama
+from runtime.errors import UserError
 from tokenizer import Tokenizer, byte_level
+from training.state import TrainState
 
 ARGS = ModelArgs(embeddings_dims=16, no_of_decoder_layers=1, no_of_heads=2, no_kv_heads=2, hidden_dims=16,
                  vocab_size=320, block_size=256, dropout=0.0, attn_dropout=0.0, device="cpu")
@@ -22,16 +23,16 @@ QUESTION = {"role": "user", "content": "Who?"}
 def make_run(runs: Path, name: str, stage: str, age: int) -> Path:
     """A run with one step, untrained, that was saved so many seconds ago."""
     (runs / name).mkdir(parents=True)
-    state = {"args": {"train": stage}}
+    run_state = {"args": {"train": stage}}
     model = Llama(ARGS)
-    step = checkpoint.save(runs / name, Progress(1, 0, 0), model, byte_level(), model.state_dict(), {}, state)
+    step = state.save(runs / name, TrainState(1, 0, 0), model, byte_level(), model.state_dict(), {}, run_state)
     os.utime(runs / name / "latest", (1e9 - age, 1e9 - age))
     return step
 
 
-def speaker(stage: str | None, tokenizer: Tokenizer, legacy: bool = False) -> Speaker:
+def speaker(stage: str | None, tokenizer: Tokenizer, legacy: bool = False) -> ChatModel:
     torch.manual_seed(0)
-    return Speaker(Llama(ARGS, legacy).eval(), tokenizer, stage)
+    return ChatModel(Llama(ARGS, legacy).eval(), tokenizer, stage)
 
 
 def test_a_stage_means_its_newest_run_then_what_was_downloaded(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_stage_means_its_newest_run_then_what_was_downloaded(tmp_path: Path) -
         choose_model("dpo", args)
     shutil.rmtree(make_run(tmp_path, "z", "S", 0))  # the newest, and broken
     assert choose_model("sft", args) == new and choose_model(None, args) == base
-    assert load_speaker(new).answers and not load_speaker(base).answers
+    assert load_chat_model(new).answers and not load_chat_model(base).answers
 
 
 @pytest.mark.parametrize("config, stage", [('{"smolllama": {"stage": "D"}}', "D"), ("{}", None),
@@ -123,4 +124,4 @@ def test_the_reply_is_text_and_its_tokens(tokenizer: Tokenizer) -> None:
 def test_a_tokenizer_that_is_not_the_models_is_said(tmp_path: Path) -> None:
     checkpoint.write_model(tmp_path, Llama(ARGS.replace(vocab_size=256)), byte_level(), {"stage": "S"})
     with pytest.raises(UserError, match="has 257 tokens, the model knows only 256"):
-        load_speaker(tmp_path)
+        load_chat_model(tmp_path)

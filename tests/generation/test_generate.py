@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from checkpoint import hf_config
-from config import ModelArgs, RunError
+from config import ModelArgs
 from generation.generate import (
-    Sampling,
+    SamplingParams,
     filter_logits,
     generate,
     generate_batch,
@@ -32,6 +32,7 @@ from generation.generate import (
     until,
 )
 from model import Llama
+from runtime.errors import RunError
 
 PROMPT = [5, 17, 3, 80]
 CHECKPOINTS = {"gqa": {}, "mha": {"no_kv_heads": 4}, "mqa, untied": {"no_kv_heads": 1, "tie_embeddings": False}}
@@ -139,18 +140,18 @@ def test_penalties_make_the_text_less_repetitive(model: Llama) -> None:
 
 def test_top_k_keeps_the_k_most_probable() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [9.0, 1.0, 8.0, 2.0]])
-    kept = filter_logits(logits, Sampling(top_k=2)).isfinite()
+    kept = filter_logits(logits, SamplingParams(top_k=2)).isfinite()
     assert kept.tolist() == [[False, True, False, True], [True, False, True, False]]
     for everything in (0, 4, 99):
-        assert torch.equal(filter_logits(logits, Sampling(top_k=everything)), logits)
-    assert torch.equal(filter_logits(logits, Sampling(temperature=0.5)), logits * 2)
+        assert torch.equal(filter_logits(logits, SamplingParams(top_k=everything)), logits)
+    assert torch.equal(filter_logits(logits, SamplingParams(temperature=0.5)), logits * 2)
 
 
 @pytest.mark.parametrize("top_p, kept", [(0.01, 1), (0.45, 1), (0.55, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4)])
 def test_top_p_keeps_the_fewest_that_hold_p(top_p: float, kept: int) -> None:
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     order = [1, 3, 0, 2]
-    found = filter_logits(logits, Sampling(top_p=top_p)).isfinite()[0].nonzero().flatten().tolist()
+    found = filter_logits(logits, SamplingParams(top_p=top_p)).isfinite()[0].nonzero().flatten().tolist()
     assert found == sorted(order[:kept])
 
 
@@ -158,7 +159,7 @@ def test_a_filter_measures_what_those_before_it_leave() -> None:
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
 
     def kept(**how: float) -> int:
-        return int(filter_logits(logits, Sampling(**how)).isfinite().sum())
+        return int(filter_logits(logits, SamplingParams(**how)).isfinite().sum())
 
     assert kept(top_p=0.5) == 2
     assert kept(top_k=2, top_p=0.5) == 1  # 0.4 of 0.7
@@ -171,7 +172,7 @@ def test_a_filter_measures_what_those_before_it_leave() -> None:
 def test_samples_follow_the_exact_distribution(options: dict) -> None:
     logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(1)) * 1.5
     probabilities = exact_distribution(logits[0], **options)
-    tokens = sample(logits.expand(20_000, -1), Sampling(**options), [torch.Generator().manual_seed(2)] * 20_000)
+    tokens = sample(logits.expand(20_000, -1), SamplingParams(**options), [torch.Generator().manual_seed(2)] * 20_000)
     counts = torch.bincount(tokens, minlength=12).double()
     possible = probabilities > 0
     assert counts[~possible].sum() == 0 and (counts[possible] > 0).all()
@@ -253,12 +254,12 @@ def test_a_stop_string_holds_back_no_more_than_it_must() -> None:
 
 def test_a_model_that_has_diverged_is_said() -> None:
     with pytest.raises(RunError, match="diverged"):
-        sample(torch.tensor([[0.0, math.nan, 1.0]]), Sampling(), [None])
+        sample(torch.tensor([[0.0, math.nan, 1.0]]), SamplingParams(), [None])
 
 
 def test_temperature_zero_is_the_most_probable() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, -1.0]])
-    assert sample(logits, Sampling(temperature=0.0), [None, None]).tolist() == [1, 0]
+    assert sample(logits, SamplingParams(temperature=0.0), [None, None]).tolist() == [1, 0]
 
 
 def test_the_seed_names_the_text(model: Llama) -> None:

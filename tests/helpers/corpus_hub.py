@@ -10,6 +10,7 @@ from hub import REVISION, Hub
 
 from dataprep import conversations, documents, sources
 from dataprep.sources import HubDataset, hub_spans
+from runtime import hub as runtime_hub
 
 
 def texts(spans: list[sources.Span]) -> list[str]:
@@ -35,7 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     naps: list[float] = []
     with Hub({DATASET.repo: files}) as hub:
         hub.naps = naps
-        sources.hub.cache_clear()
+        runtime_hub.hub_filesystem.cache_clear()
         sources._footer.cache_clear()
         huggingface_hub.HfFileSystem.clear_instance_cache()
         constants = huggingface_hub.constants
@@ -43,11 +44,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
-        monkeypatch.setattr(sources, "TIME_LIMIT", 0.3)
+        monkeypatch.setattr(runtime_hub, "TIME_LIMIT", 0.3)
         waiting = time.sleep  # the server needs it still
-        monkeypatch.setattr(sources.time, "sleep", lambda seconds: naps.append(seconds) or waiting(0))
+        monkeypatch.setattr(runtime_hub.time, "sleep", lambda seconds: naps.append(seconds) or waiting(0))
         yield hub
-    sources.hub.cache_clear()
+    runtime_hub.hub_filesystem.cache_clear()
 
 
 def read(split: str | None = None) -> list[str]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from toy import TINY, flags
 
-import config
 import trainer
-from runtime import distributed
+from runtime import distributed, errors
 from training import plots
 
 
@@ -81,7 +80,7 @@ def start(log: Path, main: Callable[[], None], words: list[str], environment: di
         os.environ.update(environment)
         faulthandler.enable()
         before()
-        config.run(main)
+        errors.run_cli(main)
         code = 0
     except SystemExit as left:
         code = left.code

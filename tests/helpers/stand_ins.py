@@ -7,12 +7,11 @@ from types import ModuleType
 import torch
 from toy import ROOT
 
-import checkpoint
-from checkpoint import Progress
 from config import ModelArgs
 from model import Llama
 from tokenizer import Tokenizer, from_ranks
 from training.metrics import Metrics
+from training.state import TrainState
 
 ARGS = ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
                  vocab_size=97, block_size=512, dropout=0.0, attn_dropout=0.0, device="cpu")
@@ -39,7 +38,7 @@ def run_of(stage: str, runs: Path, step: int = 1, seed: int = 0, name: str | Non
     metrics.write(5, "val", {"loss": 1.25, "tokens": 1280})
     metrics.close()
     state = {"args": {"train": stage}, "stage": STAGES[stage]}
-    return checkpoint.save(run, Progress(step, 0, 0), model, letters(), model.state_dict(), {}, state)
+    return state.save(run, TrainState(step, 0, 0), model, letters(), model.state_dict(), {}, state)
 
 
 def three_runs(runs: Path) -> Path:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from dataprep.documents import row_documents
-from dataprep.shards import FORMAT, ShardWriter, write_json
-from runtime.checksums import seal
+from dataprep.shards import FORMAT, ShardWriter
+from runtime.checksums import write_checksums
+from runtime.files import write_json
 from tokenizer import byte_level
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ def write_rows(folder: Path, kind: str, splits: dict[str, list[list[dict]]]) -> 
     write_json(folder / "meta.json", {
         "format": FORMAT, "name": folder.name, "kind": kind, "source": {}, "splits": entries, "plan": {},
         "tokenizer": {"name": "bytes", "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size, "eos_id": 256}})
-    seal(folder, {})
+    write_checksums(folder, {})
     return folder
 
 
@@ -85,7 +86,8 @@ def trainer(folder: Path, *extra: str, ranks: int = 1, code: str | None = None,
     words = [*flags({**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings}), *extra]
     if code is not None:
         program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport torch\n"
-                   f"torch.set_num_threads(1)\nimport trainer\n{code}\ntrainer.run(trainer.main)"]
+                   f"torch.set_num_threads(1)\nimport trainer\n{code}\n"
+                   "from runtime.errors import run_cli\nrun_cli(trainer.main)"]
     elif ranks > 1:
         program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
                    str(ROOT / "trainer.py")]

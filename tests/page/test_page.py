@@ -15,8 +15,8 @@ from replies import Models
 from stand_ins import ARGS, letters, load_app, three_runs
 from toy import QUIET, ROOT
 
-from config import UserError
 from generation import chat
+from runtime.errors import UserError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SAMPLING = (0.8, 50, 1.0, 0.0, 1.0, 0.0)  # from temperature to the penalties, in the page's order
@@ -295,7 +295,7 @@ def test_tags_in_prompts_and_replies_stay_text(visit):
     page.get_by_role("textbox", name="Text").fill(f"attack {HOSTILE}")
     page.get_by_role("button", name="Look", exact=True).click()
     page.locator("button.token").nth(len(HOSTILE) - 1).wait_for()
-    assert page.locator(".look .given").inner_text() == f"attack {HOSTILE}"
+    assert page.locator(".look .explicit").inner_text() == f"attack {HOSTILE}"
     assert "".join(page.locator("button.token").all_text_contents()) == HOSTILE
     assert page.evaluate("window.hit") is None and page.locator("img[src=x]").count() == 0
 

@@ -12,9 +12,9 @@ import torch
 from replies import Duel, Models, Reply, keep_vote, paced, side_by_side
 from stand_ins import ARGS, run_of, three_runs
 
-from config import UserError
 from dataprep import conversations
 from generation import chat
+from runtime.errors import UserError
 
 ASK = [{"role": "user", "content": "tell me"}]
 
@@ -50,8 +50,8 @@ def test_a_missing_stage_names_the_command_that_makes_it(tmp_path, env):
 
 def test_a_model_is_loaded_once_and_replaced_by_a_newer_step(models, tmp_path, monkeypatch):
     loads = []
-    real = replies.load_speaker
-    monkeypatch.setattr(replies, "load_speaker", lambda folder: loads.append(folder) or real(folder))
+    real = replies.load_chat_model
+    monkeypatch.setattr(replies, "load_chat_model", lambda folder: loads.append(folder) or real(folder))
     threads = [threading.Thread(target=models.load, args=("sft",)) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -10,11 +10,11 @@ from published import VOCABULARY, published_file, published_logits, published_st
 from safetensors import safe_open
 
 from checkpoint import load_args, load_model, read_config
-from config import UserError
 from generation.generate import generate
 from model import Llama
 from publishing import published_weights
 from publishing.published_weights import convert
+from runtime.errors import UserError
 from tokenizer import Tokenizer, byte_level
 from training.chunked_loss import output_weight
 

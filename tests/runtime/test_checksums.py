@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime import checksums
-from runtime.checksums import SEEN, SUMS, damage, seal
+from runtime.checksums import SUMS, VERIFIED_CACHE, first_corrupt_file, write_checksums
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "sealed" / "inner").mkdir(parents=True)
     (tmp_path / "sealed" / "a.bin").write_bytes(bytes(range(16)))
     (tmp_path / "sealed" / "inner" / "b c.txt").write_text("some words")
-    seal(tmp_path / "sealed", {})
+    write_checksums(tmp_path / "sealed", {})
     return tmp_path / "sealed"
 
 
@@ -35,38 +35,38 @@ def test_sha256sum_agrees(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.bin", "inner/b c.txt", SUMS])
 def test_every_flipped_bit_is_seen(folder: Path, name: str) -> None:
-    assert damage(folder) is None
+    assert first_corrupt_file(folder) is None
     bits = 8 * (folder / name).stat().st_size
     for bit in (*range(0, bits, 5), *range(bits - 8, bits)):
         flip(folder / name, bit)
-        assert str(folder) in damage(folder), bit
+        assert str(folder) in first_corrupt_file(folder), bit
         flip(folder / name, bit)
-    assert bits >= 80 and damage(folder) is None
+    assert bits >= 80 and first_corrupt_file(folder) is None
 
 
 def test_a_lost_file_is_seen_and_an_unsealed_folder_tells_nothing(folder: Path, tmp_path: Path) -> None:
     (folder / "a.bin").unlink()
-    assert damage(folder) == f"{folder / 'a.bin'} is missing"
-    assert damage(tmp_path) is None
+    assert first_corrupt_file(folder) == f"{folder / 'a.bin'} is missing"
+    assert first_corrupt_file(tmp_path) is None
 
 
 def test_what_was_whole_is_not_read_again_until_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, real = [], checksums.digests
+    read, real = [], checksums.sha256_of
 
-    def digests(where: Path, names: list[str]) -> dict[str, str]:
+    def sha256_of(where: Path, names: list[str]) -> dict[str, str]:
         read.append(sorted(names))
         return real(where, names)
 
-    monkeypatch.setattr(checksums, "digests", digests)
-    assert damage(folder, remember=True) is None and damage(folder, remember=True) is None
+    monkeypatch.setattr(checksums, "sha256_of", sha256_of)
+    assert first_corrupt_file(folder, remember=True) is None and first_corrupt_file(folder, remember=True) is None
     flip(folder / "a.bin", 3)
-    assert "a.bin is damaged" in damage(folder, remember=True)
+    assert "a.bin is damaged" in first_corrupt_file(folder, remember=True)
     assert read == [["a.bin", "inner/b c.txt"], [], ["a.bin"]]
-    (folder / SEEN).write_text("{")
-    assert "a.bin is damaged" in damage(folder, remember=True)
+    (folder / VERIFIED_CACHE).write_text("{")
+    assert "a.bin is damaged" in first_corrupt_file(folder, remember=True)
     assert read[3] == ["a.bin", "inner/b c.txt"]
 
 
 def test_known_sums_are_taken_as_they_are(folder: Path) -> None:
-    seal(folder, {"a.bin": "0" * 64})
-    assert "a.bin is damaged" in damage(folder)
+    write_checksums(folder, {"a.bin": "0" * 64})
+    assert "a.bin is damaged" in first_corrupt_file(folder)

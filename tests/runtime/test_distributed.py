@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from runtime.distributed import choose_dtype, fresh_store, has_bf16
+from runtime.distributed import choose_dtype, has_bf16, new_rendezvous_store
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = f"""
@@ -51,7 +51,7 @@ def meet(store: dist.Store, world: int, late: int = 0) -> set[str]:
     parts = {}
 
     def join(rank: int) -> None:
-        parts[rank] = fresh_store(store, rank, world)
+        parts[rank] = new_rendezvous_store(store, rank, world)
 
     ranks = [threading.Thread(target=join, args=(rank,), daemon=True) for rank in range(world)]
     for thread in ranks[late:] + ranks[:late]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.watchdog import Stop, Watchdog, name_launch, relaunched
+from runtime.watchdog import StopSignal, Watchdog, restarted_by_torchrun, save_launch_id
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def handlers():
 
 def test_each_signal_asks_to_stop_and_a_second_ctrl_c_leaves(handlers) -> None:
     for number in handlers:
-        stop = Stop()
+        stop = StopSignal()
         assert not stop.asked
         os.kill(os.getpid(), number)
         assert stop.asked
@@ -33,7 +33,7 @@ def test_each_signal_asks_to_stop_and_a_second_ctrl_c_leaves(handlers) -> None:
 def test_the_watchdog_is_wound_up_by_each_item_and_may_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
     wound = []
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, exit, file: wound.append((seconds, exit)))
-    assert list(Watchdog(0.5).over("abc")) == ["a", "b", "c"]
+    assert list(Watchdog(0.5).watch("abc")) == ["a", "b", "c"]
     assert wound == [(30.0, True)] * 3
     Watchdog(0).beat()
     assert len(wound) == 3
@@ -44,12 +44,12 @@ def test_a_relaunch_is_known_by_its_count_or_by_the_name_of_the_launch(tmp_path:
     def launched(name: str, count: int) -> bool:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
-        return relaunched(tmp_path)
+        return restarted_by_torchrun(tmp_path)
 
-    assert not relaunched(tmp_path)  # without torchrun
+    assert not restarted_by_torchrun(tmp_path)  # without torchrun
     assert not launched("one", 0) and launched("one", 1)
-    name_launch(tmp_path)
+    save_launch_id(tmp_path)
     assert launched("one", 0) and not launched("two", 0) and launched("none", 2)
     launched("none", 0)
-    name_launch(tmp_path)
-    assert not relaunched(tmp_path)  # what torchrun calls a launch that was given no name
+    save_launch_id(tmp_path)
+    assert not restarted_by_torchrun(tmp_path)  # what torchrun calls a launch that was given no name

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from config import ModelArgs, UserError
+from config import ModelArgs
 from model import Llama
+from runtime.errors import UserError
 from stories import evaluate
 from stories.tasks import QUESTIONS, STORIES, task_at
 from template import instruction_text

@@ -176,10 +176,10 @@ def test_opposites_and_lists_are_exact() -> None:
         assert names(task.instruction, word)
         asked.add(word)
         task = task_at("train", index, kind="list")
-        listed = re.split(r", | and ", task.output[:-1].lower())
+        things = re.split(r", | and ", task.output[:-1].lower())
         (group,) = (group for group in GROUPS if re.search(rf"\b{group}\b", task.instruction))
         given = re.search(r"\w+(?:, \w+)* and \w+", re.sub(r"^[^:]*:", "", task.instruction))[0]
-        assert listed == [word for word in re.split(r", | and ", given) if word in GROUPS[group].split()]
+        assert things == [word for word in re.split(r", | and ", given) if word in GROUPS[group].split()]
     assert asked == set(opposites)
 
 

@@ -14,7 +14,7 @@ from toy import metrics, toy_dataset
 
 import trainer
 from dataloader.loader import Loader
-from training.nonfinite import Skips
+from training.nonfinite import SkipState
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_positions_after_what_is_left_out_are_whole_on_any_split():
 
 
 def test_a_row_of_failures_begins_where_its_first_step_began():
-    skips = Skips()
+    skips = SkipState()
     skips.add(8)
     skips.add(16)
     assert (skips.first, skips.in_a_row) == (8, 2)

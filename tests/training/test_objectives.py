@@ -17,19 +17,19 @@ from checkpoint import hf_config
 from config import IGNORE, ModelArgs
 from dataloader.batch import Batch, collate
 from dataloader.loader import Loader, PackedRows, PairRows, fixed_batches
-from dataprep.shards import Store, read_meta
+from dataprep.shards import TokenDataset, read_meta
 from model import Llama
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
 from trainer import train_step
 from training import chunked_loss, objectives
 from training.objectives import (
+    chunked_linear_loss,
     completion_logps,
     evaluate,
     global_means,
-    head_loss,
     label_logps,
     lengths,
-    loss_in_parts,
+    linear_cross_entropy,
     next_token,
     preference,
     preference_loss,
@@ -55,7 +55,7 @@ def test_head_loss_is_the_plain_cross_entropy(V: int, N: int, autocast: bool) ->
     states, weight = torch.randn(N, 8, requires_grad=True), torch.randn(V, 8, requires_grad=True)
     labels = torch.randint(V, (N,)).masked_fill(torch.rand(N) < 0.2, IGNORE)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        loss = head_loss(states, weight, labels)
+        loss = linear_cross_entropy(states, weight, labels)
     expected = plain_loss(states, weight, labels)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=5e-3 if autocast else 1e-5)
@@ -81,14 +81,14 @@ def test_a_loss_in_parts_has_the_gradients_of_the_plain_one(ends: list[int] | No
         sums = weighted if ends is None else torch.stack([part.sum() for part in weighted.tensor_split(ends[:-1])])
         return F.softplus(sums).sum()
 
-    found, logps = loss_in_parts(states, weight, labels, loss, ends)
+    found, logps = chunked_linear_loss(states, weight, labels, loss, ends)
     assert len(calls) == 3  # two parts, and the sum
     expected = -F.cross_entropy(states @ weight.T, labels, ignore_index=IGNORE, reduction="none")
     assert not logps.requires_grad and torch.equal(logps, label_logps(states, weight, labels))
     torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
     assert found.item() == pytest.approx(loss(expected).item(), rel=1e-5)
     with torch.no_grad():
-        assert torch.equal(loss_in_parts(states, weight, labels, loss, ends)[0], found)
+        assert torch.equal(chunked_linear_loss(states, weight, labels, loss, ends)[0], found)
     pairs = zip(*(torch.autograd.grad(3 * each, (states, weight)) for each in (found, loss(expected))), strict=True)
     for ours, theirs in pairs:
         assert theirs.norm() > 0 and (ours - theirs).norm() < 1e-5 * theirs.norm()
@@ -110,7 +110,7 @@ def test_rows_of_several_chunks_add_up_under_autocast() -> None:
     torch.manual_seed(0)
     states, weight, labels = torch.randn(9000, 8), torch.randn(17, 8), torch.randint(17, (9000,))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = head_loss(states, weight, labels)
+        loss = linear_cross_entropy(states, weight, labels)
     assert loss.item() == pytest.approx(plain_loss(states, weight, labels).item(), rel=1e-3)
 
 
@@ -137,7 +137,7 @@ def test_packed_documents_are_kept_apart(tiny: ModelArgs) -> None:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_batch_without_labels_teaches_nothing(tiny: ModelArgs, env: Env, autocast: bool) -> None:
+def test_a_batch_without_labels_teaches_nothing(tiny: ModelArgs, env: DistributedEnv, autocast: bool) -> None:
     model, batch = Llama(tiny), random_batch(tiny, 2, 8, ignored=2.0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         result = next_token(model, batch)
@@ -147,7 +147,7 @@ def test_a_batch_without_labels_teaches_nothing(tiny: ModelArgs, env: Env, autoc
     assert global_means([result], env) == {"loss": 0.0, "count": 0.0}
 
 
-def test_autocast_keeps_the_loss_in_float32(tiny: ModelArgs, spread, env: Env) -> None:
+def test_autocast_keeps_the_loss_in_float32(tiny: ModelArgs, spread, env: DistributedEnv) -> None:
     model, batch = spread(Llama(tiny)), random_batch(tiny, 4, 32)
     exact = next_token(model, batch)[0].item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -159,7 +159,7 @@ def test_autocast_keeps_the_loss_in_float32(tiny: ModelArgs, spread, env: Env) -
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluation_is_without_dropout_and_leaves_no_trace(tiny: ModelArgs, env: Env, training: bool) -> None:
+def test_evaluation_is_without_dropout_and_leaves_no_trace(tiny: ModelArgs, env: DistributedEnv, training: bool) -> None:
     model = Llama(tiny.replace(dropout=0.5)).train(training)
     batches = [random_batch(tiny, B, 16, ignored=B / 8) for B in (1, 2, 5)]
     before = torch.get_rng_state()
@@ -171,7 +171,7 @@ def test_evaluation_is_without_dropout_and_leaves_no_trace(tiny: ModelArgs, env:
     assert first["loss"] == pytest.approx(sum(loss.item() for loss, _, _ in results) / first["count"])
 
 
-def test_means_divide_once(env: Env) -> None:
+def test_means_divide_once(env: DistributedEnv) -> None:
     results = [(torch.tensor(10.0), torch.tensor(1), {"right": torch.tensor(1.0)}),
                (torch.tensor(10.0), torch.tensor(9), {"right": torch.tensor(3.0)})]
     assert global_means(results, env) == {"loss": 2.0, "count": 10.0, "right": 0.4}  # means of means: 5.6 and 0.67
@@ -221,9 +221,9 @@ def in_transformers(model: Llama) -> transformers.LlamaForCausalLM:
     return theirs
 
 
-def prepared(folder: Path, kind: str, rows: list[dict]) -> Store:
+def prepared(folder: Path, kind: str, rows: list[dict]) -> TokenDataset:
     write_rows(folder / "data", kind, {"train": [rows[:1], rows[1:]]})
-    return Store(folder / "data", "train", read_meta(folder / "data"))
+    return TokenDataset(folder / "data", "train", read_meta(folder / "data"))
 
 
 def nats(theirs: transformers.LlamaForCausalLM, ids: np.ndarray, keep: np.ndarray) -> Tensor:
@@ -285,7 +285,7 @@ def pairs(ours: Llama, tmp_path: Path) -> tuple[PairRows, Llama]:
     return rows, reference
 
 
-def plain_logps(model: Llama, store: Store, pairs: int) -> tuple[transformers.LlamaForCausalLM, Tensor]:
+def plain_logps(model: Llama, store: TokenDataset, pairs: int) -> tuple[transformers.LlamaForCausalLM, Tensor]:
     """(transformers' model, log-probs (pairs, 2)) of each answer with its prompt, alone."""
     theirs = in_transformers(model)
     logps = [-nats(theirs, *store.document(number)) for number in range(2 * pairs)]
@@ -338,7 +338,7 @@ def test_packed_pairs_have_the_loss_of_each_answer_alone(ours: Llama, pairs: tup
 
 @pytest.mark.parametrize("options, first", [({}, math.log(2)), ({"label_smoothing": 0.3}, math.log(2)),
                                             ({"dpo_loss": "ipo", "beta": 0.5}, 1.0)])
-def test_the_first_loss_is_that_of_no_preference(ours: Llama, pairs: tuple[PairRows, Llama], env: Env, options: dict,
+def test_the_first_loss_is_that_of_no_preference(ours: Llama, pairs: tuple[PairRows, Llama], env: DistributedEnv, options: dict,
                                                  first: float) -> None:
     rows, reference = pairs
     objective = objective_of(ours.args, **options)
@@ -384,11 +384,11 @@ def test_neither_padding_nor_neighbours_matter(ours: Llama, pairs: tuple[PairRow
 
 def test_the_log_probs_of_long_answers_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     logps = torch.randn(2_000, generator=torch.Generator().manual_seed(0)) - 10
-    batch = Batch(logps, logps, owners=torch.zeros(len(logps), dtype=torch.long), reference=torch.zeros(2))
-    monkeypatch.setattr(objectives, "learned_states", lambda model, batch: ())
+    batch = Batch(logps, logps, completion_index=torch.zeros(len(logps), dtype=torch.long), reference=torch.zeros(2))
+    monkeypatch.setattr(objectives, "hidden_at_labels", lambda model, batch: ())
     monkeypatch.setattr(objectives, "label_logps", lambda: logps)
     exact = logps.double().sum().float()
-    assert torch.zeros(1).index_add(0, batch.owners, logps)[0] != exact  # one after another in float32
+    assert torch.zeros(1).index_add(0, batch.completion_index, logps)[0] != exact  # one after another in float32
     assert completion_logps(None, batch).tolist() == [exact.item(), 0.0]
 
 
@@ -404,7 +404,7 @@ def test_the_preference_loss_by_hand() -> None:
     assert loss.item() == 2e6 and torch.autograd.grad(loss, huge)[0].item() == -2.0  # no overflow
 
 
-def test_fast_steps_have_the_losses_of_plain_ones(ours: Llama, tmp_path: Path, env: Env,
+def test_fast_steps_have_the_losses_of_plain_ones(ours: Llama, tmp_path: Path, env: DistributedEnv,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """50 steps of trainer.py on packed rows against the textbook: all logits, a mask, clip_grad_norm_, plain AdamW."""
     monkeypatch.setattr(chunked_loss, "ROWS", 50)  # so that there are several
@@ -422,7 +422,7 @@ def test_fast_steps_have_the_losses_of_plain_ones(ours: Llama, tmp_path: Path, e
         mine.append(means["loss"])
         norms.append(means["grad_norm"])
         batches = [loaders[1].next() for _ in range(2)]
-        assert all(batch.runs is not None and batch.learned is not None for batch in batches)
+        assert all(batch.segments is not None and batch.loss_positions is not None for batch in batches)
         nats = [F.cross_entropy(plain(batch.tokens, batch.doc_ids).flatten(0, 1), batch.labels.flatten(),
                                 ignore_index=IGNORE, reduction="sum") for batch in batches]
         loss = sum(nats) / sum((batch.labels != IGNORE).sum() for batch in batches)

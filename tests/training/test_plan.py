@@ -3,10 +3,10 @@
 import torch
 
 from config import ModelArgs
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
 from training import plan
 
-ENV = Env(0, 0, 1, torch.device("cpu"), torch.float32, "a reason")
+ENV = DistributedEnv(0, 0, 1, torch.device("cpu"), torch.float32, "a reason")
 
 
 def lines(steps=1000, **settings):

@@ -6,7 +6,7 @@ import matplotlib.figure
 import pytest
 from matplotlib.image import imread
 
-from config import UserError
+from runtime.errors import UserError
 from training import plots
 from training.metrics import Metrics
 from training.plots import draw, loss_curves

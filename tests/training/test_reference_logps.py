@@ -8,12 +8,13 @@ import pytest
 import torch
 from toy import toy_rows, write_rows
 
-from config import ModelArgs, UserError
+from config import ModelArgs
 from dataloader.batch import Batch, collate
 from dataloader.loader import PairRows
-from dataprep.shards import Store, read_meta
+from dataprep.shards import TokenDataset, read_meta
 from model import Llama
-from runtime.distributed import Env
+from runtime.distributed import DistributedEnv
+from runtime.errors import UserError
 from training.objectives import completion_logps
 from training.reference_logps import make_table, read_table, reference_key, table_path
 
@@ -30,10 +31,10 @@ def rows(tmp_path: Path) -> PairRows:
     """23 pairs, of which a context of 64 tokens makes the last equal."""
     long = {"prompt": "Hi", "chosen": "word " * 20 + "a", "rejected": "word " * 20 + "b"}
     folder = write_rows(tmp_path / "pairs", "preference", {"train": [[*toy_rows("preference", 22, 5), long]]})
-    return PairRows(Store(folder, "train", read_meta(folder)), 64, seed=0)
+    return PairRows(TokenDataset(folder, "train", read_meta(folder)), 64, seed=0)
 
 
-def test_a_table_holds_each_pair_under_the_model(model: Llama, rows: PairRows, env: Env, tmp_path: Path) -> None:
+def test_a_table_holds_each_pair_under_the_model(model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path) -> None:
     path, calls = table_path(tmp_path, "key", "train"), []
 
     def score(batch: Batch) -> torch.Tensor:
@@ -62,7 +63,7 @@ def test_a_table_holds_each_pair_under_the_model(model: Llama, rows: PairRows, e
     assert np.array_equal(batch.reference.view(-1, 2), table[rows.members[0]])
 
 
-def test_ranks_take_shares_of_a_table(model: Llama, rows: PairRows, env: Env, tmp_path: Path) -> None:
+def test_ranks_take_shares_of_a_table(model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path) -> None:
     def score(batch: Batch) -> torch.Tensor:
         return completion_logps(model, batch)
 
@@ -93,7 +94,7 @@ def test_a_table_is_named_by_all_that_it_depends_on(model: Llama) -> None:
     (lambda path: np.save(path, np.zeros((22, 2))), "holds 22 pairs, the data 23: delete the file"),
     (lambda path: np.save(path, np.array([{}], object)), "cannot be read .*delete the file"),
 ])
-def test_a_damaged_table_is_refused(rows: PairRows, env: Env, tmp_path: Path, harm, words: str) -> None:
+def test_a_damaged_table_is_refused(rows: PairRows, env: DistributedEnv, tmp_path: Path, harm, words: str) -> None:
     path = tmp_path / "table.npy"
     np.save(path, np.ones((23, 2), np.float32))
     assert np.array_equal(read_table(path, 23), np.ones((23, 2)))
