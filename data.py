@@ -57,8 +57,7 @@ from dataprep.worker import prepare_unit, start_worker
 from runtime.checksums import write_checksums
 from runtime.errors import UserError, run_cli
 from runtime.files import commit_folder, folder_lock, write_json
-from template import CHAT_TEMPLATE
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
 
 WORKERS = multiprocessing.get_context("forkserver")
 BYTES_PER_TOKEN = 8  # at most, about: a unit has at least its bytes / 8 tokens
@@ -369,7 +368,9 @@ def main() -> None:
     settings = resolve({name: value for name, value in args.items() if value is not None})
     data_dir = Path(settings.data_dir)
     if args["show"]:
-        from dataloader.preview import show  # it needs torch, which would double the start and memory of every worker
+        from dataloader.preview import (
+            show,  # it needs torch, which would double the start and memory of every worker
+        )
         print(show(data_dir / args["show"], args["split"], args["row"], args["block_size"]))
         return
     start_forkserver()

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attention import attend, attention_mask
 from config import ModelArgs
 
 
@@ -64,6 +63,54 @@ class KVCache:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, segments: Tensor | None, dropout: float) -> Tensor:
+    """Attention (B, H, T, D) of queries (B, H, T, D) to keys and values (B, K, S, D), causal where no mask is given.
+
+    With segments (S, 2), see Batch, a token attends within its segment. Query heads share key and value heads in groups.
+    """
+    if segments is not None:
+        return _attention_by_segment(q, k, v, segments, dropout)
+    # is_causal aligns the triangle top-left, which is right only when queries and keys are the same tokens.
+    causal = mask is None and q.shape[2] == k.shape[2] and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True, dropout_p=dropout)
+
+
+def attention_mask(T: int, start: int, doc_ids: Tensor | None, branches: Tensor | None,
+                   device: torch.device) -> Tensor | None:
+    """Who may be attended to, True = yes, (B or 1, 1, T, start + T); None where plain causal attention is meant.
+
+    Rotary attention depends on distances only, so packed documents need no position of their own. Branches do: each
+    goes on where branch 0 of its document ends.
+    """
+    if doc_ids is None and (start == 0 or T == 1):
+        return None
+    mask = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)[None]
+    if doc_ids is not None:
+        mask = mask & (doc_ids[:, start:, None] == doc_ids[:, None, :])
+    if branches is not None:
+        mask = mask & ((branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :]))
+    return mask[:, None]
+
+
+# Segments differ from batch to batch: there would be a graph for each. torch.compiler.disable would import a compiler.
+@torch._disable_dynamo
+def _attention_by_segment(q: Tensor, k: Tensor, v: Tensor, segments: Tensor, dropout: float) -> Tensor:
+    """Attention that computes only what is seen; the segments are read on the host, so they stay there."""
+    lengths, follows = segments.T.tolist()
+    flat = (x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q, k, v))
+    out, shared, mask = [], (), None
+    for *run, follow in zip(*flat, follows, strict=True):
+        own = [x.transpose(0, 1)[None] for x in run]                                     # (1, H or K, length, D)
+        if follow:
+            own[1:] = [torch.cat(pair, dim=2) for pair in zip(shared, own[1:], strict=True)]
+            T, S = own[0].shape[2], own[1].shape[2]
+            mask = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+        else:
+            shared, mask = own[1:], None
+        out.append(attention(*own, mask, None, dropout)[0].transpose(0, 1))                 # (length, H, D)
+    return torch.cat(out).view(q.shape[0], q.shape[2], *q.shape[1::2]).transpose(1, 2)
+
+
 class Context(NamedTuple):
     """What all layers of one forward share: rotary tables, who sees whom (attention.py), the tokens before."""
 
@@ -92,7 +139,7 @@ class Attention(nn.Module):
         q, k = apply_rope(q, context.cos, context.sin), apply_rope(k, context.cos, context.sin)
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, k, v)
-        x = attend(q, k, v, context.mask, context.segments, self.dropout if self.training else 0.0)
+        x = attention(q, k, v, context.mask, context.segments, self.dropout if self.training else 0.0)
         return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -172,8 +219,8 @@ class Llama(nn.Module):
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `return_hidden`.
 
         With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
-        0 of it; segments (R, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in it,
-        and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be below
+        0 of it; segments (S, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in
+        it, and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be below
         block_size; without them, raises ValueError when the tokens reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]

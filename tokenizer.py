@@ -23,13 +23,39 @@ from tqdm import tqdm
 
 from config import EOS, Parser
 from runtime.errors import UserError, run_cli
-from template import CHAT_TEMPLATE, HEADINGS
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's own, of encoder.json
 LONG_SPACE = 500_000  # characters
 # GPT-2's pre-tokenizer, written for tiktoken; the same cuts as tokenizers' ByteLevel.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+# The prompt template, one for training, command line, page and exported checkpoints:
+#
+#     ### Instruction:
+#     Name the color.
+#
+#     ### Input:
+#     a ripe cherry
+#
+#     ### Response:
+#     Red<|endoftext|>
+#
+# What stands before each turn. A response is ended by the end-of-text token, the other turns by an empty line.
+HEADINGS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant": "### Response:\n"}
+# The same for Hugging Face's apply_chat_template; tests/test_tokenizer.py holds it against Tokenizer.render().
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    + "".join(f"{{%- {'el' if number else ''}if message['role'] == '{role}' -%}}{{{{ {heading!r} }}}}"
+              for number, (role, heading) in enumerate(HEADINGS.items()))
+    + "{%- else -%}{{ raise_exception('unknown role: ' + message['role']) }}{%- endif -%}"
+    "{{ message['content'] | trim }}{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}"
+    "{%- endfor -%}"
+    f"{{%- if add_generation_prompt -%}}{{{{ {HEADINGS['assistant']!r} }}}}{{%- endif -%}}")
+
+# What the weights once published for SmolLlama were fine-tuned with, to the space.
+LEGACY_PROMPT = "### Instruction: Answer the following query. \n\n ### Input: {}.\n\n ### Response: "
 
 
 class Tokenizer:
@@ -109,6 +135,11 @@ class Tokenizer:
         (folder / FILES[0]).write_text(self.hf.to_str(), encoding="utf-8")
         settings = {**self.settings, "chat_template": CHAT_TEMPLATE}
         (folder / FILES[1]).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def instruction_text(instruction: str, given: str) -> str:
+    """The user's turn of an instruction and the input that it is about, if there is one."""
+    return "\n\n### Input:\n".join(text.strip() for text in (instruction, given) if text.strip())
 
 
 def has_tokenizer(folder: Path) -> bool:

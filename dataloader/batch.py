@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attention import attention_segments
 from config import IGNORE
 
 
@@ -29,7 +28,7 @@ class Row(NamedTuple):
 class Batch(NamedTuple):
     """tokens (B, T); labels (B, T), already shifted, IGNORE where nothing is learned.
 
-    Packed rows also have doc_ids (B, T) and segments (S, 2), see attention.attention_segments. loss_positions (N,) are
+    Packed rows also have doc_ids (B, T) and segments (S, 2), see attention_segments. loss_positions (N,) are
     the flat positions that have a label, None where all have one. Preference pairs (P of them) also have branches and
     positions (B, T); completion_index (N,): the completion, 2 * pair + (0 chosen, 1 rejected), of each loss position;
     pair_boundaries: the number of loss positions up to the end of each pair; and reference (2P,): the log-prob of each
@@ -75,3 +74,20 @@ def collate(rows: list[Row]) -> Batch:
               **({"segments": attention_segments(doc_ids, pairs.get("branches"))} if packed else {}),
               **({"loss_positions": loss_positions} if len(loss_positions) < labels.size else {}), **pairs}
     return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()}, pair_boundaries=pair_boundaries)
+
+
+def attention_segments(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:
+    """Split the flattened batch into attention segments. Returns (S, 2): length, attends_prefix.
+
+    A segment attends causally to itself. With attends_prefix = 1 it also attends to all of the latest segment with
+    attends_prefix = 0: in a preference pair, both answers attend to the shared prompt.
+    Example: prompt 3, chosen 2, rejected 2 tokens -> [[3, 0], [2, 1], [2, 1]].
+    """
+    branches = np.zeros_like(doc_ids) if branches is None else branches
+    opens, parts = np.ones(doc_ids.shape, bool), np.ones(doc_ids.shape, bool)
+    opens[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
+    parts[:, 1:] = opens[:, 1:] | (branches[:, 1:] != branches[:, :-1])
+    starts = np.flatnonzero(parts)
+    first = np.maximum.accumulate(np.where(opens.ravel()[starts], starts, 0))  # where the run's document starts
+    follows = (branches.ravel()[starts] > 0) & (branches.ravel()[first] == 0)
+    return np.stack([np.diff(starts, append=doc_ids.size), follows], axis=1)

@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 
 from runtime.errors import UserError
-from template import HEADINGS, instruction_text
+from tokenizer import HEADINGS, instruction_text
 
 Messages = list[dict[str, str]]
 COLUMNS = {"text": ("text",), "instruct": ("messages", "instruction", "input", "output"),

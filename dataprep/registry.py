@@ -16,8 +16,7 @@ from dataprep.sources import HubDataset, Span, hub_spans, local_spans
 from runtime.errors import UserError
 from stories.tasks import conversation_at, instruction_at, preference_at
 from stories.world import story_at
-from template import HEADINGS, instruction_text
-from tokenizer import Tokenizer, train_bpe
+from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
 HUB = {
     "fw": HubDataset("HuggingFaceFW/fineweb", {None: "sample/10BT/*.parquet"}),

@@ -13,8 +13,7 @@ from config import ModelArgs
 from generation.generate import generate, sampling_params, until
 from model import Llama
 from runtime.errors import UserError
-from template import LEGACY_PROMPT
-from tokenizer import Tokenizer
+from tokenizer import LEGACY_PROMPT, Tokenizer
 
 STAGES = {"pretrained": "P", "sft": "S", "dpo": "D"}
 Messages = Sequence[Mapping[str, str]]  # {"role": system | user | assistant, "content"}

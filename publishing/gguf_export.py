@@ -11,8 +11,7 @@ from gguf import GGMLQuantizationType, LlamaFileType, TokenType
 from config import EOS, ModelArgs
 from model import Llama
 from runtime.errors import UserError
-from template import CHAT_TEMPLATE, HEADINGS
-from tokenizer import Tokenizer
+from tokenizer import CHAT_TEMPLATE, HEADINGS, Tokenizer
 
 # By our names of precisions: the type of the matrices, and llama.cpp's word for the file.
 TYPES = {"float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),

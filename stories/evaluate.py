@@ -8,8 +8,7 @@ from generation.generate import generate_batch
 from model import Llama
 from runtime.errors import UserError
 from stories.tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
-from template import instruction_text
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, instruction_text
 
 BATCH = 32
 ANSWER_TOKENS, STORY_TOKENS = 24, 220  # at most; the longest of the world have fewer

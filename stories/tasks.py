@@ -17,7 +17,7 @@ from functools import cache
 from stories.task_tables import GROUPS, NUMBERS, OPPOSITES, PHRASINGS, PLURALS, UNKIND_DEEDS, UNKIND_WORDS
 from stories.world import Tale, capital, sample_tale, tell, with_article, words_of
 from stories.world_tables import BOYS, GIRLS
-from template import instruction_text
+from tokenizer import instruction_text
 
 # How often each kind is drawn. A question without a story is the shortest row, and has the most to be learned from it.
 STORIES = {"about": 7, "wish": 7, "continue": 7}

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from attention import attend, attention_mask, attention_segments
 from config import ModelArgs
-from model import Llama
+from dataloader.batch import attention_segments
+from model import Llama, attention, attention_mask
 
 # Two rows of packed pairs: with a shared part, without one, and what fills the row; then one document alone.
 DOC_IDS = np.array([[0] * 9 + [1] * 5 + [2] * 2, [0] * 16])
@@ -28,7 +28,7 @@ def test_runs_are_the_mask() -> None:
     weight = torch.randn(2, 4, 16, 8)
     results = []
     for seen in ((mask, None), (None, torch.tensor(RUNS)), (None, None)):
-        out = attend(*qkv, *seen, dropout=0.0)
+        out = attention(*qkv, *seen, dropout=0.0)
         results.append([out, *torch.autograd.grad((out * weight).sum(), qkv)])
     for masked, in_runs, causal in zip(*results, strict=True):
         torch.testing.assert_close(in_runs, masked, rtol=0, atol=2e-6)

@@ -18,8 +18,7 @@ from tokenizers import models, pre_tokenizers
 import tokenizer as module
 from config import EOS
 from runtime.errors import UserError
-from template import instruction_text
-from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, load_tokenizer, train_bpe
+from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, instruction_text, load_tokenizer, train_bpe
 
 HARD = ["", " ", "Hello world", "  two  spaces \n\n\n and\ttabs\r\n", "I'll can't we'VE it's", "naïve e\u0301 n\u0303",
         "👩‍👩‍👧‍👦 🏳️‍🌈 😀", "日本語 한국어 العربية हिन्दी ไทย", "x = 3.14159; y²=½ Ⅻ", EOS, f"before{EOS}after",

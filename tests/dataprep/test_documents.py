@@ -14,8 +14,7 @@ from dataprep import documents
 from dataprep.documents import Document, row_documents
 from dataprep.sources import local_spans
 from runtime.errors import UserError
-from template import instruction_text
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, instruction_text
 
 ALPACA = [{"instruction": f"Add {n} and 1", "input": "" if n % 3 else f"n is {n}", "output": f"{n + 1} é"}
           for n in range(50)]

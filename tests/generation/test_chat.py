@@ -13,6 +13,7 @@ from generation.chat import ChatModel, choose_model, joined, load_chat_model, st
 from model import Llama
 from runtime.errors import UserError
 from tokenizer import Tokenizer, byte_level
+from training import state
 from training.state import TrainState
 
 ARGS = ModelArgs(embeddings_dims=16, no_of_decoder_layers=1, no_of_heads=2, no_kv_heads=2, hidden_dims=16,

@@ -10,8 +10,7 @@ from model import Llama
 from runtime.errors import UserError
 from stories import evaluate
 from stories.tasks import QUESTIONS, STORIES, task_at
-from template import instruction_text
-from tokenizer import Tokenizer, byte_level
+from tokenizer import Tokenizer, byte_level, instruction_text
 
 ROOMY = SimpleNamespace(args=ModelArgs(block_size=100_000))  # of a model that is not asked
 

@@ -28,7 +28,7 @@ from stories.tasks import (
     unkind,
 )
 from stories.world import split_of, story_at
-from template import instruction_text
+from tokenizer import instruction_text
 
 
 @pytest.fixture(scope="module")
