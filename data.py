@@ -102,7 +102,10 @@ def plan_units(spans: list[Span], target: int) -> list[list[dict]]:
 
 # --- all units, in order ---------------------------------------------------------------------------------------------
 
-def prepare_shard(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers: int, shard: Shard) -> None:
+
+def prepare_shard(
+    data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers: int, shard: Shard
+) -> None:
     """Make every count-th unit of the plan, for prepare() to take in."""
     folder = data_dir / f".{name}.shard-{shard.number}-of-{shard.count}"
     wanted = json.loads(json.dumps(asdict(plan)))
@@ -111,8 +114,10 @@ def prepare_shard(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, w
         if _planned(folder) != wanted:
             start_over(folder, wanted, tokenizer)
         entries = run_units(folder, wanted, tokenizer, workers, shard)
-    print(f"{folder}: done, {len(entries)} of {len(plan.units)} units, {sum(map(_tokens, entries)):,} tokens; bring "
-          f"all {shard.count} into one {data_dir.name}/ and run the same command there without --shard")
+    print(
+        f"{folder}: done, {len(entries)} of {len(plan.units)} units, {sum(map(_tokens, entries)):,} tokens; bring "
+        f"all {shard.count} into one {data_dir.name}/ and run the same command there without --shard"
+    )
 
 
 def merge_machine_shares(folder: Path, data_dir: Path, name: str, plan: dict) -> None:
@@ -124,8 +129,10 @@ def merge_machine_shares(folder: Path, data_dir: Path, name: str, plan: dict) ->
     for shard in sorted(path for path in data_dir.iterdir() if form.fullmatch(path.name)):
         with folder_lock(shard):
             if _planned(shard) != plan:
-                raise UserError(f"{shard} was made by another plan (other sources, revision, tokenizer or settings, or "
-                                "files of another path or time): make it again, or remove it")
+                raise UserError(
+                    f"{shard} was made by another plan (other sources, revision, tokenizer or settings, or "
+                    "files of another path or time): make it again, or remove it"
+                )
             for entry in sorted(shard.glob("unit-*.json")):
                 made = json.loads(entry.read_text())["shards"].values()
                 for file in (shard / file for part in made for file in part["sha256"]):
@@ -152,8 +159,12 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
             entries = run_units(folder, wanted, tokenizer, workers, Shard(1, 1))
             write_json(folder / "meta.json", make_meta(folder, name, wanted, entries, tokenizer))
         meta = read_meta(folder)
-        whole = {name: digest for split in SPLITS for entry in meta["splits"][split]
-                 for name, digest in entry["sha256"].items()}
+        whole = {
+            name: digest
+            for split in SPLITS
+            for entry in meta["splits"][split]
+            for name, digest in entry["sha256"].items()
+        }
         for path in folder.iterdir():
             if path.is_file() and path.name not in {"meta.json", "plan.json", *whole}:
                 path.unlink()
@@ -161,10 +172,14 @@ def prepare(data_dir: Path, name: str, plan: Plan, tokenizer: Tokenizer, workers
         commit_folder(folder, target)
     noun = {"text": "documents", "instruct": "conversations", "preference": "answers"}[plan.kind]
     for split in SPLITS:
-        documents, tokens, size = (sum(shard[key] for shard in meta["splits"][split])
-                                   for key in ("documents", "tokens", "bytes"))
+        documents, tokens, size = (
+            sum(shard[key] for shard in meta["splits"][split]) for key in ("documents", "tokens", "bytes")
+        )
         print(f"{split}: {documents:,} {noun}, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
-    print(f"{target}: done" + (f"; {meta['empty']:,} rows with nothing to learn left out" if meta["empty"] else ""))
+    print(
+        f"{target}: done"
+        + (f"; {meta['empty']:,} rows with nothing to learn left out" if meta["empty"] else "")
+    )
     return target
 
 
@@ -201,17 +216,35 @@ def start_over(folder: Path, plan: dict, tokenizer: Tokenizer) -> None:
 
 def make_meta(folder: Path, name: str, plan: dict, entries: list[dict], tokenizer: Tokenizer) -> dict:
     """meta.json of the shards made; documents are held out where none was. Raises UserError for too little text."""
-    shards = {split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
-              for split in SPLITS}
+    shards = {
+        split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
+        for split in SPLITS
+    }
     if bool(shards["train"]) != bool(shards["val"]):
-        shards = split_validation(folder, shards["train"] or shards["val"], plan["kind"], plan["val_fraction"],
-                          id_dtype(plan["tokenizer"]["vocab_size"]), len(plan["units"]), tokenizer.text_bytes)
+        shards = split_validation(
+            folder,
+            shards["train"] or shards["val"],
+            plan["kind"],
+            plan["val_fraction"],
+            id_dtype(plan["tokenizer"]["vocab_size"]),
+            len(plan["units"]),
+            tokenizer.text_bytes,
+        )
     train, val = (sum(shard["tokens"] for shard in shards[split]) for split in SPLITS)
     if min(train, val) < 2:
-        raise UserError(f"{name}: too little text: {train:,} tokens to train on and {val:,} held out; "
-                        "give more text, or another --val_fraction or --max_tokens")
-    return {"format": FORMAT, "name": name, "kind": plan["kind"], "tokenizer": plan["tokenizer"],
-            "source": plan["source"], "empty": sum(entry["empty"] for entry in entries), "splits": shards}
+        raise UserError(
+            f"{name}: too little text: {train:,} tokens to train on and {val:,} held out; "
+            "give more text, or another --val_fraction or --max_tokens"
+        )
+    return {
+        "format": FORMAT,
+        "name": name,
+        "kind": plan["kind"],
+        "tokenizer": plan["tokenizer"],
+        "source": plan["source"],
+        "empty": sum(entry["empty"] for entry in entries),
+        "splits": shards,
+    }
 
 
 def run_units(folder: Path, plan: dict, tokenizer: Tokenizer, workers: int, shard: Shard) -> list[dict]:
@@ -219,22 +252,34 @@ def run_units(folder: Path, plan: dict, tokenizer: Tokenizer, workers: int, shar
     units, left, entries = plan["units"], plan["max_tokens"], {}
     counter = WORKERS.Value("q", 0)
     total_bytes = sum(span["bytes"] for unit in units for span in unit)
-    with ProcessPoolExecutor(max(1, min(workers, len(units))), WORKERS, start_worker,
-                             (folder, plan, tokenizer, counter)) as pool, \
-            tqdm(total=left, unit=" tokens", unit_scale=True, desc=f"{total_bytes / 1e6:,.0f} MB", disable=None) as bar:
+    with (
+        ProcessPoolExecutor(
+            max(1, min(workers, len(units))), WORKERS, start_worker, (folder, plan, tokenizer, counter)
+        ) as pool,
+        tqdm(
+            total=left, unit=" tokens", unit_scale=True, desc=f"{total_bytes / 1e6:,.0f} MB", disable=None
+        ) as bar,
+    ):
+
         def tick() -> None:
             bar.update(counter.value - bar.n)
 
         try:
-            for split in (None, "val", "train"):  # validation takes its share where it has units, training the rest
+            for split in (
+                None,
+                "val",
+                "train",
+            ):  # validation takes its share where it has units, training the rest
                 numbers = [n for n, unit in enumerate(units) if unit[0]["split"] == split and shard.has(n)]
                 budget = max(1, round(left * plan["val_fraction"])) if left and split == "val" else left
                 made = _run_group(folder, pool, plan, numbers, budget, workers, tick)
                 left = left if left is None else left - sum(map(_tokens, made.values()))
                 entries |= made
         except BrokenProcessPool:
-            raise UserError("a worker process was killed (out of memory?): run the same command again to go on, "
-                            "perhaps with a smaller --num_proc") from None
+            raise UserError(
+                "a worker process was killed (out of memory?): run the same command again to go on, "
+                "perhaps with a smaller --num_proc"
+            ) from None
         finally:  # what they are at is not wanted any more
             for worker in multiprocessing.active_children():
                 worker.kill()
@@ -242,8 +287,15 @@ def run_units(folder: Path, plan: dict, tokenizer: Tokenizer, workers: int, shar
     return [entries[number] for number in sorted(entries)]
 
 
-def _run_group(folder: Path, pool: ProcessPoolExecutor, plan: dict, numbers: list[int], budget: int | None,
-               workers: int, tick: Callable[[], object]) -> dict[int, dict]:
+def _run_group(
+    folder: Path,
+    pool: ProcessPoolExecutor,
+    plan: dict,
+    numbers: list[int],
+    budget: int | None,
+    workers: int,
+    tick: Callable[[], object],
+) -> dict[int, dict]:
     """Units in order until the budget is reached; the unit that crosses it is made again with just what is left."""
     running: dict[int, Future] = {}
     entries: dict[int, dict] = {}
@@ -252,7 +304,7 @@ def _run_group(folder: Path, pool: ProcessPoolExecutor, plan: dict, numbers: lis
         if left == 0:
             break
         expected = 0
-        for upcoming in numbers[position:position + workers + 1]:
+        for upcoming in numbers[position : position + workers + 1]:
             if left is not None and expected >= left:
                 break
             if upcoming not in running and not _kept(folder, upcoming):
@@ -304,27 +356,44 @@ def _wait(future: Future, tick: Callable[[], object]) -> dict:
 
 # --- the command line ------------------------------------------------------------------------------------------------
 
+
 def parse() -> dict:
     """The command line of this script."""
     parser = Parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    for name, what in (("stories", "the built-in story world: texts, instructions, preferences"),
-                       ("tinystories", "TinyStories"), ("fw", "FineWeb sample-10BT"),
-                       ("alpaca", "Alpaca, cleaned: instructions"), ("dpo", "UltraFeedback, binarized: preferences")):
+    for name, what in (
+        ("stories", "the built-in story world: texts, instructions, preferences"),
+        ("tinystories", "TinyStories"),
+        ("fw", "FineWeb sample-10BT"),
+        ("alpaca", "Alpaca, cleaned: instructions"),
+        ("dpo", "UltraFeedback, binarized: preferences"),
+    ):
         which.add_argument(f"--{name}", action="store_const", const=name, dest="named", help=what)
     which.add_argument("--files", nargs="+", metavar="FILE", help=".txt, .jsonl, .json or .parquet files")
-    which.add_argument("--show", metavar="NAME", help="print a row of a prepared dataset, what is learned in green")
+    which.add_argument(
+        "--show", metavar="NAME", help="print a row of a prepared dataset, what is learned in green"
+    )
     parser.add_argument("--row", type=int, default=1, help="the row to show, from 1 (default: 1)")
     parser.add_argument("--split", choices=SPLITS, default="train", help="the split to show (default: train)")
-    parser.add_argument("--block_size", type=int, help="show what a context of so many tokens leaves of the row")
+    parser.add_argument(
+        "--block_size", type=int, help="show what a context of so many tokens leaves of the row"
+    )
     parser.add_argument("--name", help="name of the dataset made from --files")
     parser.add_argument("--kind", choices=list(COLUMNS), help="what the rows of --files are (default: text)")
-    parser.add_argument("--tokenizer", help="gpt2, bytes, or a folder with a tokenizer (default: gpt2; for --stories, "
-                                            "one trained on them)")
-    parser.add_argument("--val_fraction", type=float, help="share of documents held out (default: 0.1; 0.2 for --fw)")
+    parser.add_argument(
+        "--tokenizer",
+        help="gpt2, bytes, or a folder with a tokenizer (default: gpt2; for --stories, one trained on them)",
+    )
+    parser.add_argument(
+        "--val_fraction", type=float, help="share of documents held out (default: 0.1; 0.2 for --fw)"
+    )
     parser.add_argument("--max_tokens", type=int, help="stop after so many tokens, validation included")
-    parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="worker processes (default: all cores)")
-    parser.add_argument("--shard", metavar="I/N", help="make the I-th of N shares of the dataset on this machine")
+    parser.add_argument(
+        "--num_proc", type=int, default=os.cpu_count(), help="worker processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="make the I-th of N shares of the dataset on this machine"
+    )
     parser.add_settings({"data"})
     args = vars(parser.parse_args())
     name = args["named"] or args["name"] or args["show"]
@@ -371,6 +440,7 @@ def main() -> None:
         from dataloader.preview import (
             show,  # it needs torch, which would double the start and memory of every worker
         )
+
         print(show(data_dir / args["show"], args["split"], args["row"], args["block_size"]))
         return
     start_forkserver()
@@ -379,19 +449,32 @@ def main() -> None:
         found = find_sources(args, data_dir, settings.seed)
         trained = args["named"] == "stories" and not args["tokenizer"]
         tokenizer = story_tokenizer(settings.seed) if trained else load_tokenizer(args["tokenizer"] or "gpt2")
-        described = {"name": "stories" if trained else args["tokenizer"] or "gpt2", "hash": tokenizer.hash,
-                     "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+        described = {
+            "name": "stories" if trained else args["tokenizer"] or "gpt2",
+            "hash": tokenizer.hash,
+            "vocab_size": tokenizer.vocab_size,
+            "eos_id": tokenizer.eos_id,
+        }
         for source in found:
             units = plan_units(source.spans, unit_bytes(sum(span.bytes for span in source.spans)))
-            plan = Plan(source.kind, CHAT_TEMPLATE, described, source.described, args["val_fraction"],
-                        args["max_tokens"], units)
+            plan = Plan(
+                source.kind,
+                CHAT_TEMPLATE,
+                described,
+                source.described,
+                args["val_fraction"],
+                args["max_tokens"],
+                units,
+            )
             if args["shard"]:
                 prepare_shard(data_dir, source.name, plan, tokenizer, args["num_proc"], args["shard"])
             else:
                 prepare(data_dir, source.name, plan, tokenizer, args["num_proc"])
     except OSError as error:  # of reading, all are said already
-        raise UserError(f"cannot write to {data_dir} ({error.strerror or error}): make room there, or choose another "
-                        "--data_dir; what is done so far is kept") from None
+        raise UserError(
+            f"cannot write to {data_dir} ({error.strerror or error}): make room there, or choose another "
+            "--data_dir; what is done so far is kept"
+        ) from None
     print(f"{time.perf_counter() - t0:.1f} s")
 
 

@@ -29,9 +29,11 @@ class Published:
     file: str
 
 
-PUBLISHED = {"pretrained": Published("YuvrajSingh9886/smol-llama-base", "snapshot_6750.pt"),
-             "sft": Published("YuvrajSingh9886/smol-llama-finetuned", "snapshot_fine_tuned_model_900.pt"),
-             "dpo": Published("YuvrajSingh9886/smol-llama-dpo", "DPO_model_1650.pt")}
+PUBLISHED = {
+    "pretrained": Published("YuvrajSingh9886/smol-llama-base", "snapshot_6750.pt"),
+    "sft": Published("YuvrajSingh9886/smol-llama-finetuned", "snapshot_fine_tuned_model_900.pt"),
+    "dpo": Published("YuvrajSingh9886/smol-llama-dpo", "DPO_model_1650.pt"),
+}
 SPELLINGS = {"pretrained": ("-P", "-pretrained"), "sft": ("-F", "-sft"), "dpo": ("-D", "-dpo")}
 SOURCE = "source.json"  # in the folder made: repository and revision
 
@@ -44,11 +46,15 @@ def wanted(repo: str, files: dict[str, HubFile], model_type: str | None) -> list
     snapshots = [file for name, file in files.items() if name.endswith(".pt")]
     chosen = files.get(name) or (snapshots[0] if len(snapshots) == 1 else None)
     if not chosen:
-        raise UserError(f"{repo} holds neither a model folder (config.json) nor {name or 'one .pt file'}; it has "
-                        f"{', '.join(sorted(files)) or 'nothing'}")
+        raise UserError(
+            f"{repo} holds neither a model folder (config.json) nor {name or 'one .pt file'}; it has "
+            f"{', '.join(sorted(files)) or 'nothing'}"
+        )
     if not model_type:
-        raise UserError(f"{repo} holds {chosen.name}, which does not say how it was trained: add --model_type "
-                        f"{', '.join(PUBLISHED)}")
+        raise UserError(
+            f"{repo} holds {chosen.name}, which does not say how it was trained: add --model_type "
+            f"{', '.join(PUBLISHED)}"
+        )
     return [chosen]
 
 
@@ -57,7 +63,9 @@ def download(repo: str, model_type: str | None, there: Path) -> Path:
     folder = there / repo.replace("/", "--")
     revision, files = repository(repo)
     source = {"repo": repo, "revision": revision}
-    if (folder / SOURCE).is_file() and (folder / SOURCE).read_text(errors="replace") == json.dumps(source, indent=1):
+    if (folder / SOURCE).is_file() and (folder / SOURCE).read_text(errors="replace") == json.dumps(
+        source, indent=1
+    ):
         print(f"{repo} is here already, as it is on the hub now")
         return folder
     chosen = wanted(repo, files, model_type)
@@ -90,8 +98,13 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model_type", choices=PUBLISHED, help="the published weights of a stage")
     for name, spellings in SPELLINGS.items():
-        which.add_argument(*spellings, dest="model_type", action="store_const", const=name,
-                           help=f"the same as --model_type {name}: {PUBLISHED[name].repo}")
+        which.add_argument(
+            *spellings,
+            dest="model_type",
+            action="store_const",
+            const=name,
+            help=f"the same as --model_type {name}: {PUBLISHED[name].repo}",
+        )
     parser.add_argument("--repo_id", metavar="OWNER/NAME", help="another repository on the hub")
     parser.add_argument("--file", type=Path, help="a published .pt file that is here already")
     parser.add_settings({"save_checkpoint_dir"})
@@ -104,11 +117,16 @@ def main() -> None:
     there = Path(resolve(typed).save_checkpoint_dir)
     try:
         there.mkdir(parents=True, exist_ok=True)
-        folder = (from_file(typed["file"], model_type, there) if typed["file"]
-                  else download(repo or PUBLISHED[model_type].repo, model_type, there))
+        folder = (
+            from_file(typed["file"], model_type, there)
+            if typed["file"]
+            else download(repo or PUBLISHED[model_type].repo, model_type, there)
+        )
     except OSError as error:  # of the network, all are said already
-        raise UserError(f"cannot write to {there} ({error.strerror or error}): make room there, or choose another "
-                        "--save_checkpoint_dir; what is there so far is kept") from None
+        raise UserError(
+            f"cannot write to {there} ({error.strerror or error}): make room there, or choose another "
+            "--save_checkpoint_dir; what is there so far is kept"
+        ) from None
     print(folder)
 
 

@@ -42,8 +42,14 @@ MAX_EXP_ARG = 700.0  # whose exponential is still a number
 ROWS = {"text": StreamValidation, "instruct": PackedRows}
 
 
-def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, data: Path, args: ModelArgs,
-                   env: DistributedEnv) -> dict[str, float]:
+def dataset_scores(
+    model: Llama,
+    tokenizer: Tokenizer,
+    reference: Llama | None,
+    data: Path,
+    args: ModelArgs,
+    env: DistributedEnv,
+) -> dict[str, float]:
     """{"loss" in nats per learned token, "perplexity", "bits_per_byte", "tokens"} on a dataset's whole validation set.
 
     There are no bits per byte where the context cuts off what should be learned: its bytes are not known apart.
@@ -51,8 +57,10 @@ def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, 
     """
     meta = read_meta(data)
     if meta["tokenizer"]["hash"] != tokenizer.hash:
-        raise UserError(f"{data} was prepared with another tokenizer than the model's: prepare it with "
-                        "data.py --tokenizer and the model's folder")
+        raise UserError(
+            f"{data} was prepared with another tokenizer than the model's: prepare it with "
+            "data.py --tokenizer and the model's folder"
+        )
     store = TokenDataset(data, "val", meta)
     T = min(args.block_size, model.args.block_size, *([reference.args.block_size] if reference else []))
     if meta["kind"] == "preference":
@@ -63,31 +71,44 @@ def dataset_scores(model: Llama, tokenizer: Tokenizer, reference: Llama | None, 
         found = {"loss": found["loss"], "tokens": found["count"]}
     nats, whole = found["loss"] * found["tokens"], meta["kind"] == "text" or found["tokens"] == store.learned
     perplexity = math.exp(found["loss"]) if found["loss"] < MAX_EXP_ARG else math.inf
-    return {**found, "tokens": int(found["tokens"]), "perplexity": perplexity,
-            **({"bits_per_byte": nats / math.log(2) / store.bytes} if whole else {})}
+    return {
+        **found,
+        "tokens": int(found["tokens"]),
+        "perplexity": perplexity,
+        **({"bits_per_byte": nats / math.log(2) / store.bytes} if whole else {}),
+    }
 
 
-def _preference_scores(model: Llama, reference: Llama | None, rows: PairRows, args: ModelArgs,
-                       env: DistributedEnv) -> dict[str, float]:
+def _preference_scores(
+    model: Llama, reference: Llama | None, rows: PairRows, args: ModelArgs, env: DistributedEnv
+) -> dict[str, float]:
     """The scores of pairs, all ranks together."""
     batches = fixed_batches(rows, args.batch_size, env.rank, env.world_size)
     means = evaluate(_pair_objective(reference, args.beta), model, batches, env)
     tokens = means["tokens"] * means["count"]
-    found = {"loss": means["loss"] * means["count"] / tokens, "tokens": tokens, "pairs": int(means["count"]),
-             "preferred": means["preferred"]}
+    found = {
+        "loss": means["loss"] * means["count"] / tokens,
+        "tokens": tokens,
+        "pairs": int(means["count"]),
+        "preferred": means["preferred"],
+    }
     return found | ({name: means[name] for name in ("accuracy", "margin")} if reference else {})
 
 
 def _pair_objective(reference: Llama | None, beta: float) -> Callable:
     """What is summed over pairs: the loss of both answers, their tokens, and how chosen and rejected compare."""
+
     def objective(model: Llama, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         logps = completion_logps(model, batch)
         chosen, rejected = logps.view(-1, 2).unbind(1)
         sums = {"tokens": lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
         if reference:
-            margin = beta * ((logps - completion_logps(reference, batch)).view(-1, 2) @ logps.new_tensor([1.0, -1.0]))
+            margin = beta * (
+                (logps - completion_logps(reference, batch)).view(-1, 2) @ logps.new_tensor([1.0, -1.0])
+            )
             sums |= {"accuracy": (margin > 0).sum(), "margin": margin.sum()}
         return -logps.sum(), torch.tensor(len(chosen), device=logps.device), sums
+
     return objective
 
 
@@ -103,8 +124,11 @@ def dpo_reference(folder: Path) -> Llama | None:
     model, dtype = load_llama(start), getattr(torch, state["reference_dtype"])
     if reference_key(model, state["data"], state["args"]["block_size"], dtype) == state["reference"]:
         return model
-    print(f"{start} is not what {folder} started from any more: accuracy and margin are left out (--reference DIR says "
-          "what to compare with)", file=sys.stderr)
+    print(
+        f"{start} is not what {folder} started from any more: accuracy and margin are left out (--reference DIR says "
+        "what to compare with)",
+        file=sys.stderr,
+    )
     return None
 
 
@@ -117,11 +141,17 @@ def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, 
         from lm_eval import simple_evaluate  # an extra, and slow to import
     except ImportError:
         raise UserError("--lm_eval needs the lm-evaluation-harness: pip install lm-eval") from None
-    chosen = [yaml.safe_load(Path(task).read_text(encoding="utf-8")) if task.endswith(".yaml") else task
-              for task in tasks.split(",")]
+    chosen = [
+        yaml.safe_load(Path(task).read_text(encoding="utf-8")) if task.endswith(".yaml") else task
+        for task in tasks.split(",")
+    ]
     found = simple_evaluate("hf", model_args={"pretrained": str(folder), "device": str(device)}, tasks=chosen)
-    return {f"{task}/{metric.removesuffix(',none')}": value for task, metrics in found["results"].items()
-            for metric, value in metrics.items() if isinstance(value, float)}
+    return {
+        f"{task}/{metric.removesuffix(',none')}": value
+        for task, metrics in found["results"].items()
+        for metric, value in metrics.items()
+        if isinstance(value, float)
+    }
 
 
 def measure(name: str, asked: dict, args: ModelArgs, env: DistributedEnv) -> dict:
@@ -136,7 +166,9 @@ def measure(name: str, asked: dict, args: ModelArgs, env: DistributedEnv) -> dic
         data = Path(args.data_dir) / asked["dataset"]
         reference = None
         if read_meta(data)["kind"] == "preference":
-            reference = load_llama(find_model(asked["reference"])) if asked["reference"] else dpo_reference(folder)
+            reference = (
+                load_llama(find_model(asked["reference"])) if asked["reference"] else dpo_reference(folder)
+            )
             reference = reference and reference.to(env.device)
         found |= {"dataset": asked["dataset"], **dataset_scores(model, tokenizer, reference, data, args, env)}
     if asked["suite"]:
@@ -149,12 +181,17 @@ def table(measured: list[dict]) -> str:
     """The scores for people: a line for each, a column for each model."""
     names = dict.fromkeys(name for scores in measured for name in scores if name not in ("model", "dataset"))
     folders = [Path(scores["model"]) for scores in measured]
-    heads = [(folder.parent if folder.name.startswith("step_") else folder).name or str(folder) for folder in folders]
+    heads = [
+        (folder.parent if folder.name.startswith("step_") else folder).name or str(folder)
+        for folder in folders
+    ]
     width = max(12, *map(len, heads))
     lines = [f"{'':22}" + "".join(f"  {head:>{width}}" for head in heads)]
     for name in names:
         cells = [scores.get(name) for scores in measured]
-        shown = ["-" if cell is None else f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" for cell in cells]
+        shown = [
+            "-" if cell is None else f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" for cell in cells
+        ]
         lines.append(f"{name:22}" + "".join(f"  {cell:>{width}}" for cell in shown))
     return "\n".join(lines)
 
@@ -165,33 +202,61 @@ def side_by_side(folders: list[str], count: int, seed: int, env: DistributedEnv)
     for folder in folders:
         model, tokenizer = load_model(folder)
         with env.autocast():
-            columns.append(list(answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, temperature=0.7,
-                                        seed=seed)))
+            columns.append(
+                list(
+                    answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, temperature=0.7, seed=seed)
+                )
+            )
     width = max(24, (shutil.get_terminal_size((120, 0)).columns - 3 * (len(folders) - 1)) // len(folders))
     lines = []
     for n, task in enumerate(tasks):
         lines += ["", task.instruction, " | ".join(f"{Path(folder).name:{width}}" for folder in folders)]
         texts = [textwrap.wrap(column[n][0] + ("" if column[n][1] else " ..."), width) for column in columns]
-        lines += [" | ".join(f"{line:{width}}" for line in row) for row in itertools.zip_longest(*texts, fillvalue="")]
+        lines += [
+            " | ".join(f"{line:{width}}" for line in row)
+            for row in itertools.zip_longest(*texts, fillvalue="")
+        ]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Print the scores of models."""
     parser = Parser(__doc__)
-    parser.add_argument("--model", nargs="+", required=True, metavar="DIR",
-                        help="run folders, step folders or Llama folders in Hugging Face format")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="run folders, step folders or Llama folders in Hugging Face format",
+    )
     parser.add_argument("--dataset", help="folder under data_dir, of which the whole validation set is taken")
-    parser.add_argument("--reference", metavar="DIR", help="model that preferences are compared with "
-                                                           "(default: what a DPO run started from)")
-    parser.add_argument("--suite", action="store_true", help="answers and stories of the story world, held-out ones")
-    parser.add_argument("--samples", type=int, default=0, metavar="N",
-                        help="show what the models write for N held-out requests of the story world")
-    parser.add_argument("--lm_eval", metavar="TASKS",
-                        help="tasks of the lm-evaluation-harness, or YAML files of your own, with commas between")
+    parser.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="model that preferences are compared with (default: what a DPO run started from)",
+    )
+    parser.add_argument(
+        "--suite", action="store_true", help="answers and stories of the story world, held-out ones"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="show what the models write for N held-out requests of the story world",
+    )
+    parser.add_argument(
+        "--lm_eval",
+        metavar="TASKS",
+        help="tasks of the lm-evaluation-harness, or YAML files of your own, with commas between",
+    )
     parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
-    parser.add_argument("--block_size", type=int, default=1 << 20, help="shorter rows than the model's context")
-    parser.add_argument("--quantize", choices=("int8",), help="measure the models with their weights as bytes")
+    parser.add_argument(
+        "--block_size", type=int, default=1 << 20, help="shorter rows than the model's context"
+    )
+    parser.add_argument(
+        "--quantize", choices=("int8",), help="measure the models with their weights as bytes"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_settings({"data", "device", "beta"})
     asked = vars(parser.parse_args())

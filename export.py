@@ -33,8 +33,16 @@ SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # llama.cpp's 
 COMPARED = 64  # tokens
 SAMPLES = 3
 SHOWN = ("prompt", "max_length", "temperature", "top_k", "top_p")  # settings of the samples
-WRITTEN = {"README.md", "Modelfile", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-           "tokenizer_config.json", *(f"model-{precision}.gguf" for precision in ROUNDING)}
+WRITTEN = {
+    "README.md",
+    "Modelfile",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    *(f"model-{precision}.gguf" for precision in ROUNDING),
+}
 
 
 def write(folder: Path, source: Path, speaker: ChatModel, form: str, precision: str) -> Llama:
@@ -47,7 +55,9 @@ def write(folder: Path, source: Path, speaker: ChatModel, form: str, precision: 
     else:
         file = folder / f"model-{precision}.gguf"
         write_gguf(file, speaker.model, speaker.tokenizer, precision)
-        (folder / "Modelfile").write_text(modelfile(file.name, speaker.answers, speaker.model.args), encoding="utf-8")
+        (folder / "Modelfile").write_text(
+            modelfile(file.name, speaker.answers, speaker.model.args), encoding="utf-8"
+        )
         again.load_state_dict(read_gguf(file, again))
     return again.eval()
 
@@ -62,12 +72,16 @@ def compare(model: Llama, again: Llama, precision: str, ids: list[int]) -> str:
     for name, weight in model.state_dict().items():
         error = (weight - theirs[name]).abs().max()
         if not error <= ROUNDING[precision] * weight.abs().max():
-            raise RunError(f"{name}, read again, is off by {error:.3g}, which is not {precision}'s rounding: nothing "
-                           "was exported")
+            raise RunError(
+                f"{name}, read again, is off by {error:.3g}, which is not {precision}'s rounding: nothing "
+                "was exported"
+            )
     ours, read = (found(torch.tensor([ids]))[0] for found in (model, again))
     same = (ours.argmax(-1) == read.argmax(-1)).sum().item()
-    return (f"read again: weights as {precision} rounds them; over {len(ids)} tokens the largest change of a logit is "
-            f"{(ours - read).abs().max():.3g}, and the most probable next token is the same at {same} of {len(ids)}")
+    return (
+        f"read again: weights as {precision} rounds them; over {len(ids)} tokens the largest change of a logit is "
+        f"{(ours - read).abs().max():.3g}, and the most probable next token is the same at {same} of {len(ids)}"
+    )
 
 
 def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
@@ -76,7 +90,10 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
         return "not compared with llama.cpp itself: pip install llama-cpp-python, and it will be"
     import llama_cpp  # an extra
 
-    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}  # its cache is in half precision
+    exact = {
+        "type_k": llama_cpp.GGML_TYPE_F32,
+        "type_v": llama_cpp.GGML_TYPE_F32,
+    }  # its cache is in half precision
     theirs = llama_cpp.Llama(str(file), n_ctx=0, verbose=False, **exact)
     tokens = theirs.generate(prompt, temp=0.0, repeat_penalty=1.0)
     same = 0
@@ -94,7 +111,9 @@ def samples(speaker: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
         ids, _ = speaker.prompt([{"role": "user", "content": args.prompt}], args.max_length)
     except UserError:
         return []
-    return [(args.prompt, "".join(speaker.reply(ids, args.replace(seed=seed), []))) for seed in range(SAMPLES)]
+    return [
+        (args.prompt, "".join(speaker.reply(ids, args.replace(seed=seed), []))) for seed in range(SAMPLES)
+    ]
 
 
 def push(folder: Path, repo: str, names: set[str]) -> None:
@@ -102,8 +121,15 @@ def push(folder: Path, repo: str, names: set[str]) -> None:
     with hub_errors(repo) as endpoint:
         api = huggingface_hub.HfApi()
         retry(lambda: api.create_repo(repo, exist_ok=True), repo)
-        retry(lambda: api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=sorted(names),
-                                        commit_message="Export from SmolLlama"), repo)
+        retry(
+            lambda: api.upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                allow_patterns=sorted(names),
+                commit_message="Export from SmolLlama",
+            ),
+            repo,
+        )
         print(f"uploaded to {endpoint}/{repo}", flush=True)
 
 
@@ -113,8 +139,10 @@ def check_target(target: Path, source: Path) -> None:
         return
     strange = sorted({path.name for path in target.iterdir()} - WRITTEN) if target.is_dir() else ["no folder"]
     if strange or target.resolve() == source.resolve():
-        raise UserError(f"{target} is not replaced, since it holds {strange[0] if strange else 'the model itself'}: "
-                        "choose another --to")
+        raise UserError(
+            f"{target} is not replaced, since it holds {strange[0] if strange else 'the model itself'}: "
+            "choose another --to"
+        )
 
 
 def write_card(folder: Path, source: Path, speaker: ChatModel, asked: dict) -> None:
@@ -124,8 +152,9 @@ def write_card(folder: Path, source: Path, speaker: ChatModel, asked: dict) -> N
     use = USES["legacy" if speaker.model.legacy else asked["format"]]
     name, file = asked["push_to_hub"] or asked["to"].absolute().name, f"model-{asked['dtype']}.gguf"
     use = use.format(name=name, short=name.split("/")[-1], file=file)
-    (folder / "README.md").write_text(model_card(name, stages, speaker.model, use, samples(speaker, args)),
-                                      encoding="utf-8")
+    (folder / "README.md").write_text(
+        model_card(name, stages, speaker.model, use, samples(speaker, args)), encoding="utf-8"
+    )
 
 
 def export(source: Path, asked: dict) -> None:
@@ -151,15 +180,33 @@ def export(source: Path, asked: dict) -> None:
 def main() -> None:
     """Export a model as the flags say; print the folder."""
     parser = Parser(__doc__)
-    parser.add_argument("--model", required=True, metavar="MODEL",
-                        help="sft, dpo or pretrained (the newest of that kind), or a folder")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="folder to write (with --card alone: the model's own)")
-    parser.add_argument("--format", choices=("safetensors", "gguf"), default="safetensors",
-                        help="safetensors: a Hugging Face folder (the default); gguf: for llama.cpp and Ollama")
-    parser.add_argument("--dtype", "--outtype", choices=tuple(ROUNDING), default="float32", metavar="TYPE",
-                        type=lambda name: SHORT.get(name, name),
-                        help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0; f32, bf16, f16 will do")
-    parser.add_argument("--card", action="store_true", help="write the model card, README.md, and nothing else")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="sft, dpo or pretrained (the newest of that kind), or a folder",
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="DIR", help="folder to write (with --card alone: the model's own)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", "gguf"),
+        default="safetensors",
+        help="safetensors: a Hugging Face folder (the default); gguf: for llama.cpp and Ollama",
+    )
+    parser.add_argument(
+        "--dtype",
+        "--outtype",
+        choices=tuple(ROUNDING),
+        default="float32",
+        metavar="TYPE",
+        type=lambda name: SHORT.get(name, name),
+        help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0; f32, bf16, f16 will do",
+    )
+    parser.add_argument(
+        "--card", action="store_true", help="write the model card, README.md, and nothing else"
+    )
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the folder to this repository")
     parser.add_settings({"save_checkpoint_dir", *SHOWN})
     asked = vars(parser.parse_args())
@@ -177,8 +224,9 @@ def main() -> None:
         else:
             export(source, asked)
     except OSError as error:
-        raise UserError(f"cannot write to {target} ({error.strerror or error}): make room there, or choose another "
-                        "--to") from None
+        raise UserError(
+            f"cannot write to {target} ({error.strerror or error}): make room there, or choose another --to"
+        ) from None
     if asked["push_to_hub"]:
         push(target, asked["push_to_hub"], {"README.md"} if asked["card"] else WRITTEN)
     print(target)

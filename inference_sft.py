@@ -33,7 +33,9 @@ def say(speaker: ChatModel, ids: list[int], args: ModelArgs, env: distributed.Di
     return text
 
 
-def chat(speaker: ChatModel, first: list[str], args: ModelArgs, env: distributed.DistributedEnv, raw: bool) -> None:
+def chat(
+    speaker: ChatModel, first: list[str], args: ModelArgs, env: distributed.DistributedEnv, raw: bool
+) -> None:
     """A turn for each line, those of `first`, then of stdin; one that does not fit is refused, and the next taken."""
     messages: list[dict[str, str]] = []
     for line in itertools.chain(first, turns()):
@@ -68,13 +70,22 @@ def note(text: str) -> None:
 def main() -> None:
     """Stream what a model writes after a prompt, or hold a conversation."""
     parser = Parser(__doc__)
-    parser.add_argument("--model", metavar="MODEL", help="sft, dpo or pretrained (the newest of that kind), or a run "
-                                                         "folder, step folder or Llama folder in Hugging Face format "
-                                                         "(default: the newest run)")
-    parser.add_argument("--chat", action="store_true", help="a conversation: --prompt, then each line that comes in, "
-                                                            "is a turn")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="sft, dpo or pretrained (the newest of that kind), or a run "
+        "folder, step folder or Llama folder in Hugging Face format "
+        "(default: the newest run)",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="a conversation: --prompt, then each line that comes in, is a turn",
+    )
     parser.add_argument("--raw", action="store_true", help="no prompt template: continue the text as it is")
-    parser.add_argument("--quantize", choices=("int8",), help="weights as bytes: two to three times faster on a CPU")
+    parser.add_argument(
+        "--quantize", choices=("int8",), help="weights as bytes: two to three times faster on a CPU"
+    )
     parser.add_settings({"sampling", "device", "save_checkpoint_dir"})
     typed = vars(parser.parse_args())
     args = resolve(typed)

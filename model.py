@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, D) of the rotary angles in float32 (arXiv 2104.09864, half-split layout)."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2,)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)           # (length, D/2)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (length, D/2)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -54,8 +54,8 @@ class KVCache:
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values (B, K, T, D) of the next T tokens of a layer; return those of all tokens so far."""
         end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length:end] = keys
-        self.values[layer, :, :, self.length:end] = values
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def select(self, rows: Tensor) -> None:
@@ -63,20 +63,25 @@ class KVCache:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, segments: Tensor | None, dropout: float) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, segments: Tensor | None, dropout: float
+) -> Tensor:
     """Attention (B, H, T, D) of queries (B, H, T, D) to keys and values (B, K, S, D), causal where no mask is given.
 
-    With segments (S, 2), see Batch, a token attends within its segment. Query heads share key and value heads in groups.
+    With segments (S, 2), see Batch, a token attends within its segment. Groups of query heads share keys and values.
     """
     if segments is not None:
         return _attention_by_segment(q, k, v, segments, dropout)
     # is_causal aligns the triangle top-left, which is right only when queries and keys are the same tokens.
     causal = mask is None and q.shape[2] == k.shape[2] and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True, dropout_p=dropout)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True, dropout_p=dropout
+    )
 
 
-def attention_mask(T: int, start: int, doc_ids: Tensor | None, branches: Tensor | None,
-                   device: torch.device) -> Tensor | None:
+def attention_mask(
+    T: int, start: int, doc_ids: Tensor | None, branches: Tensor | None, device: torch.device
+) -> Tensor | None:
     """Who may be attended to, True = yes, (B or 1, 1, T, start + T); None where plain causal attention is meant.
 
     Rotary attention depends on distances only, so packed documents need no position of their own. Branches do: each
@@ -100,14 +105,14 @@ def _attention_by_segment(q: Tensor, k: Tensor, v: Tensor, segments: Tensor, dro
     flat = (x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q, k, v))
     out, shared, mask = [], (), None
     for *run, follow in zip(*flat, follows, strict=True):
-        own = [x.transpose(0, 1)[None] for x in run]                                     # (1, H or K, length, D)
+        own = [x.transpose(0, 1)[None] for x in run]  # (1, H or K, length, D)
         if follow:
             own[1:] = [torch.cat(pair, dim=2) for pair in zip(shared, own[1:], strict=True)]
             T, S = own[0].shape[2], own[1].shape[2]
             mask = torch.ones(T, S, dtype=torch.bool).tril(S - T)
         else:
             shared, mask = own[1:], None
-        out.append(attention(*own, mask, None, dropout)[0].transpose(0, 1))                 # (length, H, D)
+        out.append(attention(*own, mask, None, dropout)[0].transpose(0, 1))  # (length, H, D)
     return torch.cat(out).view(q.shape[0], q.shape[2], *q.shape[1::2]).transpose(1, 2)
 
 
@@ -134,8 +139,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         B, T, _ = x.shape
-        q, k, v = (proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)        # (B, H or K, T, D)
-                   for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or K, T, D)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = apply_rope(q, context.cos, context.sin), apply_rope(k, context.cos, context.sin)
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, k, v)
@@ -189,12 +196,16 @@ class Llama(nn.Module):
     def __init__(self, args: ModelArgs, legacy: bool = False):
         super().__init__()
         self.args, self.legacy = args, legacy
-        self.int8: dict[str, tuple[Tensor, Tensor]] = {}  # matrices as bytes, each row's scale (decode.quantize)
-        self.model = nn.ModuleDict({
-            "embed_tokens": nn.Embedding(args.vocab_size, args.embeddings_dims),
-            "layers": nn.ModuleList(Block(args, layer) for layer in range(args.no_of_decoder_layers)),
-            "norm": nn.Identity() if legacy else RMSNorm(args.embeddings_dims, args.eps),
-        })
+        self.int8: dict[
+            str, tuple[Tensor, Tensor]
+        ] = {}  # matrices as bytes, each row's scale (decode.quantize)
+        self.model = nn.ModuleDict(
+            {
+                "embed_tokens": nn.Embedding(args.vocab_size, args.embeddings_dims),
+                "layers": nn.ModuleList(Block(args, layer) for layer in range(args.no_of_decoder_layers)),
+                "norm": nn.Identity() if legacy else RMSNorm(args.embeddings_dims, args.eps),
+            }
+        )
         self.dropout = nn.Dropout(args.dropout)
         self.lm_head = nn.Linear(args.embeddings_dims, args.vocab_size, bias=legacy)
         if args.tie_embeddings:
@@ -211,23 +222,32 @@ class Llama(nn.Module):
         residual = 0.02 / math.sqrt(2 * self.args.no_of_decoder_layers)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                nn.init.normal_(weight, std=residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02)
+                nn.init.normal_(
+                    weight, std=residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+                )
 
-    def forward(self, tokens: Tensor, doc_ids: Tensor | None = None, cache: KVCache | None = None,
-                return_hidden: bool = False, branches: Tensor | None = None, positions: Tensor | None = None,
-                segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        doc_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+        return_hidden: bool = False,
+        branches: Tensor | None = None,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
         """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `return_hidden`.
 
         With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
         0 of it; segments (S, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in
-        it, and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be below
-        block_size; without them, raises ValueError when the tokens reach past block_size.
+        it, and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be
+        below block_size; without them, raises ValueError when the tokens reach past block_size.
         """
         start, T = cache.length if cache else 0, tokens.shape[1]
         if positions is not None:
             cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D)
         elif start + T <= self.args.block_size:
-            cos, sin = self.cos[start:start + T], self.sin[start:start + T]
+            cos, sin = self.cos[start : start + T], self.sin[start : start + T]
         else:
             raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
         segments = segments if tokens.device.type == "cpu" else None

@@ -25,7 +25,9 @@ from config import EOS, Parser
 from runtime.errors import UserError, run_cli
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
-GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's own, of encoder.json
+GPT2_SHA256 = (
+    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # tiktoken's own, of encoder.json
+)
 LONG_SPACE = 500_000  # characters
 # GPT-2's pre-tokenizer, written for tiktoken; the same cuts as tokenizers' ByteLevel.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -47,12 +49,15 @@ HEADINGS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant"
 # The same for Hugging Face's apply_chat_template; tests/test_tokenizer.py holds it against Tokenizer.render().
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    + "".join(f"{{%- {'el' if number else ''}if message['role'] == '{role}' -%}}{{{{ {heading!r} }}}}"
-              for number, (role, heading) in enumerate(HEADINGS.items()))
+    + "".join(
+        f"{{%- {'el' if number else ''}if message['role'] == '{role}' -%}}{{{{ {heading!r} }}}}"
+        for number, (role, heading) in enumerate(HEADINGS.items())
+    )
     + "{%- else -%}{{ raise_exception('unknown role: ' + message['role']) }}{%- endif -%}"
     "{{ message['content'] | trim }}{{ eos_token if message['role'] == 'assistant' else '\\n\\n' }}"
     "{%- endfor -%}"
-    f"{{%- if add_generation_prompt -%}}{{{{ {HEADINGS['assistant']!r} }}}}{{%- endif -%}}")
+    f"{{%- if add_generation_prompt -%}}{{{{ {HEADINGS['assistant']!r} }}}}{{%- endif -%}}"
+)
 
 # What the weights once published for SmolLlama were fine-tuned with, to the space.
 LEGACY_PROMPT = "### Instruction: Answer the following query. \n\n ### Input: {}.\n\n ### Response: "
@@ -66,10 +71,14 @@ class Tokenizer:
         hf.encode_special_tokens = True  # a special token in a user's text stays text
         hf.no_truncation()
         hf.no_padding()
-        self.vocab_size: int = 1 + max(hf.get_vocab().values())  # not their number: a foreign one may have holes
+        self.vocab_size: int = 1 + max(
+            hf.get_vocab().values()
+        )  # not their number: a foreign one may have holes
         self.eos_id: int = hf.token_to_id(settings["eos_token"])
         self.hash = hashlib.sha256(_core(hf).encode()).hexdigest()
-        self.fast = ranks and tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+        self.fast = ranks and tiktoken.Encoding(
+            "ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
+        )
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in vars(self).items() if name != "hf" or not self.fast}
@@ -153,10 +162,16 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         return BUILT_IN[name]()
     folder = Path(name)
     if not has_tokenizer(folder):
-        raise UserError(f"no tokenizer in {folder} ({FILES[0]} is missing): use gpt2, bytes, or a folder with one")
+        raise UserError(
+            f"no tokenizer in {folder} ({FILES[0]} is missing): use gpt2, bytes, or a folder with one"
+        )
     try:
         hf = tokenizers.Tokenizer.from_file(str(folder / FILES[0]))
-        settings = json.loads((folder / FILES[1]).read_text(encoding="utf-8")) if (folder / FILES[1]).is_file() else {}
+        settings = (
+            json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
+            if (folder / FILES[1]).is_file()
+            else {}
+        )
         eos = settings.get("eos_token", EOS)
         settings["eos_token"] = eos["content"] if isinstance(eos, dict) else eos
     except Exception as error:  # tokenizers raises bare Exception for a broken file
@@ -168,8 +183,12 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
 
 def from_ranks(ranks: dict[bytes, int]) -> Tokenizer:
     """A ranked byte-level BPE with ids 0 .. len(ranks) - 1 and the end-of-text token after them."""
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS,
-                "clean_up_tokenization_spaces": False}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": EOS,
+        "eos_token": EOS,
+        "clean_up_tokenization_spaces": False,
+    }
     return Tokenizer(_ranked_bpe(ranks), settings, ranks)
 
 
@@ -191,10 +210,18 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of at most vocab_size tokens, end of text included, trained on the texts."""
     hf = tokenizers.Tokenizer(models.BPE())
     hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    hf.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    hf.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - 1,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     learned = (_bytes(a) + _bytes(b) for a, b in json.loads(hf.to_str())["model"]["merges"])
-    tokens = dict.fromkeys([bytes([i]) for i in range(256)] + list(learned))  # two merges may make the same token
+    tokens = dict.fromkeys(
+        [bytes([i]) for i in range(256)] + list(learned)
+    )  # two merges may make the same token
     return from_ranks({token: rank for rank, token in enumerate(tokens)})
 
 
@@ -203,8 +230,12 @@ BUILT_IN = {"gpt2": gpt2, "bytes": byte_level}
 
 def _ranked_bpe(ranks: dict[bytes, int]) -> tokenizers.Tokenizer:
     """The ranks as a tokenizer of Hugging Face's, the end-of-text token added."""
-    hf = tokenizers.Tokenizer(models.BPE(vocab={_text(token): rank for token, rank in ranks.items()},
-                                         merges=[(_text(a), _text(b)) for a, b in _merges(ranks)]))
+    hf = tokenizers.Tokenizer(
+        models.BPE(
+            vocab={_text(token): rank for token, rank in ranks.items()},
+            merges=[(_text(a), _text(b)) for a, b in _merges(ranks)],
+        )
+    )
     hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     hf.decoder = decoders.ByteLevel()
     hf.add_special_tokens([EOS])
@@ -213,8 +244,12 @@ def _ranked_bpe(ranks: dict[bytes, int]) -> tokenizers.Tokenizer:
 
 def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     """Every pair of tokens whose join is a token, in the order in which a ranked BPE merges."""
-    pairs = [(token[:cut], token[cut:]) for token in ranks for cut in range(1, len(token))
-             if token[:cut] in ranks and token[cut:] in ranks]
+    pairs = [
+        (token[:cut], token[cut:])
+        for token in ranks
+        for cut in range(1, len(token))
+        if token[:cut] in ranks and token[cut:] in ranks
+    ]
     return sorted(pairs, key=lambda pair: (ranks[pair[0] + pair[1]], ranks[pair[0]]))
 
 

@@ -59,7 +59,7 @@ class GPT(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean loss of characters y (B, T) after x (B, T)."""
-        states = self.norm(self.blocks(self.tokens(x) + self.positions.weight[:x.shape[1]]))
+        states = self.norm(self.blocks(self.tokens(x) + self.positions.weight[: x.shape[1]]))
         return F.cross_entropy(F.linear(states, self.tokens.weight).flatten(0, 1), y.flatten())
 
 
@@ -70,23 +70,33 @@ def nanogpt(text: Path, seed: int) -> None:
     ids = torch.from_numpy(ids)
     train, val = ids.split([int(0.9 * len(ids)), len(ids) - int(0.9 * len(ids))])
     model = GPT(len(vocabulary))
-    groups = [{"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.1},
-              {"params": [p for p in model.parameters() if p.dim() != 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.dim() != 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.99))
 
     def batch(ids: Tensor) -> tuple[Tensor, Tensor]:
-        rows = torch.stack([ids[first:first + T + 1] for first in torch.randint(len(ids) - T, (ROWS,)).tolist()])
+        rows = torch.stack(
+            [ids[first : first + T + 1] for first in torch.randint(len(ids) - T, (ROWS,)).tolist()]
+        )
         return rows[:, :-1], rows[:, 1:]
 
     @torch.no_grad()
     def look() -> list[float]:
-        return [sum(model(*batch(part)).item() for _ in range(EVALUATED)) / EVALUATED for part in (train, val)]
+        return [
+            sum(model(*batch(part)).item() for _ in range(EVALUATED)) / EVALUATED for part in (train, val)
+        ]
+
     for step in range(STEPS + 1):
         if step % EVALUATE_EVERY == 0:
             print(step, look(), file=sys.stderr)
         share = (step - WARMUP) / (STEPS - WARMUP)
-        lr = LR * (step + 1) / (WARMUP + 1) if step < WARMUP else (
-            MIN_LR + 0.5 * (1 + math.cos(math.pi * share)) * (LR - MIN_LR))
+        lr = (
+            LR * (step + 1) / (WARMUP + 1)
+            if step < WARMUP
+            else (MIN_LR + 0.5 * (1 + math.cos(math.pi * share)) * (LR - MIN_LR))
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
         loss = model(*batch(train))
@@ -98,10 +108,12 @@ def nanogpt(text: Path, seed: int) -> None:
     t0, total = time.perf_counter(), 0.0
     with torch.no_grad():
         for first in range(0, len(val) - 1, ROWS * T):
-            rows = val[first:first + ROWS * T + 1]
+            rows = val[first : first + ROWS * T + 1]
             whole = (len(rows) - 1) // T * T  # the last rows, and what is less than one
-            for x, y in ((rows[:whole].view(-1, T), rows[1:whole + 1].view(-1, T)), (rows[None, whole:-1],
-                                                                                     rows[None, whole + 1:])):
+            for x, y in (
+                (rows[:whole].view(-1, T), rows[1 : whole + 1].view(-1, T)),
+                (rows[None, whole:-1], rows[None, whole + 1 :]),
+            ):
                 total += model(x, y).item() * x.numel() if x.numel() else 0.0
     print(json.dumps({"loss": total / (len(val) - 1), "afterwards": time.perf_counter() - t0}))
 
@@ -111,12 +123,44 @@ def ours(data_dir: Path, seed: int, flags: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         places, run = ["--data_dir", data_dir], Path(folder) / "P-shakespeare"
         t0 = time.perf_counter()
-        subprocess.run([sys.executable, ROOT / "trainer.py", "--train", "P", "--preset", "shakespeare", "--seed",
-                        str(seed), *places, "--save_checkpoint_dir", folder, "--wandb", "disabled", "--eval_check",
-                        str(EVALUATED), *flags], check=True, capture_output=True)
+        subprocess.run(
+            [
+                sys.executable,
+                ROOT / "trainer.py",
+                "--train",
+                "P",
+                "--preset",
+                "shakespeare",
+                "--seed",
+                str(seed),
+                *places,
+                "--save_checkpoint_dir",
+                folder,
+                "--wandb",
+                "disabled",
+                "--eval_check",
+                str(EVALUATED),
+                *flags,
+            ],
+            check=True,
+            capture_output=True,
+        )
         seconds = time.perf_counter() - t0
-        done = subprocess.run([sys.executable, ROOT / "evaluation.py", "--model", run, "--dataset", "shakespeare",
-                               *places, "--json"], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                ROOT / "evaluation.py",
+                "--model",
+                run,
+                "--dataset",
+                "shakespeare",
+                *places,
+                "--json",
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
     found = json.loads(done.stdout)
     return {"seconds": round(seconds, 1), "loss": round(found["loss"], 4), "validated_on": found["tokens"]}
 
@@ -124,21 +168,31 @@ def ours(data_dir: Path, seed: int, flags: list[str]) -> dict[str, float]:
 def theirs(text: Path, seed: int) -> dict[str, float]:
     """nanoGPT's recipe in a process of its own."""
     t0 = time.perf_counter()
-    done = subprocess.run([sys.executable, __file__, "--text", text, "--recipe", str(seed)], check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--text", text, "--recipe", str(seed)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     seconds, found = time.perf_counter() - t0, json.loads(done.stdout)
     return {"seconds": round(seconds - found["afterwards"], 1), "loss": round(found["loss"], 4)}
 
 
 def main() -> None:
     """Run what is asked for, one after the other; a line of JSON for each run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="the text itself")
-    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where data.py has put `shakespeare`")
+    parser.add_argument(
+        "--data_dir", type=Path, default=ROOT / "data", help="where data.py has put `shakespeare`"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     names = ("nanogpt", "preset", "short")
     parser.add_argument("--only", nargs="+", choices=names, default=names)
-    parser.add_argument("--short_iters", type=int, default=205, help="steps of the run in a fifth of the time")
+    parser.add_argument(
+        "--short_iters", type=int, default=205, help="steps of the run in a fifth of the time"
+    )
     parser.add_argument("--flags", default="", help="more flags of trainer.py")
     parser.add_argument("--recipe", type=int, metavar="SEED", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -147,8 +201,11 @@ def main() -> None:
         return
     flags, few = args.flags.split(), args.short_iters
     short = [*flags, "--total_iters", str(few), "--warmup_iters", str(few // 10), *SHORT.split()]
-    runs = {"nanogpt": lambda seed: theirs(args.text, seed), "preset": lambda seed: ours(args.data_dir, seed, flags),
-            "short": lambda seed: ours(args.data_dir, seed, short)}
+    runs = {
+        "nanogpt": lambda seed: theirs(args.text, seed),
+        "preset": lambda seed: ours(args.data_dir, seed, flags),
+        "short": lambda seed: ours(args.data_dir, seed, short),
+    }
     for seed in args.seeds:
         for name in args.only:
             print(json.dumps({"run": name, "seed": seed, **runs[name](seed)}), flush=True)

@@ -1,6 +1,6 @@
 """What waiting OpenMP threads cost: a training step with spinning and with passive threads, cores idle and one busy.
 
-    python benchmarks/contention.py            prints one JSON line; about two minutes on two cores
+python benchmarks/contention.py            prints one JSON line; about two minutes on two cores
 """
 
 import json

@@ -26,6 +26,7 @@ def model():
 
     from config import ModelArgs
     from model import Llama
+
     torch.manual_seed(0)
     return Llama(ModelArgs(hidden_dims=1408, device="cpu")).eval()
 
@@ -35,6 +36,7 @@ def prepare() -> None:
     from checkpoint import write_model
     from publishing.gguf_export import write_gguf
     from tokenizer import load_tokenizer
+
     tokenizer = load_tokenizer("gpt2")
     for precision in ("float32", "q8_0"):
         write_gguf(shared_folder() / f"{precision}.gguf", model(), tokenizer, precision)
@@ -58,6 +60,7 @@ def ours(as_bytes: bool) -> Figures:
     """inference_sft.py's own loop, without and with --quantize int8."""
     from generation.cpu_decoder import quantize
     from generation.generate import generate
+
     speaker = model()
     if as_bytes:
         quantize(speaker)
@@ -67,13 +70,20 @@ def ours(as_bytes: bool) -> Figures:
 def llama_cpp(precision: str) -> Figures:
     """llama.cpp through its Python binding."""
     import llama_cpp
-    speaker = llama_cpp.Llama(str(shared_folder() / f"{precision}.gguf"), n_ctx=512, n_threads=os.cpu_count(),
-                              n_threads_batch=os.cpu_count(), verbose=False)
+
+    speaker = llama_cpp.Llama(
+        str(shared_folder() / f"{precision}.gguf"),
+        n_ctx=512,
+        n_threads=os.cpu_count(),
+        n_threads_batch=os.cpu_count(),
+        verbose=False,
+    )
 
     def tokens(count: int) -> Iterable[int]:
         speaker.reset()
         made = speaker.generate(PROMPT, temp=0.0, repeat_penalty=1.0)
         return (token for _, token in zip(range(count), made, strict=False))
+
     return rate(tokens)
 
 
@@ -81,15 +91,30 @@ def transformers() -> Figures:
     """transformers' generate with its dynamic cache."""
     import torch
     from transformers import AutoModelForCausalLM
+
     speaker = AutoModelForCausalLM.from_pretrained(shared_folder() / "folder", dtype=torch.float32).eval()
 
     def tokens(count: int) -> Iterable[int]:
-        return speaker.generate(torch.tensor([PROMPT]), max_new_tokens=count, min_new_tokens=count, do_sample=False,
-                                pad_token_id=0)[0, len(PROMPT):]
+        return speaker.generate(
+            torch.tensor([PROMPT]),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            pad_token_id=0,
+        )[0, len(PROMPT) :]
+
     return rate(tokens)
 
 
 if __name__ == "__main__":
-    main("tokens/s", {"smolllama float32": lambda: ours(False), "smolllama int8": lambda: ours(True),
-                      "llama.cpp f32": lambda: llama_cpp("float32"), "llama.cpp q8_0": lambda: llama_cpp("q8_0"),
-                      "transformers": transformers}, prepare)
+    main(
+        "tokens/s",
+        {
+            "smolllama float32": lambda: ours(False),
+            "smolllama int8": lambda: ours(True),
+            "llama.cpp f32": lambda: llama_cpp("float32"),
+            "llama.cpp q8_0": lambda: llama_cpp("q8_0"),
+            "transformers": transformers,
+        },
+        prepare,
+    )

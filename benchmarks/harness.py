@@ -37,9 +37,12 @@ def median_rate(step: Callable[[], object], units: float, warmup: int = 2, steps
 def machine() -> Figures:
     """The machine's best rates with all its threads: float32 matrix products in GFLOP/s, reading memory in GB/s."""
     import torch
+
     a, long = torch.ones(1024, 1024), torch.ones(1 << 26)
-    return {"rate": median_rate(lambda: a @ a, 2 * 1024**3 / 1e9, steps=30),
-            "read_gb_per_s": median_rate(long.sum, 4 * len(long) / 1e9, steps=9)}
+    return {
+        "rate": median_rate(lambda: a @ a, 2 * 1024**3 / 1e9, steps=30),
+        "read_gb_per_s": median_rate(long.sum, 4 * len(long) / 1e9, steps=9),
+    }
 
 
 def shared_folder() -> Path:
@@ -87,8 +90,12 @@ def summary(rounds: list[dict[str, Figures]], ours: str) -> dict[str, Figures]:
     return found
 
 
-def main(unit: str, contenders: dict[str, Callable[[], Figures]], prepare: Callable[..., object] = lambda: None,
-         needs: dict[str, str] | None = None) -> None:
+def main(
+    unit: str,
+    contenders: dict[str, Callable[[], Figures]],
+    prepare: Callable[..., object] = lambda: None,
+    needs: dict[str, str] | None = None,
+) -> None:
     """The command line of a benchmark; the first contender is ours.
 
     `prepare` fills the shared folder, from the files that the flags in `needs` name.
@@ -97,7 +104,9 @@ def main(unit: str, contenders: dict[str, Callable[[], Figures]], prepare: Calla
     parser = argparse.ArgumentParser(description=f"Compare {', '.join(contenders)} in {unit}.")
     parser.add_argument("--rounds", type=int, default=3, help="times that each contender is run (default: 3)")
     parser.add_argument("--only", nargs="+", choices=contenders, help="these and the first one")
-    parser.add_argument("--python", nargs="+", default=[], metavar="NAME=PATH", help="the Python of a contender")
+    parser.add_argument(
+        "--python", nargs="+", default=[], metavar="NAME=PATH", help="the Python of a contender"
+    )
     for name, what in (needs or {}).items():
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
     parser.add_argument("--contender", choices=["machine", *contenders], help=argparse.SUPPRESS)
@@ -111,6 +120,18 @@ def main(unit: str, contenders: dict[str, Callable[[], Figures]], prepare: Calla
         os.environ["BENCHMARK_FOLDER"] = folder
         prepare(**{name: getattr(args, name) for name in needs or {}})
         rounds = [play(program, names, pythons) for _ in range(args.rounds)]
-    print(json.dumps({"benchmark": program.stem, "unit": unit, "date": str(date.today()), "cores": os.cpu_count(),
-                      "machine": platform.machine(), "load": round(os.getloadavg()[0], 1), "rounds": args.rounds,
-                      "results": summary(rounds, ours)}, indent=1))
+    print(
+        json.dumps(
+            {
+                "benchmark": program.stem,
+                "unit": unit,
+                "date": str(date.today()),
+                "cores": os.cpu_count(),
+                "machine": platform.machine(),
+                "load": round(os.getloadavg()[0], 1),
+                "rounds": args.rounds,
+                "results": summary(rounds, ours),
+            },
+            indent=1,
+        )
+    )

@@ -12,8 +12,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 T, VOCABULARY, LETTERS = 512, 50304, 256
-SIZES = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
-         "intermediate_size": 704, "vocab_size": VOCABULARY, "max_position_embeddings": T}
+SIZES = {
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 704,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": T,
+}
 Conversation = tuple[np.ndarray, ...]  # ids of the prompt, then of each response
 
 
@@ -32,20 +39,27 @@ def preferences(count: int) -> list[Conversation]:
     """(prompt, chosen, rejected) as in UltraFeedback."""
     rng = np.random.default_rng(0)
     prompts = [_ids(rng, 4.69, 0.86, T // 2) for _ in range(count)]
-    return [(prompt, _ids(rng, 5.55, 1.60, T - len(prompt)), _ids(rng, 5.83, 1.26, T - len(prompt)))
-            for prompt in prompts]
+    return [
+        (prompt, _ids(rng, 5.55, 1.60, T - len(prompt)), _ids(rng, 5.83, 1.26, T - len(prompt)))
+        for prompt in prompts
+    ]
 
 
 def store_of(folder: Path, kind: str, conversations: list[Conversation]):
     """A prepared dataset of them: a document for each response, with what comes before it."""
     from dataprep.shards import FORMAT, ShardWriter, TokenDataset, id_dtype
     from runtime.files import write_json
+
     writer = ShardWriter(folder, "train", 0, id_dtype(VOCABULARY), with_keep=True)
     for prompt, *responses in conversations:
         for response in responses:
             ids = np.concatenate([prompt, response])
             writer.add(ids, np.arange(len(ids)) >= len(prompt), len(ids), ended=True)
-    meta = {"format": FORMAT, "kind": kind, "splits": {"train": [writer.close()]},
-            "tokenizer": {"vocab_size": VOCABULARY, "eos_id": VOCABULARY - 1}}
+    meta = {
+        "format": FORMAT,
+        "kind": kind,
+        "splits": {"train": [writer.close()]},
+        "tokenizer": {"vocab_size": VOCABULARY, "eos_id": VOCABULARY - 1},
+    }
     write_json(folder / "meta.json", meta)
     return TokenDataset(folder, "train", meta)

@@ -32,9 +32,22 @@ def served(checkpoints: str | Path) -> Iterator[tuple[str, subprocess.Popen]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     votes = tempfile.TemporaryDirectory()
-    process = subprocess.Popen([sys.executable, ROOT / "gradio" / "app.py", "--server_port", str(port), "--device",
-                                "cpu", "--save_checkpoint_dir", checkpoints, "--votes", f"{votes.name}/votes.jsonl"],
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            ROOT / "gradio" / "app.py",
+            "--server_port",
+            str(port),
+            "--device",
+            "cpu",
+            "--save_checkpoint_dir",
+            checkpoints,
+            "--votes",
+            f"{votes.name}/votes.jsonl",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         address = process.stdout.readline().split()[0]
         deadline = time.monotonic() + 60
@@ -61,7 +74,9 @@ def ask(client: Client, seed: int, max_length: int, start: threading.Barrier, re
     start.wait(60)
     result = {"sent": time.perf_counter(), "error": None}
     try:
-        for _ in client.submit("Once upon a time", "pretrained", max_length, *SAMPLING, seed, api_name="/look"):
+        for _ in client.submit(
+            "Once upon a time", "pretrained", max_length, *SAMPLING, seed, api_name="/look"
+        ):
             result.setdefault("first", time.perf_counter())
         result["end"] = time.perf_counter()
     except Exception as error:  # whatever a client meets is a figure here
@@ -73,8 +88,10 @@ def one_round(clients: list[Client], max_length: int = 100) -> list[dict]:
     """All clients ask at the same moment."""
     results: list[dict] = []
     start = threading.Barrier(len(clients))
-    threads = [threading.Thread(target=ask, args=(client, seed, max_length, start, results))
-               for seed, client in enumerate(clients)]
+    threads = [
+        threading.Thread(target=ask, args=(client, seed, max_length, start, results))
+        for seed, client in enumerate(clients)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -87,16 +104,24 @@ def figures(results: list[dict]) -> dict:
     done = sorted((result for result in results if "end" in result), key=lambda result: result["first"])
     waits = [result["first"] - result["sent"] for result in done]
     gaps = [later["first"] - earlier["end"] for earlier, later in zip(done, done[1:], strict=False)]
-    return {"failures": len(results) - len(done), "errors": sorted({r["error"] for r in results if r["error"]}),
-            "first_token_s": {"first": round(min(waits), 2), "median": round(statistics.median(waits), 2),
-                              "last": round(max(waits), 2)},
-            "turn_s": round(statistics.median(result["end"] - result["first"] for result in done), 2),
-            "next_begins_after_s": [round(min(gaps), 3), round(max(gaps), 3)]}
+    return {
+        "failures": len(results) - len(done),
+        "errors": sorted({r["error"] for r in results if r["error"]}),
+        "first_token_s": {
+            "first": round(min(waits), 2),
+            "median": round(statistics.median(waits), 2),
+            "last": round(max(waits), 2),
+        },
+        "turn_s": round(statistics.median(result["end"] - result["first"] for result in done), 2),
+        "next_begins_after_s": [round(min(gaps), 3), round(max(gaps), 3)],
+    }
 
 
 def main() -> None:
     """Start the page, measure, end it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--save_checkpoint_dir", default=ROOT / "checkpoints")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
@@ -108,7 +133,9 @@ def main() -> None:
         for _ in range(args.rounds):
             rounds.append(figures(one_round(clients)))
             resident.append(memory(process))
-    print(json.dumps({"clients": args.clients, "rounds": rounds, "resident_mib": [round(m) for m in resident]}))
+    print(
+        json.dumps({"clients": args.clients, "rounds": rounds, "resident_mib": [round(m) for m in resident]})
+    )
 
 
 if __name__ == "__main__":

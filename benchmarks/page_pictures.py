@@ -1,6 +1,6 @@
 """Pictures of the page's three tabs, from the newest runs: images/page_chat.png, page_compare.png, page_look.png.
 
-    python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt "..."]      needs Chromium
+python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt "..."]      needs Chromium
 """
 
 import argparse
@@ -20,7 +20,9 @@ UNDECIDED = """() => {
 
 def open_page(browser: Browser, address: str, scheme: str) -> Page:
     """The page in a window of its own, with its settings for a small model."""
-    page = browser.new_page(viewport={"width": 1180, "height": 760}, device_scale_factor=1.5, color_scheme=scheme)
+    page = browser.new_page(
+        viewport={"width": 1180, "height": 760}, device_scale_factor=1.5, color_scheme=scheme
+    )
     page.goto(address)
     page.get_by_text("model.").first.wait_for()
     for name, value in (("max_length", 220), ("temperature", 0.3)):
@@ -38,7 +40,9 @@ def ask(page: Page, box: str, text: str, button: str) -> None:
 
 def main() -> None:
     """Take the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--save_checkpoint_dir", default=ROOT / "checkpoints")
     parser.add_argument("--prompt", default=CHAT[1], help="for the tabs that compare and look inside")
     parser.add_argument("--choice", default="A", help="the reply that is voted for")

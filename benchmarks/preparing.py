@@ -25,7 +25,9 @@ SIZE, EOS_ID, PROCESSES = 100_000_000, 50256, os.cpu_count()
 
 def prepare(text: Path) -> None:
     """The text."""
-    documents = [json.loads(line)["text"].split(". ") for line in text.read_text(encoding="utf-8").splitlines()]
+    documents = [
+        json.loads(line)["text"].split(". ") for line in text.read_text(encoding="utf-8").splitlines()
+    ]
     rng, written = random.Random(0), 0
     with (shared_folder() / "text.jsonl").open("w", encoding="utf-8") as file:
         while written < SIZE:
@@ -73,9 +75,22 @@ def measured(way: str) -> Figures:
     memory, t0 = Memory(), perf_counter()
     memory.start()
     name = f"{way}-{os.getpid()}"
-    data = [ROOT / "data.py", "--files", shared_folder() / "text.jsonl", "--name", name, "--kind", "text",
-            "--tokenizer", "gpt2", "--data_dir", shared_folder() / "data"]
-    subprocess.run([sys.executable, *(data if way == "ours" else [__file__, way, name])], check=True, stdout=sys.stderr)
+    data = [
+        ROOT / "data.py",
+        "--files",
+        shared_folder() / "text.jsonl",
+        "--name",
+        name,
+        "--kind",
+        "text",
+        "--tokenizer",
+        "gpt2",
+        "--data_dir",
+        shared_folder() / "data",
+    ]
+    subprocess.run(
+        [sys.executable, *(data if way == "ours" else [__file__, way, name])], check=True, stdout=sys.stderr
+    )
     seconds = perf_counter() - t0
     memory.ended.set()
     memory.join()
@@ -87,6 +102,7 @@ def measured(way: str) -> Figures:
 def encoding():
     """GPT-2's tokens in tiktoken, from the vocabulary that the project has."""
     from tokenizer import load_tokenizer
+
     return load_tokenizer("gpt2").fast
 
 
@@ -98,8 +114,8 @@ def tiktoken_batch(out: Path) -> None:
         for ids in fast.encode_ordinary_batch(batch, num_threads=PROCESSES):
             np.array([*ids, EOS_ID], np.uint16).tofile(made)
         batch.clear()
-    with (shared_folder() / "text.jsonl").open(encoding="utf-8") as file, \
-            out.open("wb") as made:
+
+    with (shared_folder() / "text.jsonl").open(encoding="utf-8") as file, out.open("wb") as made:
         for line in file:
             batch.append(json.loads(line)["text"])
             if len(batch) == 1000:
@@ -110,19 +126,23 @@ def tiktoken_batch(out: Path) -> None:
 def datasets_map(out: Path) -> None:
     """datasets' map in a process for each core, its result then written in 1024 parts into a memmap."""
     from datasets import load_dataset
+
     cache = out.with_suffix(".cache")
-    rows = load_dataset("json", data_files=str(shared_folder() / "text.jsonl"), split="train", cache_dir=str(cache))
+    rows = load_dataset(
+        "json", data_files=str(shared_folder() / "text.jsonl"), split="train", cache_dir=str(cache)
+    )
     fast = encoding()
 
     def encode(row: dict) -> dict:
         ids = [*fast.encode_ordinary(row["text"]), EOS_ID]
         return {"ids": ids, "len": len(ids)}
+
     made = rows.map(encode, remove_columns=["text"], num_proc=PROCESSES)
     ids_file = np.memmap(out, np.uint16, "w+", shape=(int(np.sum(made["len"])),))
     first = 0
     for part in range(1024):
         ids = np.concatenate(made.shard(1024, part, contiguous=True).with_format("numpy")["ids"])
-        ids_file[first:first + len(ids)] = ids
+        ids_file[first : first + len(ids)] = ids
         first += len(ids)
     ids_file.flush()
 
@@ -133,6 +153,13 @@ if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in WAYS:
         WAYS[sys.argv[1]](shared_folder() / f"{sys.argv[2]}.bin")
     else:
-        main("M tokens/s", {"smolllama": lambda: measured("ours"), "tiktoken batch": lambda: measured("tiktoken"),
-                            "datasets.map, then memmap": lambda: measured("datasets")}, prepare,
-             {"text": "JSONL whose text is made longer"})
+        main(
+            "M tokens/s",
+            {
+                "smolllama": lambda: measured("ours"),
+                "tiktoken batch": lambda: measured("tiktoken"),
+                "datasets.map, then memmap": lambda: measured("datasets"),
+            },
+            prepare,
+            {"text": "JSONL whose text is made longer"},
+        )

@@ -40,16 +40,26 @@ ENV = DistributedEnv(0, 0, 1, torch.device("cpu"), torch.float32, "")
 BATCH, STEPS = 4, 10
 BATCH_BOUND, STEP_BOUND = 1e-4, 1e-3  # of figures above 1 the relative difference counts
 ROWS = {"instruct": PackedRows, "preference": PairRows}
-NAMES = {"accuracy": "rewards/accuracies", "margin": "rewards/margins", "chosen_reward": "rewards/chosen",
-         "rejected_reward": "rewards/rejected", "chosen_logps": "logps/chosen", "rejected_logps": "logps/rejected"}
+NAMES = {
+    "accuracy": "rewards/accuracies",
+    "margin": "rewards/margins",
+    "chosen_reward": "rewards/chosen",
+    "rejected_reward": "rewards/rejected",
+    "chosen_logps": "logps/chosen",
+    "rejected_logps": "logps/rejected",
+}
 
 
 # --- what both are given ---------------------------------------------------------------------------------------------
 
+
 def read_rows(path: str, kind: str, tokenizer: Tokenizer, context: int) -> list[dict]:
     """The rows of a file that fit the context whole: how those too long are cut is our own."""
-    rows = [row for span in sources.local_spans([path], 1 << 30)
-            for row, _ in sources.rows(span, conversations.COLUMNS[kind])]
+    rows = [
+        row
+        for span in sources.local_spans([path], 1 << 30)
+        for row, _ in sources.rows(span, conversations.COLUMNS[kind])
+    ]
     made = row_documents(((row, f"row {number}") for number, row in enumerate(rows, 1)), kind, tokenizer)
     fit = [max(len(ids) for ids, *_ in document.parts) <= context for document in made]
     print(f"{path}: {sum(fit)} of {len(fit)} rows fit {context} tokens")
@@ -72,17 +82,20 @@ def random_model(folder: Path, args: ModelArgs, tokenizer: Tokenizer, seed: int)
 
 # --- ours ------------------------------------------------------------------------------------------------------------
 
-def our_batches(folder: Path, kind: str, rows: list[dict], tokenizer: Tokenizer, reference: Llama) -> list[Batch]:
+
+def our_batches(
+    folder: Path, kind: str, rows: list[dict], tokenizer: Tokenizer, reference: Llama
+) -> list[Batch]:
     """BATCH rows of the file at a time, each time packed by themselves."""
     batches = []
     for first in range(0, len(rows), BATCH):
         writer = ShardWriter(folder, kind, first, id_dtype(tokenizer.vocab_size), with_keep=True)
-        for document in row_documents(((row, "") for row in rows[first:first + BATCH]), kind, tokenizer):
+        for document in row_documents(((row, "") for row in rows[first : first + BATCH]), kind, tokenizer):
             for part in document.parts:
                 writer.add(*part, ended=True)
         meta = {"splits": {kind: [writer.close()]}, "tokenizer": {"vocab_size": tokenizer.vocab_size}}
         packed = ROWS[kind](TokenDataset(folder, kind, meta), reference.args.block_size, 0)
-        batch, = fixed_batches(packed, len(packed), 0, 1)
+        (batch,) = fixed_batches(packed, len(packed), 0, 1)
         if kind == "preference":
             with torch.no_grad():
                 batch = batch._replace(reference=completion_logps(reference, batch))
@@ -104,14 +117,20 @@ def our_steps(objective: Objective, model: Llama, batches: list[Batch], args: Mo
     """The losses of STEPS steps of the trainer."""
     feed, scaler = itertools.cycle(batches), torch.amp.GradScaler("cpu", enabled=False)
     optimizers = build_optimizers(model, args)
-    return [train_step(objective, model, optimizers, scaler, SimpleNamespace(next=feed.__next__), args, ENV)["loss"]
-            for _ in range(STEPS)]
+    return [
+        train_step(objective, model, optimizers, scaler, SimpleNamespace(next=feed.__next__), args, ENV)[
+            "loss"
+        ]
+        for _ in range(STEPS)
+    ]
 
 
 # --- TRL's -----------------------------------------------------------------------------------------------------------
 
+
 def recording(trainer: type) -> type:
     """A TRL trainer that keeps each loss as it computes it; what it logs is rounded."""
+
     class Recording(trainer):
         losses: list[float] = []
 
@@ -119,44 +138,78 @@ def recording(trainer: type) -> type:
             loss = super().compute_loss(*args, **options)
             self.losses.append(loss.item())
             return loss
+
     return Recording
 
 
 def trl_options(folder: Path, args: ModelArgs) -> dict:
     """The settings of a TRL trainer that steps as ours does."""
-    return dict(output_dir=str(folder), use_cpu=True, bf16=False, per_device_train_batch_size=BATCH, max_steps=STEPS,
-                train_sampling_strategy="sequential", learning_rate=args.max_lr, lr_scheduler_type="constant",
-                weight_decay=args.weight_decay_optim, adam_beta1=args.beta_1, adam_beta2=args.beta_2,
-                max_grad_norm=args.clip, max_length=None, gradient_checkpointing=False, report_to="none",
-                save_strategy="no", disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False)
+    return dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        per_device_train_batch_size=BATCH,
+        max_steps=STEPS,
+        train_sampling_strategy="sequential",
+        learning_rate=args.max_lr,
+        lr_scheduler_type="constant",
+        weight_decay=args.weight_decay_optim,
+        adam_beta1=args.beta_1,
+        adam_beta2=args.beta_2,
+        max_grad_norm=args.clip,
+        max_length=None,
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        dataloader_pin_memory=False,
+    )
 
 
 def in_trl(folder: Path) -> transformers.PreTrainedModel:
     """A checkpoint as TRL loads it."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.model.embed_tokens.padding_idx = None  # else the end-of-text token inside conversations has no gradient
+    model.model.embed_tokens.padding_idx = (
+        None  # else the end-of-text token inside conversations has no gradient
+    )
     return model
 
 
 def sft_trainer(policy: Path, rows: list[dict], tokenizer: Tokenizer, options: dict) -> trl.SFTTrainer:
     """SFTTrainer on the ids of our template with the responses as completions."""
-    parts = [document.parts[0] for document in row_documents(((row, "") for row in rows), "instruct", tokenizer)]
-    data = datasets.Dataset.from_list([{"input_ids": ids.tolist(), "completion_mask": keep.astype(int).tolist()}
-                                       for ids, keep, _ in parts])
+    parts = [
+        document.parts[0] for document in row_documents(((row, "") for row in rows), "instruct", tokenizer)
+    ]
+    data = datasets.Dataset.from_list(
+        [{"input_ids": ids.tolist(), "completion_mask": keep.astype(int).tolist()} for ids, keep, _ in parts]
+    )
     return recording(trl.SFTTrainer)(
-        in_trl(policy), args=trl.SFTConfig(completion_only_loss=True, **options), train_dataset=data,
-        processing_class=transformers.AutoTokenizer.from_pretrained(policy))
+        in_trl(policy),
+        args=trl.SFTConfig(completion_only_loss=True, **options),
+        train_dataset=data,
+        processing_class=transformers.AutoTokenizer.from_pretrained(policy),
+    )
 
 
-def dpo_trainer(policy: Path, reference: Path, rows: list[dict], beta: float, kind: str,
-                options: dict) -> trl.DPOTrainer:
+def dpo_trainer(
+    policy: Path, reference: Path, rows: list[dict], beta: float, kind: str, options: dict
+) -> trl.DPOTrainer:
     """DPOTrainer on the rows as messages, which it brings into the checkpoint's chat template itself."""
     pairs = (conversations.preference(row, "") for row in rows)
-    data = datasets.Dataset.from_list([{"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:]}
-                                       for chosen, rejected, same in pairs])
+    data = datasets.Dataset.from_list(
+        [
+            {"prompt": chosen[:same], "chosen": chosen[same:], "rejected": rejected[same:]}
+            for chosen, rejected, same in pairs
+        ]
+    )
     return recording(trl.DPOTrainer)(
-        in_trl(policy), ref_model=in_trl(reference), args=trl.DPOConfig(beta=beta, loss_type=[kind], **options),
-        train_dataset=data, processing_class=transformers.AutoTokenizer.from_pretrained(policy))
+        in_trl(policy),
+        ref_model=in_trl(reference),
+        args=trl.DPOConfig(beta=beta, loss_type=[kind], **options),
+        train_dataset=data,
+        processing_class=transformers.AutoTokenizer.from_pretrained(policy),
+    )
 
 
 def trl_figures(trainer: transformers.Trainer) -> list[dict[str, float]]:
@@ -168,7 +221,9 @@ def trl_figures(trainer: transformers.Trainer) -> list[dict[str, float]]:
         with torch.no_grad():
             figure = {"loss": trainer.compute_loss(trainer.model, inputs).item()}
         logged = trainer._metrics["eval"]  # what its log() would average
-        figures.append(figure | {ours: logged[theirs][0] for ours, theirs in NAMES.items() if theirs in logged})
+        figures.append(
+            figure | {ours: logged[theirs][0] for ours, theirs in NAMES.items() if theirs in logged}
+        )
     return figures
 
 
@@ -182,6 +237,7 @@ def trl_steps(trainer: transformers.Trainer) -> list[float]:
 
 # --- the comparison --------------------------------------------------------------------------------------------------
 
+
 def compare(what: str, ours: list[dict[str, float]], theirs: list[dict[str, float]], bound: float) -> bool:
     """Print the largest difference of each figure; whether all are within the bound."""
     fine = len(ours) == len(theirs) and all(a.keys() == b.keys() for a, b in zip(ours, theirs, strict=True))
@@ -190,14 +246,19 @@ def compare(what: str, ours: list[dict[str, float]], theirs: list[dict[str, floa
         worst = max(abs(a - b) / max(1.0, abs(b)) for a, b in pairs)
         fine &= worst <= bound
         low, high = min(b for _, b in pairs), max(b for _, b in pairs)
-        print(f"{what:26} {name:16} {len(pairs):3} from {low:11.5f} to {high:11.5f}, difference {worst:.1e} "
-              f"{'within' if worst <= bound else 'ABOVE'} {bound:g}", flush=True)
+        print(
+            f"{what:26} {name:16} {len(pairs):3} from {low:11.5f} to {high:11.5f}, difference {worst:.1e} "
+            f"{'within' if worst <= bound else 'ABOVE'} {bound:g}",
+            flush=True,
+        )
     return fine
 
 
 def main() -> int:
     """Compare both stages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--instruct", required=True, help="instructions: .json, .jsonl or .parquet")
     parser.add_argument("--preference", required=True, help="preference pairs, likewise")
     parser.add_argument("--block_size", type=int, default=2048, help="context; longer rows are left out")
@@ -205,26 +266,57 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     tokenizer, results = gpt2(), []
-    args = ModelArgs(embeddings_dims=64, no_of_decoder_layers=2, no_of_heads=4, block_size=asked.block_size,
-                     dropout=0.0, attn_dropout=0.0, device="cpu", max_lr=1e-3, beta=0.1, gradient_accumulation_steps=1)
+    args = ModelArgs(
+        embeddings_dims=64,
+        no_of_decoder_layers=2,
+        no_of_heads=4,
+        block_size=asked.block_size,
+        dropout=0.0,
+        attn_dropout=0.0,
+        device="cpu",
+        max_lr=1e-3,
+        beta=0.1,
+        gradient_accumulation_steps=1,
+    )
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        policy, reference = (random_model(folder / name, args, tokenizer, seed)
-                             for seed, name in enumerate(("policy", "reference"), 1))
-        for kind, path, losses in (("instruct", asked.instruct, [None]),
-                                   ("preference", asked.preference, ["sigmoid", "ipo"])):
+        policy, reference = (
+            random_model(folder / name, args, tokenizer, seed)
+            for seed, name in enumerate(("policy", "reference"), 1)
+        )
+        for kind, path, losses in (
+            ("instruct", asked.instruct, [None]),
+            ("preference", asked.preference, ["sigmoid", "ipo"]),
+        ):
             rows = read_rows(path, kind, tokenizer, args.block_size)
             batches = our_batches(folder, kind, rows, tokenizer, checkpoint.load_model(reference)[0])
             for loss in losses:
                 objective = preference(args.replace(dpo_loss=loss)) if loss else next_token
                 model, options = checkpoint.load_model(policy)[0], trl_options(folder / "trl", args)
-                theirs = (dpo_trainer(policy, reference, rows, args.beta, loss, options) if loss
-                          else sft_trainer(policy, rows, tokenizer, options))
+                theirs = (
+                    dpo_trainer(policy, reference, rows, args.beta, loss, options)
+                    if loss
+                    else sft_trainer(policy, rows, tokenizer, options)
+                )
                 name = f"DPO ({loss})" if loss else "SFT"
-                results.append(compare(f"{name}, each batch", our_figures(objective, model, batches),
-                                       trl_figures(theirs), BATCH_BOUND))
-                results.append(compare(f"{name}, {STEPS} steps", *([{"loss": x} for x in steps] for steps in (
-                    our_steps(objective, model, batches, args), trl_steps(theirs))), STEP_BOUND))
+                results.append(
+                    compare(
+                        f"{name}, each batch",
+                        our_figures(objective, model, batches),
+                        trl_figures(theirs),
+                        BATCH_BOUND,
+                    )
+                )
+                results.append(
+                    compare(
+                        f"{name}, {STEPS} steps",
+                        *(
+                            [{"loss": x} for x in steps]
+                            for steps in (our_steps(objective, model, batches, args), trl_steps(theirs))
+                        ),
+                        STEP_BOUND,
+                    )
+                )
     return 0 if all(results) else 1
 
 

@@ -67,13 +67,24 @@ def collate(rows: list[Row]) -> Batch:
         branches = np.stack([row.branches for row in rows])
         completion_index = (2 * (doc_ids + first[:, None]) + branches - 1).ravel()[loss_positions]
         pair_boundaries = np.bincount(completion_index // 2, minlength=sum(counts)).cumsum().tolist()
-        pairs = {"branches": branches, "positions": np.stack([row.positions for row in rows]),
-                 "completion_index": completion_index, "reference": np.concatenate([row.reference for row in rows])}
+        pairs = {
+            "branches": branches,
+            "positions": np.stack([row.positions for row in rows]),
+            "completion_index": completion_index,
+            "reference": np.concatenate([row.reference for row in rows]),
+        }
     packed = bool(pairs) or (doc_ids != doc_ids[:, :1]).any()
-    arrays = {"tokens": tokens, "labels": labels, **({"doc_ids": doc_ids} if packed else {}),
-              **({"segments": attention_segments(doc_ids, pairs.get("branches"))} if packed else {}),
-              **({"loss_positions": loss_positions} if len(loss_positions) < labels.size else {}), **pairs}
-    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()}, pair_boundaries=pair_boundaries)
+    arrays = {
+        "tokens": tokens,
+        "labels": labels,
+        **({"doc_ids": doc_ids} if packed else {}),
+        **({"segments": attention_segments(doc_ids, pairs.get("branches"))} if packed else {}),
+        **({"loss_positions": loss_positions} if len(loss_positions) < labels.size else {}),
+        **pairs,
+    }
+    return Batch(
+        **{name: torch.from_numpy(array) for name, array in arrays.items()}, pair_boundaries=pair_boundaries
+    )
 
 
 def attention_segments(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:
@@ -88,6 +99,8 @@ def attention_segments(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.n
     opens[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
     parts[:, 1:] = opens[:, 1:] | (branches[:, 1:] != branches[:, :-1])
     starts = np.flatnonzero(parts)
-    first = np.maximum.accumulate(np.where(opens.ravel()[starts], starts, 0))  # where the run's document starts
+    first = np.maximum.accumulate(
+        np.where(opens.ravel()[starts], starts, 0)
+    )  # where the run's document starts
     follows = (branches.ravel()[starts] > 0) & (branches.ravel()[first] == 0)
     return np.stack([np.diff(starts, append=doc_ids.size), follows], axis=1)

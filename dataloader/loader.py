@@ -20,8 +20,10 @@ class StreamRows:
 
     def __init__(self, store: TokenDataset, T: int, seed: int):
         if len(store) <= T:
-            raise UserError(f"the {store.split} set in {store.folder} holds {len(store):,} tokens, fewer than one row "
-                            f"of --block_size {T} + 1: choose a smaller block_size or prepare more text")
+            raise UserError(
+                f"the {store.split} set in {store.folder} holds {len(store):,} tokens, fewer than one row "
+                f"of --block_size {T} + 1: choose a smaller block_size or prepare more text"
+            )
         self.store, self.T, self.seed, self.notes = store, T, seed, []
 
     def __len__(self) -> int:
@@ -69,8 +71,14 @@ class PackedRows:
         lengths = np.diff(store.bounds)
         self.members = best_fit_decreasing(np.minimum(lengths, T + 1) - 1, T)
         long = int((lengths > T + 1).sum())
-        self.notes = [f"{long:,} of {len(lengths):,} conversations in the {store.split} set are longer than a row: the "
-                      "oldest part of the prompt is left out"] if long else []
+        self.notes = (
+            [
+                f"{long:,} of {len(lengths):,} conversations in the {store.split} set are longer than a row: the "
+                "oldest part of the prompt is left out"
+            ]
+            if long
+            else []
+        )
 
     def __len__(self) -> int:
         """Rows in an epoch."""
@@ -82,10 +90,12 @@ class PackedRows:
 
     def at(self, place: int) -> Row:
         """The row at a place of the packing."""
-        row = Row(np.zeros(self.T, np.int64), np.full(self.T, IGNORE), np.full(self.T, len(self.members[place])))
+        row = Row(
+            np.zeros(self.T, np.int64), np.full(self.T, IGNORE), np.full(self.T, len(self.members[place]))
+        )
         end = 0
         for number, document in enumerate(self.members[place]):
-            (ids, keep), = truncate_to_context([self.store.document(document)], self.T + 1)
+            ((ids, keep),) = truncate_to_context([self.store.document(document)], self.T + 1)
             start, end = end, end + len(ids) - 1
             row.tokens[start:end] = ids[:-1]
             row.labels[start:end] = np.where(keep[1:], ids[1:], IGNORE)
@@ -112,12 +122,19 @@ class PairRows:
             sizes[pair] *= not np.array_equal(chosen, rejected)
         used = np.flatnonzero(sizes)
         if not len(used):
-            raise UserError(f"no pair of the {store.split} set in {store.folder} differs within --block_size {T} + 1 "
-                            "tokens: choose a larger block_size")
+            raise UserError(
+                f"no pair of the {store.split} set in {store.folder} differs within --block_size {T} + 1 "
+                "tokens: choose a larger block_size"
+            )
         self.members = [used[row] for row in best_fit_decreasing(sizes[used], self.T)]
-        self.notes = [f"{long:,} of {2 * pairs:,} answers in the {store.split} set are longer with their prompt than "
-                      f"--block_size {T} + 1: the oldest part of the prompt is left out, then the end of the answer"
-                      ] if long else []
+        self.notes = (
+            [
+                f"{long:,} of {2 * pairs:,} answers in the {store.split} set are longer with their prompt than "
+                f"--block_size {T} + 1: the oldest part of the prompt is left out, then the end of the answer"
+            ]
+            if long
+            else []
+        )
         self.notes += [f"{equal:,} pairs are left out, since nothing tells them apart then"] if equal else []
 
     def __len__(self) -> int:
@@ -131,16 +148,31 @@ class PairRows:
     def at(self, place: int) -> Row:
         """The row at a place of the packing."""
         T, pairs = self.T, self.members[place]
-        row = Row(np.zeros(T, np.int64), np.full(T, IGNORE), np.full(T, len(pairs)), np.zeros(T, np.int64),
-                  np.zeros(T, np.int64), self.reference[pairs].ravel())
+        row = Row(
+            np.zeros(T, np.int64),
+            np.full(T, IGNORE),
+            np.full(T, len(pairs)),
+            np.zeros(T, np.int64),
+            np.zeros(T, np.int64),
+            self.reference[pairs].ravel(),
+        )
         end = 0
         for number, pair in enumerate(pairs):
             *answers, common = self._pair(pair)
-            pieces = [(0, answers[0][0][:common + 1], None, 0), *((1 + side, ids[common:], keep[common + 1:], common)
-                                                                  for side, (ids, keep) in enumerate(answers))]
+            pieces = [
+                (0, answers[0][0][: common + 1], None, 0),
+                *(
+                    (1 + side, ids[common:], keep[common + 1 :], common)
+                    for side, (ids, keep) in enumerate(answers)
+                ),
+            ]
             for branch, ids, learned, position in pieces:
                 start, end = end, end + len(ids) - 1
-                row.tokens[start:end], row.doc_ids[start:end], row.branches[start:end] = ids[:-1], number, branch
+                row.tokens[start:end], row.doc_ids[start:end], row.branches[start:end] = (
+                    ids[:-1],
+                    number,
+                    branch,
+                )
                 row.positions[start:end] = np.arange(position, position + len(ids) - 1)
                 if learned is not None:
                     row.labels[start:end] = np.where(learned, ids[1:], IGNORE)
@@ -148,14 +180,18 @@ class PairRows:
 
     def _pair(self, pair: int) -> tuple[tuple, tuple, int]:
         """(ids, keep) of chosen and rejected as they fit, and how many tokens the branches share before they part."""
-        answers = truncate_to_context([self.store.document(2 * pair), self.store.document(2 * pair + 1)], self.context + 1)
+        answers = truncate_to_context(
+            [self.store.document(2 * pair), self.store.document(2 * pair + 1)], self.context + 1
+        )
         first = min(int(keep.argmax()) for _, keep in answers)
         a, b = (ids[:first] for ids, _ in answers)
         differ = np.flatnonzero(a != b)
         return *answers, max(0, (int(differ[0]) if len(differ) else first) - 1)
 
 
-def truncate_to_context(answers: list[tuple[np.ndarray, np.ndarray]], room: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def truncate_to_context(
+    answers: list[tuple[np.ndarray, np.ndarray]], room: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(ids, keep) of one or more answers to one prompt, cut so that each has at most `room` tokens.
 
     What stands before the last response loses its oldest part, down to half the room; then responses lose their end.
@@ -163,10 +199,13 @@ def truncate_to_context(answers: list[tuple[np.ndarray, np.ndarray]], room: int)
     starts = [len(keep) - int((~keep[::-1]).argmax()) if not keep.all() else 0 for _, keep in answers]
     if len(set(starts)) > 1:  # more turns on one side: what is cut of it must not be cut of the other
         return [truncate_to_context([answer], room)[0] for answer in answers]
-    prompt, response = max(starts), max(len(ids) - start for (ids, _), start in zip(answers, starts, strict=True))
+    prompt, response = (
+        max(starts),
+        max(len(ids) - start for (ids, _), start in zip(answers, starts, strict=True)),
+    )
     excess = max(0, prompt - max(room - response, min(prompt, room // 2)))
     left = [min(excess, max(0, start - 1)) for start in starts]
-    return [(ids[n:n + room], keep[n:n + room]) for (ids, keep), n in zip(answers, left, strict=True)]
+    return [(ids[n : n + room], keep[n : n + room]) for (ids, keep), n in zip(answers, left, strict=True)]
 
 
 def best_fit_decreasing(sizes: np.ndarray, room: int) -> list[np.ndarray]:
@@ -181,9 +220,10 @@ def best_fit_decreasing(sizes: np.ndarray, room: int) -> list[np.ndarray]:
         fit = np.clip(count - (fit.cumsum() - fit), 0, fit)
         rest = count - int(fit.sum())
         opened = -(-rest // (room // size))
-        places = np.concatenate([np.repeat(np.arange(rows), fit),
-                                 np.repeat(np.arange(rows, rows + opened), room // size)[:rest]])
-        row_of[order[done:done + count]] = places
+        places = np.concatenate(
+            [np.repeat(np.arange(rows), fit), np.repeat(np.arange(rows, rows + opened), room // size)[:rest]]
+        )
+        row_of[order[done : done + count]] = places
         rows, done = rows + opened, done + count
         free[:rows] -= size * np.bincount(places, minlength=rows)
     in_rows = np.argsort(row_of, kind="stable")
@@ -197,8 +237,15 @@ FixedRows = StreamValidation | PackedRows | PairRows
 class Loader:
     """Endless batches of B rows; all ranks together take B x world rows of the one order at a time."""
 
-    def __init__(self, rows: Rows, batch_size: int, rank: int, world_size: int, cursor: int = 0,
-                 left_out: list[list[int]] | None = None):
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        cursor: int = 0,
+        left_out: list[list[int]] | None = None,
+    ):
         self.rows, self.batch_size, self.rank, self.world_size = rows, batch_size, rank, world_size
         self.cursor = cursor  # rows that all ranks together have taken: the whole position in the data
         # (first, count): at position `first`, so many rows are passed over. The list may grow from outside.
@@ -217,20 +264,23 @@ class Loader:
         return collate([self.rows[self.number(n)] for n in range(first, first + self.batch_size)])
 
 
-def fixed_batches(rows: FixedRows, batch_size: int, rank: int, world_size: int,
-                  limit: int | None = None) -> Iterator[Batch]:
+def fixed_batches(
+    rows: FixedRows, batch_size: int, rank: int, world_size: int, limit: int | None = None
+) -> Iterator[Batch]:
     """This rank's share of the rows in their own order: all of them, or `limit` rows spread evenly over the set."""
     wanted = len(rows) if limit is None else min(len(rows), limit)
     numbers = [i * len(rows) // wanted for i in range(wanted)]
     for first in range(0, wanted, batch_size * world_size):
-        own = numbers[first + rank * batch_size:first + (rank + 1) * batch_size]
+        own = numbers[first + rank * batch_size : first + (rank + 1) * batch_size]
         # Every rank takes part in every round; one without rows of its own gets a row of which nothing counts.
         yield collate([rows.at(n) for n in own] or [_ignored_row(rows.at(0))])
 
 
 def _ignored_row(row: Row) -> Row:
-    return row._replace(labels=np.full_like(row.labels, IGNORE),
-                        reference=None if row.reference is None else row.reference[:0])
+    return row._replace(
+        labels=np.full_like(row.labels, IGNORE),
+        reference=None if row.reference is None else row.reference[:0],
+    )
 
 
 def turn(n: int, size: int, seed: int) -> tuple[int, int]:

@@ -40,8 +40,12 @@ def show(folder: Path, split: str, row: int, block_size: int | None) -> str:
 def _painted(ids: np.ndarray, keep: np.ndarray, tokenizer: Tokenizer) -> str:
     """The text of ids (T,), run by run of what is learned and what is not."""
     runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(keep)) + 1)
-    return "".join(_colored(tokenizer.hf.decode(ids[run].tolist(), skip_special_tokens=False),
-                            GREEN if keep[run[0]] else GRAY) for run in runs)
+    return "".join(
+        _colored(
+            tokenizer.hf.decode(ids[run].tolist(), skip_special_tokens=False), GREEN if keep[run[0]] else GRAY
+        )
+        for run in runs
+    )
 
 
 def _cut(tokens: int) -> str:

@@ -1,7 +1,7 @@
 """Rows of instruction and preference data as conversations, each turn {"role": system | user | assistant, "content"}.
 
-    instruct      instruction, input, output (Alpaca); or messages
-    preference    chosen and rejected: message lists, or strings with a prompt (a string or a message list)
+instruct      instruction, input, output (Alpaca); or messages
+preference    chosen and rejected: message lists, or strings with a prompt (a string or a message list)
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,11 @@ from runtime.errors import UserError
 from tokenizer import HEADINGS, instruction_text
 
 Messages = list[dict[str, str]]
-COLUMNS = {"text": ("text",), "instruct": ("messages", "instruction", "input", "output"),
-           "preference": ("prompt", "chosen", "rejected")}
+COLUMNS = {
+    "text": ("text",),
+    "instruct": ("messages", "instruction", "input", "output"),
+    "preference": ("prompt", "chosen", "rejected"),
+}
 
 
 class NothingToLearn(UserError):
@@ -24,29 +27,44 @@ def instruction(row: object, where: object) -> Messages:
         return _answered(_messages(row["messages"], "messages", where), "messages", where)
     given = text(row, "input", where) if row.get("input") else ""
     asked = instruction_text(text(row, "instruction", where), given)
-    return _answered([{"role": "user", "content": asked},
-                      {"role": "assistant", "content": text(row, "output", where)}], "output", where)
+    return _answered(
+        [{"role": "user", "content": asked}, {"role": "assistant", "content": text(row, "output", where)}],
+        "output",
+        where,
+    )
 
 
 def preference(row: object, where: object) -> tuple[Messages, Messages, int]:
     """(chosen, rejected, how many first turns they have in common). Raises UserError as instruction does."""
     asked, pair = [], []
     if _columns(row, "chosen", where).get("prompt") is not None:
-        asked = (_messages(row["prompt"], "prompt", where) if isinstance(row["prompt"], list)
-                 else [{"role": "user", "content": text(row, "prompt", where).strip()}])
+        asked = (
+            _messages(row["prompt"], "prompt", where)
+            if isinstance(row["prompt"], list)
+            else [{"role": "user", "content": text(row, "prompt", where).strip()}]
+        )
     for name in ("chosen", "rejected"):
         answer = row.get(name)
-        answer = (_messages(answer, name, where) if isinstance(answer, list)
-                  else [{"role": "assistant", "content": text(row, name, where).strip()}])
-        pair.append(_answered(answer if answer[:len(asked)] == asked else asked + answer, name, where))
+        answer = (
+            _messages(answer, name, where)
+            if isinstance(answer, list)
+            else [{"role": "assistant", "content": text(row, name, where).strip()}]
+        )
+        pair.append(_answered(answer if answer[: len(asked)] == asked else asked + answer, name, where))
     chosen, rejected = pair
-    same = next((n for n, turns in enumerate(zip(chosen, rejected, strict=False)) if turns[0] != turns[1]),
-                min(len(chosen), len(rejected)))
+    same = next(
+        (n for n, turns in enumerate(zip(chosen, rejected, strict=False)) if turns[0] != turns[1]),
+        min(len(chosen), len(rejected)),
+    )
     if same == min(len(chosen), len(rejected)):
-        how = "are the same" if len(chosen) == len(rejected) else "are the same as far as the shorter one goes"
+        how = (
+            "are the same" if len(chosen) == len(rejected) else "are the same as far as the shorter one goes"
+        )
         raise NothingToLearn(f"{where}: chosen and rejected {how}")
     if same == 0:
-        raise UserError(f"{where}: chosen and rejected have no turn in common: both must begin with the same prompt")
+        raise UserError(
+            f"{where}: chosen and rejected have no turn in common: both must begin with the same prompt"
+        )
     return chosen, rejected, same
 
 
@@ -83,18 +101,26 @@ def _messages(turns: object, name: str, where: object) -> Messages:
         if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
             raise UserError(f"{where}: turn {number} of {name!r} is {turn!r:.60}, not a role and a content")
         if turn["role"] not in HEADINGS:
-            raise UserError(f"{where}: turn {number} of {name!r} has the unknown role {turn['role']!r:.40}; "
-                            f"known are {', '.join(HEADINGS)}")
-        found.append({"role": turn["role"],
-                      "content": _characters(turn["content"], f"turn {number} of {name!r}", where).strip()})
+            raise UserError(
+                f"{where}: turn {number} of {name!r} has the unknown role {turn['role']!r:.40}; "
+                f"known are {', '.join(HEADINGS)}"
+            )
+        found.append(
+            {
+                "role": turn["role"],
+                "content": _characters(turn["content"], f"turn {number} of {name!r}", where).strip(),
+            }
+        )
     return found
 
 
 def _answered(messages: Messages, name: str, where: object) -> Messages:
     """The messages, whose last turn must be a response with something in it."""
     if messages[-1]["role"] != "assistant":
-        raise UserError(f"{where}: the last turn of {name!r} is the {messages[-1]['role']}'s, not the assistant's: "
-                        "there is no response to learn")
+        raise UserError(
+            f"{where}: the last turn of {name!r} is the {messages[-1]['role']}'s, not the assistant's: "
+            "there is no response to learn"
+        )
     if not messages[-1]["content"].strip():
         raise NothingToLearn(f"{where}: the response in {name!r} is empty")
     return messages

@@ -51,8 +51,9 @@ def texts(span: Span) -> Iterator[tuple[str, bool]]:
         yield from ((document.strip(), True) for document in text.split(EOS) if document.strip())
 
 
-def row_documents(rows: Iterable[tuple[object, object]], kind: str, tokenizer: Tokenizer,
-                  lenient: bool = False) -> Iterator[Document | None]:
+def row_documents(
+    rows: Iterable[tuple[object, object]], kind: str, tokenizer: Tokenizer, lenient: bool = False
+) -> Iterator[Document | None]:
     """The documents of rows, each given with the words that name it."""
     make = {"text": _text, "instruct": _instruct, "preference": _preference}[kind]
     for row, where in rows:
@@ -97,14 +98,15 @@ def _preference(row: object, where: object, tokenizer: Tokenizer) -> Document:
     return _conversations([chosen, rejected], chosen[:same], same, tokenizer)
 
 
-def _conversations(talks: list[conversations.Messages], prompt: conversations.Messages, given: int,
-                   tokenizer: Tokenizer) -> Document:
+def _conversations(
+    talks: list[conversations.Messages], prompt: conversations.Messages, given: int, tokenizer: Tokenizer
+) -> Document:
     """A document of conversations of which the first `given` turns are not learned."""
     parts = []
     for messages in talks:
         ids, keep = tokenizer.render(messages)
         keep = np.array(keep)
-        keep[:len(tokenizer.render(messages[:given])[0])] = False
+        keep[: len(tokenizer.render(messages[:given])[0])] = False
         answers = (turn["content"].strip() for turn in messages[given:] if turn["role"] == "assistant")
         parts.append((np.array(ids, np.uint32), keep, sum(len(answer.encode()) for answer in answers)))
     return Document(parts, json.dumps(prompt))

@@ -1,7 +1,7 @@
 """The datasets that have a name, and the spans of whatever is to be prepared.
 
-    stories       the built-in story world: stories, stories_instruct, stories_preference, one tokenizer for all three
-    fw, tinystories, alpaca, dpo       on the Hugging Face hub
+stories       the built-in story world: stories, stories_instruct, stories_preference, one tokenizer for all three
+fw, tinystories, alpaca, dpo       on the Hugging Face hub
 """
 
 import hashlib
@@ -20,11 +20,15 @@ from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
 HUB = {
     "fw": HubDataset("HuggingFaceFW/fineweb", {None: "sample/10BT/*.parquet"}),
-    "tinystories": HubDataset("roneneldan/TinyStories",
-                              {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}),
+    "tinystories": HubDataset(
+        "roneneldan/TinyStories", {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}
+    ),
     "alpaca": HubDataset("yahma/alpaca-cleaned", {None: "*.json"}, "instruct"),
-    "dpo": HubDataset("trl-lib/ultrafeedback_binarized",
-                      {"train": "data/train-*.parquet", "val": "data/test-*.parquet"}, "preference"),
+    "dpo": HubDataset(
+        "trl-lib/ultrafeedback_binarized",
+        {"train": "data/train-*.parquet", "val": "data/test-*.parquet"},
+        "preference",
+    ),
 }
 VAL_FRACTION = {"fw": 0.2}  # of the documents, where a dataset has no split of its own; 0.1 elsewhere
 STORY_VOCABULARY = 2048
@@ -42,7 +46,9 @@ class StorySet:
 
 
 STORIES = {
-    "stories": StorySet("text", lambda *place: {"text": story_at(*place)[1]}, {"train": 30_000, "val": 2_000}, 800),
+    "stories": StorySet(
+        "text", lambda *place: {"text": story_at(*place)[1]}, {"train": 30_000, "val": 2_000}, 800
+    ),
     "stories_instruct": StorySet("instruct", conversation_at, {"train": 34_000, "val": 1_000}, 400),
     "stories_preference": StorySet("preference", preference_at, {"train": 4_000, "val": 400}, 1300),
 }
@@ -75,8 +81,17 @@ def file_source(name: str, kind: str, paths: list[str]) -> Source:
         raise UserError(f"{texts[0]}: a .txt file has no rows of kind {kind}: give .jsonl, .json or .parquet")
     sizes = [os.stat(path).st_size if os.path.isfile(path) else 0 for path in paths]
     spans = local_spans(paths, unit_bytes(sum(sizes)))
-    return Source(name, kind, spans, {"files": [{"path": path, "bytes": size, "modified": os.stat(path).st_mtime}
-                                                for path, size in zip(paths, sizes, strict=True)]})
+    return Source(
+        name,
+        kind,
+        spans,
+        {
+            "files": [
+                {"path": path, "bytes": size, "modified": os.stat(path).st_mtime}
+                for path, size in zip(paths, sizes, strict=True)
+            ]
+        },
+    )
 
 
 def story_sources(seed: int) -> list[Source]:
@@ -92,9 +107,17 @@ def _story_source(name: str, seed: int) -> Source:
             stop = min(start + step, count)
             spans.append(Span("story world", name, start, stop, (stop - start) * made.row_bytes, split))
     sample = json.dumps([made.row_at(split, n, seed) for split in made.rows for n in range(100)])
-    return Source(name, made.kind, spans, {  # new words make a new plan
-        "generator": "story_world.py", "sha256": hashlib.sha256(sample.encode()).hexdigest(), "seed": seed,
-        "rows": made.rows})
+    return Source(
+        name,
+        made.kind,
+        spans,
+        {  # new words make a new plan
+            "generator": "story_world.py",
+            "sha256": hashlib.sha256(sample.encode()).hexdigest(),
+            "seed": seed,
+            "rows": made.rows,
+        },
+    )
 
 
 def story_rows(span: Span, seed: int) -> Iterator[tuple[dict, str]]:
@@ -106,6 +129,11 @@ def story_rows(span: Span, seed: int) -> Iterator[tuple[dict, str]]:
 def story_tokenizer(seed: int) -> Tokenizer:
     """A BPE trained on stories, and on questions and answers with the template's headings, which are short then."""
     told = (story_at("train", n, seed)[1] for n in range(TOLD))
-    asked = (HEADINGS["user"] + instruction_text(row["instruction"], row["input"]) + f"\n\n{HEADINGS['assistant']}"
-             + row["output"] for row in (instruction_at("train", n, seed) for n in range(TOLD // 2)))
+    asked = (
+        HEADINGS["user"]
+        + instruction_text(row["instruction"], row["input"])
+        + f"\n\n{HEADINGS['assistant']}"
+        + row["output"]
+        for row in (instruction_at("train", n, seed) for n in range(TOLD // 2))
+    )
     return train_bpe(itertools.chain(told, asked), STORY_VOCABULARY)

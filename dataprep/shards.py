@@ -38,7 +38,9 @@ class _File:
 
     def __init__(self, path: Path):
         self.path, self.temporary = path, path.with_name(path.name + ".tmp")
-        self.temporary.unlink(missing_ok=True)  # an earlier try may still hold it open: let it write elsewhere
+        self.temporary.unlink(
+            missing_ok=True
+        )  # an earlier try may still hold it open: let it write elsewhere
         self.file, self.digest = self.temporary.open("wb"), hashlib.sha256()
 
     def write(self, array: np.ndarray) -> None:
@@ -56,8 +58,10 @@ class ShardWriter:
     """Writes documents to the files of one shard of one split."""
 
     def __init__(self, folder: Path, split: str, index: int, dtype: type, with_keep: bool):
-        self.files = {part: _File(folder / f"{split}-{index:05d}.{part}.bin")
-                      for part in ("tokens", "ends", *(["keep"] if with_keep else []))}
+        self.files = {
+            part: _File(folder / f"{split}-{index:05d}.{part}.bin")
+            for part in ("tokens", "ends", *(["keep"] if with_keep else []))
+        }
         self.dtype, self.tokens, self.documents, self.bytes = dtype, 0, 0, 0
 
     def add(self, ids: np.ndarray, keep: np.ndarray | None, text_bytes: int, ended: bool) -> None:
@@ -74,8 +78,12 @@ class ShardWriter:
         """Make the files appear; returns the shard's entry in meta.json."""
         for file in self.files.values():
             file.close()
-        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes,
-                "sha256": {file.path.name: file.digest.hexdigest() for file in self.files.values()}}
+        return {
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "sha256": {file.path.name: file.digest.hexdigest() for file in self.files.values()},
+        }
 
 
 class TokenDataset:
@@ -89,8 +97,9 @@ class TokenDataset:
         self.documents = sum(shard["documents"] for shard in shards)
         dtype = id_dtype(meta["tokenizer"]["vocab_size"])
         self._tokens = [self._map(shard, "tokens", dtype, shard["tokens"]) for shard in shards]
-        self._keep = [self._map(shard, "keep", np.uint8, shard["tokens"])
-                      for shard in shards if "keep" in _names(shard)]
+        self._keep = [
+            self._map(shard, "keep", np.uint8, shard["tokens"]) for shard in shards if "keep" in _names(shard)
+        ]
 
     def _map(self, shard: dict, part: str, dtype: type, count: int) -> np.ndarray:
         path = self.folder / _names(shard)[part]
@@ -112,7 +121,7 @@ class TokenDataset:
             start %= len(self)
             shard = int(np.searchsorted(self.starts, start, side="right")) - 1
             offset = start - int(self.starts[shard])
-            piece = shards[shard][offset:offset + count]
+            piece = shards[shard][offset : offset + count]
             pieces.append(piece)
             start, count = start + len(piece), count - len(piece)
         return np.concatenate(pieces)
@@ -121,8 +130,10 @@ class TokenDataset:
     def bounds(self) -> np.ndarray:
         """Where each document begins, and where the last one ends: (documents + 1,)."""
         shards = self.meta["splits"][self.split]
-        ends = [self._map(shard, "ends", np.int64, shard["documents"]) + start
-                for shard, start in zip(shards, self.starts, strict=False)]
+        ends = [
+            self._map(shard, "ends", np.int64, shard["documents"]) + start
+            for shard, start in zip(shards, self.starts, strict=False)
+        ]
         return np.concatenate([[0], *ends])
 
     @functools.cached_property
@@ -137,15 +148,24 @@ class TokenDataset:
         return self.read(start, count), keep
 
 
-def split_validation(folder: Path, shards: list[dict], kind: str, fraction: float, dtype: type, free: int,
-             size: Callable[[np.ndarray], int]) -> dict[str, list[dict]]:
+def split_validation(
+    folder: Path,
+    shards: list[dict],
+    kind: str,
+    fraction: float,
+    dtype: type,
+    free: int,
+    size: Callable[[np.ndarray], int],
+) -> dict[str, list[dict]]:
     """The shards of both splits where every document fell on one side (there are few): the last part is held out.
 
     What is equal counts once and is cut at the same place, so that no text or prompt is on both sides; the text at the
     cut is divided, conversations and pairs stay whole. The new shards are numbered from `free` on, beside the old ones,
     which a kill leaves whole. `size` gives the bytes of the text of some ids.
     """
-    places: dict[bytes, tuple[int, int]] = {}  # of each distinct text, part of one, or prompt in the row of them all
+    places: dict[
+        bytes, tuple[int, int]
+    ] = {}  # of each distinct text, part of one, or prompt in the row of them all
     total = 0
     for shard in shards:
         for group in _iter_examples(folder, shard, kind, dtype):
@@ -153,7 +173,9 @@ def split_validation(folder: Path, shards: list[dict], kind: str, fraction: floa
             total = max(total, places.setdefault(_digest(group, kind), (total, end))[1])
     cut, made = total - round(total * fraction), {split: [] for split in SPLITS}
     for index, shard in enumerate(shards, free):
-        writers = {split: ShardWriter(folder, split, index, dtype, with_keep=kind != "text") for split in SPLITS}
+        writers = {
+            split: ShardWriter(folder, split, index, dtype, with_keep=kind != "text") for split in SPLITS
+        }
         for group in _iter_examples(folder, shard, kind, dtype):
             start, end = places[_digest(group, kind)]
             if kind != "text":
@@ -161,7 +183,7 @@ def split_validation(folder: Path, shards: list[dict], kind: str, fraction: floa
                 for ids, keep, ended in group:
                     writers[split].add(ids, keep, size(ids[keep > 0]), ended)
                 continue
-            (ids, _, ended), = group
+            ((ids, _, ended),) = group
             here = min(max(cut - start, 0), len(ids))
             if here > 0:
                 writers["train"].add(ids[:here], None, size(ids[:here]), ended or start + len(ids) >= cut)
@@ -179,16 +201,21 @@ def _iter_examples(folder: Path, shard: dict, kind: str, dtype: type) -> Iterato
     names = _names(shard)
     ids, ends = np.fromfile(folder / names["tokens"], dtype), np.fromfile(folder / names["ends"], np.int64)
     keep = np.fromfile(folder / names["keep"], np.uint8) if "keep" in names else np.ones_like(ids, np.uint8)
-    parts = [(piece, kept, number < len(ends)) for number, (piece, kept)
-             in enumerate(zip(np.split(ids, ends), np.split(keep, ends), strict=True)) if len(piece)]
+    parts = [
+        (piece, kept, number < len(ends))
+        for number, (piece, kept) in enumerate(zip(np.split(ids, ends), np.split(keep, ends), strict=True))
+        if len(piece)
+    ]
     size = 2 if kind == "preference" else 1
-    yield from (parts[first:first + size] for first in range(0, len(parts), size))
+    yield from (parts[first : first + size] for first in range(0, len(parts), size))
 
 
 def _digest(group: list[tuple], kind: str) -> bytes:
     """Names a text by all of it, a conversation or pair by its prompt."""
     ids, keep, _ = group[0]
-    return hashlib.blake2b((ids if kind == "text" else ids[:keep.argmax()]).tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(
+        (ids if kind == "text" else ids[: keep.argmax()]).tobytes(), digest_size=16
+    ).digest()
 
 
 def _names(shard: dict) -> dict[str, str]:
@@ -199,7 +226,9 @@ def _names(shard: dict) -> dict[str, str]:
 def verify_dataset(folder: Path) -> None:
     """Raises UserError when a file of a prepared dataset is not what was written; what is unchanged is read once."""
     if fault := first_corrupt_file(folder, remember=True):
-        raise UserError(f"{fault}: run the data.py command that made it again, it then makes the dataset anew")
+        raise UserError(
+            f"{fault}: run the data.py command that made it again, it then makes the dataset anew"
+        )
 
 
 def read_meta(folder: Path) -> dict:
@@ -208,9 +237,11 @@ def read_meta(folder: Path) -> dict:
     if not path.is_file():
         there = sorted(meta.parent.name for meta in folder.parent.glob("*/meta.json"))
         known = f"there are: {', '.join(there)}" if there else "none is prepared yet"
-        raise UserError(f"no prepared dataset in {folder} ({known}); prepare one with "
-                        "python data.py --stories (offline), --fw, --tinystories, "
-                        "or --files FILE --name NAME --kind text")
+        raise UserError(
+            f"no prepared dataset in {folder} ({known}); prepare one with "
+            "python data.py --stories (offline), --fw, --tinystories, "
+            "or --files FILE --name NAME --kind text"
+        )
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         if meta["format"] == FORMAT and {"kind", "tokenizer", "splits"} <= meta.keys():

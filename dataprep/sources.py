@@ -25,6 +25,8 @@ from runtime.hub import READ_ERRORS, hub_filesystem, is_retryable, retry, short_
 
 SEPARATOR = EOS.encode()
 WHITESPACE = re.compile(rb"\s")
+
+
 @dataclass(frozen=True)
 class Span:
     """Rows or bytes start .. stop of one file. `split` is None where validation documents are chosen by hash."""
@@ -48,6 +50,7 @@ class HubDataset:
 
 
 # --- local files -----------------------------------------------------------------------------------------------------
+
 
 def local_spans(paths: list[str], target: int) -> list[Span]:
     """Spans of about `target` bytes over local files, in order. Raises UserError for a file that cannot be used."""
@@ -92,7 +95,7 @@ def _before_whitespace(data: mmap.mmap, position: int) -> int:
     The pre-tokenizer of our tokenizers cuts there whatever follows, so the parts have the tokens of the whole.
     """
     for match in WHITESPACE.finditer(data, position):
-        before = data[max(0, match.start() - 4):match.start()].decode("utf-8", "ignore")
+        before = data[max(0, match.start() - 4) : match.start()].decode("utf-8", "ignore")
         if before and not before[-1].isspace():
             return match.start()
     return len(data)
@@ -127,10 +130,15 @@ def _parquet_spans(path: str, target: int) -> list[Span]:
 
 
 CUTTERS: dict[str, Callable[[str, int], list[Span]]] = {
-    ".txt": _text_spans, ".jsonl": _line_spans, ".json": _json_span, ".parquet": _parquet_spans}
+    ".txt": _text_spans,
+    ".jsonl": _line_spans,
+    ".json": _json_span,
+    ".parquet": _parquet_spans,
+}
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
+
 
 def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[list[Span], str]:
     """Spans of a dataset on the hub at a revision (None: the newest), and that revision.
@@ -141,7 +149,9 @@ def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[l
     try:
         revision = retry(lambda: api.dataset_info(dataset.repo, revision=revision), dataset.repo).sha
         for split, pattern in dataset.files.items():
-            names = retry(lambda p=f"datasets/{dataset.repo}@{revision}/{pattern}": files.glob(p), dataset.repo)
+            names = retry(
+                lambda p=f"datasets/{dataset.repo}@{revision}/{pattern}": files.glob(p), dataset.repo
+            )
             if not names:
                 raise UserError(f"{dataset.repo} on the hub holds no {pattern} any more")
             for name in sorted(names):
@@ -149,23 +159,33 @@ def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[l
                 found = retry(lambda n=name, cut=cut: cut(f"hf://{n}", target), name)
                 spans += [replace(span, split=split) for span in found]
     except GatedRepoError:
-        raise UserError(f"{dataset.repo} is gated: accept its terms at {files.endpoint}/datasets/{dataset.repo}, "
-                        "then log in with `hf auth login`") from None
+        raise UserError(
+            f"{dataset.repo} is gated: accept its terms at {files.endpoint}/datasets/{dataset.repo}, "
+            "then log in with `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"{dataset.repo} is not on the hub at {files.endpoint}, or it is private: "
-                        "log in with `hf auth login`") from None
+        raise UserError(
+            f"{dataset.repo} is not on the hub at {files.endpoint}, or it is private: "
+            "log in with `hf auth login`"
+        ) from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name} on the hub is not a complete Parquet file ({short_error(error)}): try again later") from None
+        raise UserError(
+            f"{name} on the hub is not a complete Parquet file ({short_error(error)}): try again later"
+        ) from None
     except READ_ERRORS as error:
         login = "" if is_retryable(error) else "log in with `hf auth login`, or "
-        raise UserError(f"{dataset.repo} cannot be had from the hub at {files.endpoint} ({short_error(error)}): "
-                        f"{login}try again later; what is prepared so far is kept") from None
+        raise UserError(
+            f"{dataset.repo} cannot be had from the hub at {files.endpoint} ({short_error(error)}): "
+            f"{login}try again later; what is prepared so far is kept"
+        ) from None
     return spans, revision
 
 
 def _open(path: str) -> BinaryIO:
     """A local file or one on the hub (hf://datasets/...), for reading bytes; of the hub's, just what is asked for."""
-    return hub_filesystem().open(path, "rb", cache_type="none") if path.startswith("hf://") else open(path, "rb")
+    return (
+        hub_filesystem().open(path, "rb", cache_type="none") if path.startswith("hf://") else open(path, "rb")
+    )
 
 
 @functools.lru_cache(maxsize=2)  # the large files of the hub have footers of megabytes, and many spans each
@@ -176,6 +196,7 @@ def _footer(path: str) -> pq.FileMetaData:
 
 # --- rows ------------------------------------------------------------------------------------------------------------
 
+
 def plain_text(span: Span) -> tuple[str, bool]:
     """The text of a span of a .txt file, and whether the file ends with it. Raises UserError when it is not UTF-8."""
     with open(span.path, "rb") as file:
@@ -185,7 +206,9 @@ def plain_text(span: Span) -> tuple[str, bool]:
     try:
         return data.decode("utf-8"), at_end
     except UnicodeDecodeError as error:
-        raise UserError(f"{span.path} is not UTF-8 text (byte {span.start + error.start}): convert it first") from None
+        raise UserError(
+            f"{span.path} is not UTF-8 text (byte {span.start + error.start}): convert it first"
+        ) from None
 
 
 def rows(span: Span, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
@@ -230,8 +253,9 @@ def _json_rows(span: Span, _: tuple[str, ...]) -> Iterator[tuple[object, object]
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{span.path} is not JSON: {error} "
-                        "(a file with one object on each line must end in .jsonl)") from None
+        raise UserError(
+            f"{span.path} is not JSON: {error} (a file with one object on each line must end in .jsonl)"
+        ) from None
     if not isinstance(rows, list):
         raise UserError(f"{span.path} must hold an array of rows, not a {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
@@ -251,8 +275,10 @@ def _parquet_rows(span: Span, columns: tuple[str, ...]) -> Iterator[tuple[object
             try:
                 found = batch.to_pylist()
             except UnicodeDecodeError as error:
-                raise UserError(f"{span.path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 "
-                                f"({error})") from None
+                raise UserError(
+                    f"{span.path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 "
+                    f"({error})"
+                ) from None
             for row in found:
                 number += 1
                 yield row, f"{span.path} row {number}"

@@ -37,14 +37,18 @@ def prepare_unit(index: int, budget: int | None) -> dict:
     try:
         return retry(lambda: _make_unit(index, spans, budget), f"unit {index}", tries=4 if remote else 1)
     except READ_ERRORS as error:  # said in words here, since the hub's errors do not travel between processes
-        raise UserError(f"unit {index} ({spans[0].path}) failed for good ({short_error(error)}); what is done so far "
-                        "is kept: run the same command again to go on") from None
+        raise UserError(
+            f"unit {index} ({spans[0].path}) failed for good ({short_error(error)}); what is done so far "
+            "is kept: run the same command again to go on"
+        ) from None
 
 
 def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
     tokenizer, folder, plan = _worker["tokenizer"], _worker["folder"], _worker["plan"]
-    writers = {split: ShardWriter(folder, split, index, id_dtype(tokenizer.vocab_size), plan["kind"] != "text")
-               for split in SPLITS}
+    writers = {
+        split: ShardWriter(folder, split, index, id_dtype(tokenizer.vocab_size), plan["kind"] != "text")
+        for split in SPLITS
+    }
     left, empty, uncounted, full = budget, 0, 0, False
     for span, document in _documents(spans, plan, tokenizer):
         if document is None:
@@ -53,7 +57,9 @@ def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
         whole, document = document, document if left is None else cut(document, left, tokenizer)
         if full := document is None:
             break
-        split = span.split or ("val" if span.whole and in_validation(document.key, plan["val_fraction"]) else "train")
+        split = span.split or (
+            "val" if span.whole and in_validation(document.key, plan["val_fraction"]) else "train"
+        )
         for ids, keep, size in document.parts:
             writers[split].add(ids, keep, size, document.ended)
         left = left if left is None else left - document.tokens
@@ -63,7 +69,11 @@ def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
         if left == 0 or document is not whole:
             break
     _count(uncounted)
-    entry = {"empty": empty, "full": full, "shards": {split: writer.close() for split, writer in writers.items()}}
+    entry = {
+        "empty": empty,
+        "full": full,
+        "shards": {split: writer.close() for split, writer in writers.items()},
+    }
     write_json(folder / f"unit-{index:05d}.json", entry)
     return entry
 
@@ -71,8 +81,11 @@ def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
 def _documents(spans: list[Span], plan: dict, tokenizer: Tokenizer) -> Iterator[tuple[Span, Document | None]]:
     """The documents of a unit, each with the span that it is from."""
     for span in spans:
-        found = (row_documents(story_rows(span, plan["source"]["seed"]), plan["kind"], tokenizer)
-                 if span.form in STORIES else documents(span, plan["kind"], tokenizer))
+        found = (
+            row_documents(story_rows(span, plan["source"]["seed"]), plan["kind"], tokenizer)
+            if span.form in STORIES
+            else documents(span, plan["kind"], tokenizer)
+        )
         yield from ((span, document) for document in found)
 
 

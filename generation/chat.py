@@ -48,18 +48,21 @@ class ChatModel:
         """
         context = self.model.args.block_size
         system = list(messages[:1]) if messages[0]["role"] == "system" else []
-        turns, room = list(messages[len(system):]), context - min(max_length, context // 2)
+        turns, room = list(messages[len(system) :]), context - min(max_length, context // 2)
         dropped = 0
         ids = self.ids(system + turns, raw)
         while len(ids) > room and len(turns) > 2:
             turns, dropped = turns[2:], dropped + 2  # a question and its answer
             ids = self.ids(system + turns, raw)
         if len(ids) >= context:
-            raise UserError(f"the prompt has {len(ids)} tokens; the context holds {context}, the answer included")
+            raise UserError(
+                f"the prompt has {len(ids)} tokens; the context holds {context}, the answer included"
+            )
         return ids, dropped
 
     def reply(self, ids: list[int], args: ModelArgs, made: list[int]) -> Iterator[str]:
         """Yield the text that follows the ids, piece by piece; its tokens are appended to `made` as they come."""
+
         def kept(tokens: Iterable[int]) -> Iterator[int]:
             for token in tokens:
                 made.append(token)
@@ -73,7 +76,12 @@ def joined(messages: Messages) -> str:
     """The turns of a conversation as one text, for a model that continues text."""
     text = ""
     for message in messages:
-        gap = message["role"] == "user" and text and not text[-1].isspace() and not message["content"][:1].isspace()
+        gap = (
+            message["role"] == "user"
+            and text
+            and not text[-1].isspace()
+            and not message["content"][:1].isspace()
+        )
         text += " " * bool(gap) + message["content"]
     return text
 
@@ -82,8 +90,10 @@ def load_chat_model(folder: Path) -> ChatModel:
     """The model in a folder with what its config.json says of its stage. Raises UserError where it cannot be asked."""
     model, tokenizer = load_model(folder)
     if tokenizer.vocab_size > model.args.vocab_size:
-        raise UserError(f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model knows only "
-                        f"{model.args.vocab_size}: they do not belong together")
+        raise UserError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model knows only "
+            f"{model.args.vocab_size}: they do not belong together"
+        )
     return ChatModel(model, tokenizer, stage_of(folder))
 
 
@@ -103,14 +113,18 @@ def choose_model(name: str | None, args: ModelArgs) -> Path:
         return find_model(name)
     stage = STAGES.get(name)
     there = Path(args.save_checkpoint_dir)
-    runs, downloads = (sorted(there.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
-                       for pattern in ("*/latest", "*/config.json"))
+    runs, downloads = (
+        sorted(there.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+        for pattern in ("*/latest", "*/config.json")
+    )
     for path in (*runs, *downloads):
         with suppress(UserError):  # one that is broken is not meant
             folder = find_model(path.parent)
             if stage in (None, stage_of(folder)):
                 return folder
     train = f"python trainer.py --train {stage or 'P'}" + (" --init_from RUN" if stage in ("S", "D") else "")
-    raise UserError(f"no {name or 'model'} in {there}: train one with {train} (bash install.sh quickstart trains all "
-                    f"three), get the published one with python download_model_weight.py --model_type "
-                    f"{name or 'pretrained'}, or give --model FOLDER")
+    raise UserError(
+        f"no {name or 'model'} in {there}: train one with {train} (bash install.sh quickstart trains all "
+        f"three), get the published one with python download_model_weight.py --model_type "
+        f"{name or 'pretrained'}, or give --model FOLDER"
+    )

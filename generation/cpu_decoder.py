@@ -29,18 +29,26 @@ class Matrix(ctypes.Structure):
 class Layer(ctypes.Structure):
     """A decoder layer as cpu_decoder.c reads it."""
 
-    _fields_ = [("attention_norm", ctypes.c_void_p), ("mlp_norm", ctypes.c_void_p),
-                *((name, Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down"))]
+    _fields_ = [
+        ("attention_norm", ctypes.c_void_p),
+        ("mlp_norm", ctypes.c_void_p),
+        *((name, Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+    ]
 
 
 class Model(ctypes.Structure):
     """A Llama as cpu_decoder.c reads it."""
 
-    _fields_ = [*((name, ctypes.c_int) for name in ("dims", "hidden", "n_layers", "heads", "kv_heads", "head_dim",
-                                                    "vocab")),
-                ("eps", ctypes.c_float),
-                *((name, ctypes.c_void_p) for name in ("embedding", "cos", "sin", "norm")),
-                ("head", Matrix), ("layers", ctypes.POINTER(Layer))]
+    _fields_ = [
+        *(
+            (name, ctypes.c_int)
+            for name in ("dims", "hidden", "n_layers", "heads", "kv_heads", "head_dim", "vocab")
+        ),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("embedding", "cos", "sin", "norm")),
+        ("head", Matrix),
+        ("layers", ctypes.POINTER(Layer)),
+    ]
 
 
 def processor() -> str:
@@ -49,7 +57,9 @@ def processor() -> str:
         about = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
         about = platform.node() + platform.processor()
-    return "\n".join(line for line in about.splitlines() if "MHz" not in line and "bogomips" not in line.lower())
+    return "\n".join(
+        line for line in about.splitlines() if "MHz" not in line and "bogomips" not in line.lower()
+    )
 
 
 @functools.cache
@@ -97,28 +107,56 @@ class Decoder:
 
         def layer(n: int) -> Layer:
             at = f"model.layers.{n}"
-            norms = (weights[f"{at}.{name}.weight"].data_ptr() for name in ("input_layernorm",
-                                                                           "post_attention_layernorm"))
-            return Layer(*norms, *(matrix(f"{at}.self_attn.{name}_proj.weight") for name in "qkvo"),
-                         *(matrix(f"{at}.mlp.{name}_proj.weight") for name in ("gate", "up", "down")))
+            norms = (
+                weights[f"{at}.{name}.weight"].data_ptr()
+                for name in ("input_layernorm", "post_attention_layernorm")
+            )
+            return Layer(
+                *norms,
+                *(matrix(f"{at}.self_attn.{name}_proj.weight") for name in "qkvo"),
+                *(matrix(f"{at}.mlp.{name}_proj.weight") for name in ("gate", "up", "down")),
+            )
 
         layers = (Layer * args.no_of_decoder_layers)(*map(layer, range(args.no_of_decoder_layers)))
         self.pointers = Model(
-            args.embeddings_dims, args.hidden_dims, args.no_of_decoder_layers, args.no_of_heads, args.no_kv_heads,
-            args.head_dim, args.vocab_size, args.eps, weights["model.embed_tokens.weight"].data_ptr(),
-            model.cos.data_ptr(), model.sin.data_ptr(), weights["model.norm.weight"].data_ptr(), matrix(head), layers)
+            args.embeddings_dims,
+            args.hidden_dims,
+            args.no_of_decoder_layers,
+            args.no_of_heads,
+            args.no_kv_heads,
+            args.head_dim,
+            args.vocab_size,
+            args.eps,
+            weights["model.embed_tokens.weight"].data_ptr(),
+            model.cos.data_ptr(),
+            model.sin.data_ptr(),
+            weights["model.norm.weight"].data_ptr(),
+            matrix(head),
+            layers,
+        )
 
     def __call__(self, token: int, position: int, keys: Tensor, values: Tensor) -> Tensor:
         """Logits (1, V) of what follows a token; its keys and values join those before it (layers, 1, K, room, D)."""
         logits = torch.empty(1, self.model.args.vocab_size)
-        self.library.step(ctypes.byref(self.pointers), token, position, keys.shape[3],
-                          *(ctypes.c_void_p(x.data_ptr()) for x in (keys, values, logits)))
+        self.library.step(
+            ctypes.byref(self.pointers),
+            token,
+            position,
+            keys.shape[3],
+            *(ctypes.c_void_p(x.data_ptr()) for x in (keys, values, logits)),
+        )
         return logits
 
 
 def decoder(model: nn.Module, batch_size: int) -> Decoder | None:
     """What decodes for a Llama one token at a time, where cpu_decoder.c can: one row, on a CPU, in float32."""
     weight = model.lm_head.weight
-    fits = (batch_size == 1 and weight.device.type == "cpu" and weight.dtype == torch.float32 and not model.training
-            and not model.legacy and not torch.is_autocast_enabled("cpu"))
+    fits = (
+        batch_size == 1
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and not model.training
+        and not model.legacy
+        and not torch.is_autocast_enabled("cpu")
+    )
     return Decoder(model, found) if fits and (found := library()) else None

@@ -95,14 +95,19 @@ def sample(logits: Tensor, how: SamplingParams, generators: Sequence[torch.Gener
         return logits.argmax(-1)
     probabilities = filter_logits(logits, how).softmax(-1)
     if not probabilities.isfinite().all():
-        raise RunError("the model gives no probabilities, since its weights or logits are not finite: they diverged in "
-                       "training")
+        raise RunError(
+            "the model gives no probabilities, since its weights or logits are not finite: they diverged in "
+            "training"
+        )
     rows = probabilities.unbind()
-    return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in zip(rows, generators, strict=True)])
+    return torch.cat(
+        [torch.multinomial(row, 1, generator=own) for row, own in zip(rows, generators, strict=True)]
+    )
 
 
-def generate(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None = None,
-             **how: float) -> Iterator[int]:
+def generate(
+    model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None = None, **how: float
+) -> Iterator[int]:
     """Yield the tokens that follow the prompt, until stop_id (not yielded), max_new_tokens or the end of the context.
 
     `how` are fields of SamplingParams; beams are searched to their end before the first token is yielded.
@@ -111,12 +116,13 @@ def generate(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | N
     if how.get("num_beams", 1) > 1:
         yield from beam_search(model, ids, max_new_tokens, stop_id, SamplingParams(**how))
     else:
-        yield from (token for token, in generate_batch(model, [ids], max_new_tokens, stop_id, **how))
+        yield from (token for (token,) in generate_batch(model, [ids], max_new_tokens, stop_id, **how))
 
 
 @torch.inference_mode()
-def generate_batch(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, stop_id: int | None = None,
-                   **how: float) -> Iterator[list[int | None]]:
+def generate_batch(
+    model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, stop_id: int | None = None, **how: float
+) -> Iterator[list[int | None]]:
     """Yield the next token of every prompt together, None for one that has met stop_id; as generate does for one.
 
     Row n draws with seed + n, so its text does not depend on its neighbours; the longest prompt ends all of them at
@@ -128,15 +134,19 @@ def generate_batch(model: Llama, prompts: Sequence[list[int]], max_new_tokens: i
     # Shorter prompts are padded on the left, with their own first token, which then counts for no penalty, and as
     # documents of their own, which are never attended to. Positions are relative: they need no correction.
     tokens = torch.tensor([[*ids[:1] * (prompt - len(ids)), *ids] for ids in prompts], device=device)
-    doc_ids = torch.tensor([[*[0] * (prompt - len(ids)), *[1] * (len(ids) + count)] for ids in prompts], device=device)
+    doc_ids = torch.tensor(
+        [[*[0] * (prompt - len(ids)), *[1] * (len(ids) + count)] for ids in prompts], device=device
+    )
     padded = any(len(ids) < prompt for ids in prompts)
-    generators = [None if how.seed is None else torch.Generator(device).manual_seed(how.seed + row)
-                  for row in range(len(prompts))]
+    generators = [
+        None if how.seed is None else torch.Generator(device).manual_seed(how.seed + row)
+        for row in range(len(prompts))
+    ]
     cache = KVCache(model.args, len(prompts), prompt + count, like=model.lm_head.weight)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     fast = decoder(model, len(prompts))
     for _ in range(count):
-        logits = _next_logits(model, tokens, cache, doc_ids[:, :tokens.shape[1]] if padded else None, fast)
+        logits = _next_logits(model, tokens, cache, doc_ids[:, : tokens.shape[1]] if padded else None, fast)
         chosen = sample(penalize(logits, tokens, prompt, how), how, generators)
         ended |= chosen == stop_id if stop_id is not None else False
         if ended.all():
@@ -146,7 +156,9 @@ def generate_batch(model: Llama, prompts: Sequence[list[int]], max_new_tokens: i
 
 
 @torch.inference_mode()
-def beam_search(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None, how: SamplingParams) -> list[int]:
+def beam_search(
+    model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None, how: SamplingParams
+) -> list[int]:
     """The continuation with the highest mean log-probability of a token (stop_id's included) that so many beams find.
 
     The scores and the end are those of transformers at length_penalty 1 and early_stopping False; temperature and
@@ -166,7 +178,7 @@ def beam_search(model: Llama, ids: list[int], max_new_tokens: int, stop_id: int 
         stops = chosen == stop_id if stop_id is not None else torch.zeros_like(chosen, dtype=torch.bool)
         ends = torch.ones_like(stops) if length == count else stops
         for place in ends[:beams].nonzero().flatten().tolist():
-            whole = tokens[place, len(ids):].tolist()
+            whole = tokens[place, len(ids) :].tolist()
             finished.append((scores[place].item() / length, whole[:-1] if stops[place] else whole))
         finished = sorted(finished, key=lambda beam: -beam[0])[:beams]
         going = (~ends).nonzero().flatten()[:beams]
@@ -187,13 +199,14 @@ def _room(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int) -> in
     return min(max_new_tokens, context - longest)
 
 
-def _next_logits(model: Llama, tokens: Tensor, cache: KVCache, doc_ids: Tensor | None = None,
-                 fast: Decoder | None = None) -> Tensor:
+def _next_logits(
+    model: Llama, tokens: Tensor, cache: KVCache, doc_ids: Tensor | None = None, fast: Decoder | None = None
+) -> Tensor:
     """Logits (B, V) in float32 of what follows tokens (B, T), of which the cache holds the first ones already."""
     if fast and cache.length == tokens.shape[1] - 1:
         cache.length += 1
         return fast(int(tokens[0, -1]), cache.length - 1, cache.keys, cache.values)
-    states = model(tokens[:, cache.length:], doc_ids, cache, return_hidden=True)
+    states = model(tokens[:, cache.length :], doc_ids, cache, return_hidden=True)
     return model.lm_head(states[:, -1]).float()
 
 
@@ -203,10 +216,11 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     for piece in pieces:
         held += piece
         if found := [held.index(stop) for stop in stops if stop in held]:
-            held = held[:min(found)]
+            held = held[: min(found)]
             break
-        safe = len(held) - max((size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])),
-                               default=0)
+        safe = len(held) - max(
+            (size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])), default=0
+        )
         if safe:
             yield held[:safe]
             held = held[safe:]

@@ -26,14 +26,28 @@ from runtime.errors import UserError, run_cli
 from training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-RANGES = {"max_length": (1, 1000, 1), "temperature": (0, 2, 0.05), "top_k": (0, 200, 1), "top_p": (0.01, 1, 0.01),
-          "min_p": (0, 1, 0.01), "repetition_penalty": (0.5, 2, 0.05), "frequency_penalty": (0, 2, 0.05)}
+RANGES = {
+    "max_length": (1, 1000, 1),
+    "temperature": (0, 2, 0.05),
+    "top_k": (0, 200, 1),
+    "top_p": (0.01, 1, 0.01),
+    "min_p": (0, 1, 0.01),
+    "repetition_penalty": (0.5, 2, 0.05),
+    "frequency_penalty": (0, 2, 0.05),
+}
 # Contrast of text and buttons that is enough to read (WCAG AA), in the light scheme and in the dark one.
-COLORS = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_400",
-          "input_placeholder_color": "*neutral_600", "input_placeholder_color_dark": "*neutral_300",
-          "button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800",
-          "button_primary_background_fill_dark": "*primary_700", "slider_color": "*primary_700",
-          "block_label_text_color": "*neutral_700", "block_title_text_color": "*neutral_700"}
+COLORS = {
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_400",
+    "input_placeholder_color": "*neutral_600",
+    "input_placeholder_color_dark": "*neutral_300",
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_dark": "*primary_700",
+    "slider_color": "*primary_700",
+    "block_label_text_color": "*neutral_700",
+    "block_title_text_color": "*neutral_700",
+}
 EXAMPLES = ("Once upon a time", "Write a story about Tom and a bell.", "What is the opposite of big?")
 LETTERS = "ABC"
 # Every reply takes its turn at one model's worth of work: in parallel all would be slower, and memory would grow.
@@ -50,15 +64,20 @@ class Page:
     def settings(self, values: tuple[float, ...]) -> ModelArgs:
         """The sampling settings that were chosen, checked as the command line's are."""
         chosen = dict(zip([*RANGES, "seed"], values, strict=True))
-        whole = {name: int(value) for name, value in chosen.items()
-                 if isinstance(getattr(ModelArgs, name), int) and value is not None}
+        whole = {
+            name: int(value)
+            for name, value in chosen.items()
+            if isinstance(getattr(ModelArgs, name), int) and value is not None
+        }
         return self.models.args.replace(**chosen | whole)
 
     def opened(self) -> tuple:
         """The stage that is shown first, for both tabs that choose one, and the loss curves of all."""
         stage = self.newest()
-        runs = [folder.parent if (folder.parent / "latest").is_file() else folder  # a run's step, or downloaded
-                for folder in self.models.found().values()]
+        runs = [
+            folder.parent if (folder.parent / "latest").is_file() else folder  # a run's step, or downloaded
+            for folder in self.models.found().values()
+        ]
         curves = views.loss_curves((run.name, read_metrics(run / "metrics.jsonl")) for run in runs)
         return stage, self.mode(stage), stage, self.mode(stage), curves
 
@@ -80,8 +99,7 @@ class Page:
         return views.talk(conversation, STAGES[stage].instruct, writing)
 
     def begin_chat(self, message: str, conversation: list[dict], stage: str, writing: bool) -> tuple:
-        """The message joins the conversation at once, whatever the queue; while a reply is written it stays in its box.
-        """
+        """Add the message to the conversation at once, whatever the queue; during a reply it stays in its box."""
         if writing:
             return (gr.skip(),) * 6
         conversation = [*conversation, {"role": "user", "content": message}]
@@ -114,13 +132,22 @@ class Page:
         try:
             check(prompt)
             if len(order) < 2:
-                self.models.find(next(stage for stage in STAGES if stage not in found))  # says how to make one
+                self.models.find(
+                    next(stage for stage in STAGES if stage not in found)
+                )  # says how to make one
             args = self.settings(values)
-            streams = [self.models.reply(stage, [{"role": "user", "content": prompt}], args) for stage in order]
+            streams = [
+                self.models.reply(stage, [{"role": "user", "content": prompt}], args) for stage in order
+            ]
             for replies in paced(side_by_side(streams)):
                 duel, done = Duel(prompt, order, replies), all(reply and reply.ended for reply in replies)
-                yield self.cards(duel, writing=not done), duel, gr.update(visible=done), gr.update(
-                    visible=len(order) > 2), ""
+                yield (
+                    self.cards(duel, writing=not done),
+                    duel,
+                    gr.update(visible=done),
+                    gr.update(visible=len(order) > 2),
+                    "",
+                )
         except UserError as error:
             yield "", None, gr.update(visible=False), gr.skip(), views.note(str(error), "problem")
 
@@ -130,8 +157,9 @@ class Page:
 
     def cards(self, duel: Duel, writing: bool = False) -> str:
         """The replies under letters alone."""
-        return views.cards((views.Card(letter, "", text) for letter, text
-                                in zip(LETTERS, duel.texts, strict=False)), writing)
+        return views.cards(
+            (views.Card(letter, "", text) for letter, text in zip(LETTERS, duel.texts, strict=False)), writing
+        )
 
     def vote(self, duel: Duel, choice: int | None) -> tuple:
         """Keep the choice, if there is one, and say which model wrote what."""
@@ -142,16 +170,24 @@ class Page:
             except OSError as error:
                 said = views.note(f"cannot write {self.votes}: {error.strerror}", "problem")
         shown = views.cards(
-            views.Card(f"{LETTERS[place]}: {STAGES[stage].title}", views.way(STAGES[stage].instruct), text,
-                           "" if STAGES[stage].instruct else duel.prompt, place == choice)
-            for place, (stage, text) in enumerate(zip(duel.order, duel.texts, strict=True)))
+            views.Card(
+                f"{LETTERS[place]}: {STAGES[stage].title}",
+                views.way(STAGES[stage].instruct),
+                text,
+                "" if STAGES[stage].instruct else duel.prompt,
+                place == choice,
+            )
+            for place, (stage, text) in enumerate(zip(duel.order, duel.texts, strict=True))
+        )
         return shown, None, gr.update(visible=False), said
 
     def look(self, prompt: str, stage: str, *values: float) -> Iterator[tuple]:
         """The reply as it grows, then its tokens with what the model thought of each."""
         try:
             check(prompt)
-            for reply in paced(self.models.reply(stage, [{"role": "user", "content": prompt}], self.settings(values))):
+            for reply in paced(
+                self.models.reply(stage, [{"role": "user", "content": prompt}], self.settings(values))
+            ):
                 yield views.growing(prompt, reply.text), views.note(reply.summary)
             yield views.tokens(prompt, self.models.look(stage, reply)), views.note(reply.summary)
         except UserError as error:
@@ -168,8 +204,14 @@ def stoppable(running: bool) -> tuple[dict, dict]:
     return gr.update(visible=not running), gr.update(visible=running)
 
 
-def wire(starts: list[tuple[Callable, gr.Component]], stop: gr.Button, begin: tuple, work: tuple, end: tuple,
-         name: str) -> list[gr.events.Dependency]:
+def wire(
+    starts: list[tuple[Callable, gr.Component]],
+    stop: gr.Button,
+    begin: tuple,
+    work: tuple,
+    end: tuple,
+    name: str,
+) -> list[gr.events.Dependency]:
     """Join events: a start does `begin` at once, then `work` in its turn, then `end`; stop ends the work where it is.
 
     Each of the three is (function, inputs, outputs); the first input of `begin` is what was started with. Returns the
@@ -178,7 +220,9 @@ def wire(starts: list[tuple[Callable, gr.Component]], stop: gr.Button, begin: tu
     running = []
     for trigger, source in starts:
         started = trigger(begin[0], [source, *begin[1]], begin[2], **AT_ONCE)
-        work_event = started.success(work[0], work[1], work[2], show_progress="minimal", api_name=name, **TURN)
+        work_event = started.success(
+            work[0], work[1], work[2], show_progress="minimal", api_name=name, **TURN
+        )
         work_event.then(end[0], end[1], end[2], **AT_ONCE)
         running.append(work_event)
     cancel(stop, running, *end)
@@ -193,16 +237,34 @@ def cancel(button: gr.Button, running: list[gr.events.Dependency], *end: object)
 def sampling_settings(args: ModelArgs) -> list[gr.Component]:
     """Sliders with the names, defaults and explanations of the command line, and the seed; not placed yet."""
     helps = {field.name: field.metadata["help"] for field in fields(ModelArgs)}
-    sliders = [gr.Slider(low, max(high, value), value, step=step, label=name, info=helps[name], render=False)
-               for name, (low, high, step) in RANGES.items() for value in [getattr(args, name)]]
-    return [*sliders, gr.Number(args.seed, precision=0, minimum=0, label="seed", render=False,
-                                info="the same seed gives the same text; empty: another each time")]
+    sliders = [
+        gr.Slider(low, max(high, value), value, step=step, label=name, info=helps[name], render=False)
+        for name, (low, high, step) in RANGES.items()
+        for value in [getattr(args, name)]
+    ]
+    return [
+        *sliders,
+        gr.Number(
+            args.seed,
+            precision=0,
+            minimum=0,
+            label="seed",
+            render=False,
+            info="the same seed gives the same text; empty: another each time",
+        ),
+    ]
 
 
 def model_choice(page: Page) -> tuple[gr.Radio, gr.HTML]:
     """Which stage's model writes, and a line that says how it takes a text."""
-    stage = gr.Radio([(stage.title, name) for name, stage in STAGES.items()], value=page.newest(), label="Model",
-                     show_label=False, container=False, elem_classes="stages")
+    stage = gr.Radio(
+        [(stage.title, name) for name, stage in STAGES.items()],
+        value=page.newest(),
+        label="Model",
+        show_label=False,
+        container=False,
+        elem_classes="stages",
+    )
     line = gr.HTML()
     stage.change(page.mode, stage, line, **AT_ONCE)
     return stage, line
@@ -211,8 +273,16 @@ def model_choice(page: Page) -> tuple[gr.Radio, gr.HTML]:
 def prompt_row(label: str, start: str, placeholder: str) -> tuple[gr.Textbox, gr.Button, gr.Button]:
     """A text box with a start button and a stop button, of which one is there."""
     with gr.Row(elem_classes="composer"):
-        box = gr.Textbox(label=label, placeholder=placeholder, show_label=False, lines=1, max_lines=6, scale=8,
-                         max_length=PROMPT_LIMIT, container=False)
+        box = gr.Textbox(
+            label=label,
+            placeholder=placeholder,
+            show_label=False,
+            lines=1,
+            max_lines=6,
+            scale=8,
+            max_length=PROMPT_LIMIT,
+            container=False,
+        )
         go = gr.Button(start, variant="primary", scale=1, min_width=96)
         stop = gr.Button("Stop", variant="stop", scale=1, min_width=96, visible=False)
     return box, go, stop
@@ -229,10 +299,14 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
         chips = [gr.Button(text, size="sm", min_width=40) for text in EXAMPLES]
         clear = gr.Button("Clear", size="sm", min_width=40, elem_classes="clear")
     whole = [box, conversation, writing, talk, send, stop]
-    running = wire([(box.submit, box), (send.click, box), *((chip.click, chip) for chip in chips)], stop,
-                   (page.begin_chat, [conversation, stage, writing], whole),
-                   (page.chat, [conversation, stage, *settings], [conversation, talk, status]),
-                   (page.end_chat, [conversation, stage], whole), "chat")
+    running = wire(
+        [(box.submit, box), (send.click, box), *((chip.click, chip) for chip in chips)],
+        stop,
+        (page.begin_chat, [conversation, stage, writing], whole),
+        (page.chat, [conversation, stage, *settings], [conversation, talk, status]),
+        (page.end_chat, [conversation, stage], whole),
+        "chat",
+    )
     cancel(clear, running, lambda stage: (*page.end_chat([], stage), ""), stage, [*whole, status])
     stage.change(page.talk, [conversation, stage], talk, **AT_ONCE)
     return [stage, line]
@@ -241,18 +315,30 @@ def chat_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
 def compare_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     """One prompt, all stages, and a blind vote. Returns what is filled when the page is opened: nothing."""
     duel = gr.State(None)
-    gr.HTML(views.note("The same prompt and the same seed for every stage. The order is drawn anew each time and "
-                           "stays hidden until you choose."))
+    gr.HTML(
+        views.note(
+            "The same prompt and the same seed for every stage. The order is drawn anew each time and "
+            "stays hidden until you choose."
+        )
+    )
     box, go, stop = prompt_row("Prompt", "Compare", "One prompt for all models")
     replies = gr.HTML(elem_id="replies")
     with gr.Row(visible=False, elem_classes="chips", elem_id="ballot") as ballot:
         votes = [gr.Button(f"{letter} is better", size="sm", min_width=40) for letter in LETTERS]
         reveal = gr.Button("Just show which is which", size="sm", min_width=40)
     status = gr.HTML(elem_id="compare-status")
-    wire([(box.submit, box), (go.click, box)], stop,
-         (lambda _: (None, *stoppable(True), gr.update(visible=False), ""), [], [duel, go, stop, ballot, status]),
-         (page.compare, [box, *settings], [replies, duel, ballot, votes[-1], status]),
-         (page.end_compare, [duel], [replies, go, stop]), "compare")
+    wire(
+        [(box.submit, box), (go.click, box)],
+        stop,
+        (
+            lambda _: (None, *stoppable(True), gr.update(visible=False), ""),
+            [],
+            [duel, go, stop, ballot, status],
+        ),
+        (page.compare, [box, *settings], [replies, duel, ballot, votes[-1], status]),
+        (page.end_compare, [duel], [replies, go, stop]),
+        "compare",
+    )
     for choice, button in [*enumerate(votes), (None, reveal)]:
         button.click(partial(page.vote, choice=choice), duel, [replies, duel, ballot, status], **AT_ONCE)
     return []
@@ -265,9 +351,14 @@ def look_tab(page: Page, settings: list[gr.Component]) -> list[gr.Component]:
     view = gr.HTML(elem_id="inside")
     status = gr.HTML(elem_id="look-status")
     curves = gr.HTML()
-    wire([(box.submit, box), (go.click, box)], stop,
-         (lambda _: (*stoppable(True), ""), [], [go, stop, view]),
-         (page.look, [box, stage, *settings], [view, status]), (lambda: stoppable(False), None, [go, stop]), "look")
+    wire(
+        [(box.submit, box), (go.click, box)],
+        stop,
+        (lambda _: (*stoppable(True), ""), [], [go, stop, view]),
+        (page.look, [box, stage, *settings], [view, status]),
+        (lambda: stoppable(False), None, [go, stop]),
+        "look",
+    )
     return [stage, line, curves]
 
 
@@ -275,8 +366,10 @@ def build(models: Models, votes: Path) -> gr.Blocks:
     """The page; no model is loaded before the first request."""
     page = Page(models, votes)
     with gr.Blocks(title="SmolLlama", analytics_enabled=False) as blocks:
-        gr.HTML("<header><h1>SmolLlama</h1><p>A small Llama, trained from nothing. What does each stage change?"
-                "</p></header>")
+        gr.HTML(
+            "<header><h1>SmolLlama</h1><p>A small Llama, trained from nothing. What does each stage change?"
+            "</p></header>"
+        )
         settings, filled = sampling_settings(models.args), []
         with gr.Row():
             with gr.Column(scale=5, min_width=300), gr.Tabs():
@@ -292,22 +385,40 @@ def build(models: Models, votes: Path) -> gr.Blocks:
 
 def launch(blocks: gr.Blocks, **options) -> tuple:
     """Serve the page in its own look, with nothing asked of any other machine."""
-    plain = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none is fetched
+    plain = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["ui-monospace", "monospace"],
+    }  # none is fetched
     theme = gr.themes.Base(primary_hue="teal", neutral_hue="stone", radius_size="lg", **plain).set(**COLORS)
-    return blocks.launch(theme=theme, css_paths=Path(__file__).with_name("page.css"), footer_links=[],
-                         run_history=False, quiet=True, **options)
+    return blocks.launch(
+        theme=theme,
+        css_paths=Path(__file__).with_name("page.css"),
+        footer_links=[],
+        run_history=False,
+        quiet=True,
+        **options,
+    )
 
 
 def main() -> None:
     """Serve the page."""
     parser = Parser(__doc__)
-    parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
     parser.add_argument("--server_port", type=int, default=7860, help="port (default: 7860)")
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's server")
-    parser.add_argument("--save_checkpoint_dir", default=str(ROOT / ModelArgs.save_checkpoint_dir),
-                        help="where runs are kept (default: checkpoints beside trainer.py)")
-    parser.add_argument("--votes", type=Path, default=ROOT / "votes.jsonl",
-                        help="file that preference rows are added to (default: votes.jsonl beside trainer.py)")
+    parser.add_argument(
+        "--save_checkpoint_dir",
+        default=str(ROOT / ModelArgs.save_checkpoint_dir),
+        help="where runs are kept (default: checkpoints beside trainer.py)",
+    )
+    parser.add_argument(
+        "--votes",
+        type=Path,
+        default=ROOT / "votes.jsonl",
+        help="file that preference rows are added to (default: votes.jsonl beside trainer.py)",
+    )
     parser.add_settings({"sampling", "device"})
     typed = vars(parser.parse_args())
     args = resolve(typed)
@@ -315,10 +426,14 @@ def main() -> None:
     blocks = build(Models(args, env), typed["votes"])
     try:
         print(f"http://{typed['server_name']}:{typed['server_port']}  ({env.device_note})", flush=True)
-        launch(blocks, server_name=typed["server_name"], server_port=typed["server_port"], share=typed["share"])
+        launch(
+            blocks, server_name=typed["server_name"], server_port=typed["server_port"], share=typed["share"]
+        )
     except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen on {typed['server_name']}:{typed['server_port']} ({error}): choose another "
-                        "--server_port") from None
+        raise UserError(
+            f"cannot listen on {typed['server_name']}:{typed['server_port']} ({error}): choose another "
+            "--server_port"
+        ) from None
 
 
 if __name__ == "__main__":

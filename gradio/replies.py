@@ -111,7 +111,11 @@ class Models:
         with self.lock:
             folder = self.find(stage)
             stat = folder.stat()
-            version = folder, stat.st_ino, stat.st_mtime_ns  # a run trained anew has folders of the same names
+            version = (
+                folder,
+                stat.st_ino,
+                stat.st_mtime_ns,
+            )  # a run trained anew has folders of the same names
             if stage not in self.kept or self.kept[stage][0] != version:
                 self.kept[stage] = version, load_chat_model(folder)
                 self.kept[stage][1].model.to(self.env.device)
@@ -130,8 +134,13 @@ class Models:
         for piece in self._steps(speaker.reply(prompt, args, ids)):
             text, first = text + piece, first or time.perf_counter() - t0
             yield Reply(text, prompt, list(ids), first, time.perf_counter() - t0, dropped)
-        ended = ("the context is full" if count < args.max_length else "reached --max_length") if len(ids) >= count \
-            else "met --stop or ended" if args.stop else BY_ITSELF
+        ended = (
+            ("the context is full" if count < args.max_length else "reached --max_length")
+            if len(ids) >= count
+            else "met --stop or ended"
+            if args.stop
+            else BY_ITSELF
+        )
         yield Reply(text, prompt, ids, first, time.perf_counter() - t0, dropped, ended)
 
     def _steps(self, pieces: Iterator[str]) -> Iterator[str]:
@@ -150,12 +159,14 @@ class Models:
         ids = [*reply.ids, speaker.tokenizer.eos_id] if reply.ended == BY_ITSELF else reply.ids
         tokens = torch.tensor([reply.prompt + ids], device=self.env.device)
         with self.env.autocast():
-            states = speaker.model(tokens[:, :-1], return_hidden=True)[0, len(reply.prompt) - 1:]
+            states = speaker.model(tokens[:, :-1], return_hidden=True)[0, len(reply.prompt) - 1 :]
             probabilities = speaker.model.lm_head(states).float().softmax(-1)  # (T, V)
         text = partial(token_text, speaker.tokenizer)
         best, places = (found.tolist() for found in probabilities.topk(min(top, probabilities.shape[-1])))
-        return [Seen(text(token), row[token].item(), list(zip(map(text, others), values, strict=True)))
-                for token, row, others, values in zip(ids, probabilities, places, best, strict=True)]
+        return [
+            Seen(text(token), row[token].item(), list(zip(map(text, others), values, strict=True)))
+            for token, row, others, values in zip(ids, probabilities, places, best, strict=True)
+        ]
 
 
 def check(prompt: str) -> None:
@@ -203,8 +214,14 @@ def keep_vote(file: Path, duel: Duel, choice: int) -> int:
     Equal and empty texts teach nothing and make no row.
     """
     best, *others = dict.fromkeys(text.strip() for text in [duel.texts[choice], *duel.texts])
-    rows = [{side: [{"role": "user", "content": duel.prompt}, {"role": "assistant", "content": text}]
-             for side, text in (("chosen", best), ("rejected", other))} for other in others if best and other]
+    rows = [
+        {
+            side: [{"role": "user", "content": duel.prompt}, {"role": "assistant", "content": text}]
+            for side, text in (("chosen", best), ("rejected", other))
+        }
+        for other in others
+        if best and other
+    ]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with file.open("ab", buffering=0) as output:  # one write, so that two votes never mix
         output.write(lines.encode())

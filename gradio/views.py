@@ -28,26 +28,37 @@ def talk(messages: Sequence[dict[str, str]], instruct: bool, writing: bool = Fal
     turns = "".join(
         f'<div class="turn {message["role"]}"><span class="who">{"You" if message["role"] == "user" else "Model"}: '
         f'</span><span class="said">{escape(message["content"].strip() if instruct else message["content"])}</span>'
-        "</div>" for message in messages)
+        "</div>"
+        for message in messages
+    )
     kind = "answers" if instruct else "continues"
-    return (f'<div class="talk {kind}{" writing" * writing}" role="log" aria-label="Conversation" tabindex="0">'
-            f'<div class="turns">{turns}</div></div>')
+    return (
+        f'<div class="talk {kind}{" writing" * writing}" role="log" aria-label="Conversation" tabindex="0">'
+        f'<div class="turns">{turns}</div></div>'
+    )
 
 
 def cards(shown: Iterable[Card], writing: bool = False) -> str:
     """Replies beside each other."""
-    return f'<div class="cards{" writing" * writing}">' + "".join(
-        f'<section class="card{" chosen" * card.chosen}" aria-label="{escape(card.title)}">'
-        f"<h2>{escape(card.title)}{' <span class=badge>your choice</span>' * card.chosen}</h2>"
-        f'<p class="detail">{escape(card.detail)}</p><span class="given">{escape(card.explicit)}</span>'
-        f'<span class="said">{escape(card.text if card.explicit else card.text.lstrip())}</span></section>'
-        for card in shown) + "</div>"
+    return (
+        f'<div class="cards{" writing" * writing}">'
+        + "".join(
+            f'<section class="card{" chosen" * card.chosen}" aria-label="{escape(card.title)}">'
+            f"<h2>{escape(card.title)}{' <span class=badge>your choice</span>' * card.chosen}</h2>"
+            f'<p class="detail">{escape(card.detail)}</p><span class="given">{escape(card.explicit)}</span>'
+            f'<span class="said">{escape(card.text if card.explicit else card.text.lstrip())}</span></section>'
+            for card in shown
+        )
+        + "</div>"
+    )
 
 
 def growing(prompt: str, text: str) -> str:
     """A text that is being written, before its tokens are looked at."""
-    return (f'<div class="look writing"><span class="given">{escape(prompt)}</span><span class="said">{escape(text)}'
-            "</span></div>")
+    return (
+        f'<div class="look writing"><span class="given">{escape(prompt)}</span><span class="said">{escape(text)}'
+        "</span></div>"
+    )
 
 
 def tokens(prompt: str, seen: Iterable[tuple[str, float, Sequence[tuple[str, float]]]]) -> str:
@@ -57,15 +68,19 @@ def tokens(prompt: str, seen: Iterable[tuple[str, float, Sequence[tuple[str, flo
         rows = "".join(
             f'<span class="guess{" taken" * (other == text)}"><code>{escape(visible(other))}</code>'
             f'<span class="bar"><span style="width:{value:.1%}"></span></span><span>{value:.1%}</span></span>'
-            for other, value in alternatives)
+            for other, value in alternatives
+        )
         pieces.append(
             f'<button type="button" class="token" style="--p:{probability:.3f}" '
             f'aria-label="{escape(visible(text))}, {probability:.1%}">{escape(visible(text))}</button>'
             f'<span class="others" role="note"><strong>{escape(visible(text))} &nbsp;{probability:.1%}</strong>'
-            f"{rows}</span>{'<br>' * text.count(chr(10))}")
-    return (f'<div class="look"><span class="given">{escape(prompt)}</span>{"".join(pieces)}'
-            '<div class="hint">Point at a token, or tap it, to see what else the model considered.</div></div>'
-            '<p class="scale">less likely <span class="ramp"></span> more likely</p>')
+            f"{rows}</span>{'<br>' * text.count(chr(10))}"
+        )
+    return (
+        f'<div class="look"><span class="given">{escape(prompt)}</span>{"".join(pieces)}'
+        '<div class="hint">Point at a token, or tap it, to see what else the model considered.</div></div>'
+        '<p class="scale">less likely <span class="ramp"></span> more likely</p>'
+    )
 
 
 def visible(text: str) -> str:
@@ -85,36 +100,51 @@ def way(instruct: bool) -> str:
 
 def mode(instruct: bool, folder: str) -> str:
     """Which way of writing a model has, and where it comes from."""
-    what = ("<strong>Instruct model.</strong> Your message goes into the template: <code>### Instruction:</code> … "
-            "<code>### Response:</code>" if instruct else
-            "<strong>Base model.</strong> It continues your text as it stands; nothing is added.")
+    what = (
+        "<strong>Instruct model.</strong> Your message goes into the template: <code>### Instruction:</code> … "
+        "<code>### Response:</code>"
+        if instruct
+        else "<strong>Base model.</strong> It continues your text as it stands; nothing is added."
+    )
     return f'<p class="note">{what} <span class="from">{escape(folder)}</span></p>'
 
 
 def loss_curves(runs: Iterable[tuple[str, Sequence[dict]]]) -> str:
     """Training and validation loss of runs (name, rows of metrics.jsonl) beside each other."""
-    return '<h2>How the runs learned</h2><div class="curves">' + "".join(
-        loss_curve(name, rows) for name, rows in runs) + "</div>"
+    return (
+        '<h2>How the runs learned</h2><div class="curves">'
+        + "".join(loss_curve(name, rows) for name, rows in runs)
+        + "</div>"
+    )
 
 
 def loss_curve(name: str, rows: Sequence[dict]) -> str:
     """Training and validation loss of a run over its tokens, as a figure."""
-    lines = {split: [(row["tokens"], row["loss"]) for row in rows if row["split"] == split]
-             for split in ("train", "val")}
+    lines = {
+        split: [(row["tokens"], row["loss"]) for row in rows if row["split"] == split]
+        for split in ("train", "val")
+    }
     points = [point for line in lines.values() for point in line]
     if not points:
         return f'<figure class="curve"><figcaption>{escape(name)}: no measurements</figcaption></figure>'
     right, low, high = max(x for x, _ in points), min(y for _, y in points), max(y for _, y in points)
 
     def drawn(line: list[tuple[float, float]]) -> str:
-        return " ".join(f"{x / right * WIDTH:.1f},{(high - y) / max(high - low, 1e-9) * HEIGHT:.1f}" for x, y in line)
+        return " ".join(
+            f"{x / right * WIDTH:.1f},{(high - y) / max(high - low, 1e-9) * HEIGHT:.1f}" for x, y in line
+        )
 
     last = {split: f"{line[-1][1]:.3f}" for split, line in lines.items() if line}
-    said = ", ".join(f"{'training' if split == 'train' else 'validation'} {value}" for split, value in last.items())
+    said = ", ".join(
+        f"{'training' if split == 'train' else 'validation'} {value}" for split, value in last.items()
+    )
     return (
         f'<figure class="curve"><figcaption><strong>{escape(name)}</strong> {said}</figcaption>'
         f'<svg viewBox="-2 -4 {WIDTH + 4} {HEIGHT + 8}" role="img" preserveAspectRatio="none" '
         f'aria-label="Loss of {escape(name)}: {said} after {right:,} tokens">'
-        + "".join(f'<polyline class="{split}" points="{drawn(line)}" />' for split, line in lines.items() if line)
+        + "".join(
+            f'<polyline class="{split}" points="{drawn(line)}" />' for split, line in lines.items() if line
+        )
         + f'</svg><div class="axis"><span>{high:.2f} to {low:.2f}</span><span>{right / 1e6:.2f}M tokens</span></div>'
-        "</figure>")
+        "</figure>"
+    )

@@ -14,21 +14,27 @@ from runtime.errors import UserError
 from tokenizer import CHAT_TEMPLATE, HEADINGS, Tokenizer
 
 # By our names of precisions: the type of the matrices, and llama.cpp's word for the file.
-TYPES = {"float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-         "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
-         "bfloat16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
-         "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0)}
+TYPES = {
+    "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "bfloat16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
 Q8_BLOCK = 32
 
 
 def write_gguf(path: Path, model: Llama, tokenizer: Tokenizer, precision: str) -> None:
     """Write the file. Raises UserError for a model or a tokenizer that llama.cpp does not have."""
     if model.legacy:
-        raise UserError("the published weights have no rotary positions and no final norm, which llama.cpp does not "
-                        "know: export them with --format safetensors")
+        raise UserError(
+            "the published weights have no rotary positions and no final norm, which llama.cpp does not "
+            "know: export them with --format safetensors"
+        )
     if not tokenizer.fast:
-        raise UserError("this tokenizer is not a ranked byte-level BPE, and its cuts are not known to llama.cpp: "
-                        "convert the folder with llama.cpp's own script")
+        raise UserError(
+            "this tokenizer is not a ranked byte-level BPE, and its cuts are not known to llama.cpp: "
+            "convert the folder with llama.cpp's own script"
+        )
     matrix, kind = TYPES[precision]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_file_type(kind)
@@ -72,7 +78,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> 
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(merges or [f"{EOS} {EOS}"])  # bytes have none; llama.cpp wants one, so one that never is
+    writer.add_token_merges(
+        merges or [f"{EOS} {EOS}"]
+    )  # bytes have none; llama.cpp wants one, so one that never is
     writer.add_bos_token_id(tokenizer.eos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_add_bos_token(False)
@@ -92,8 +100,11 @@ def _type_of(values: np.ndarray, matrix: GGMLQuantizationType) -> GGMLQuantizati
 def gguf_names(model: Llama) -> dict[str, str]:
     """The name in the file of each weight; a tied head has none, it is the embedding."""
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.args.no_of_decoder_layers)
-    return {name: known.get_name(name, try_suffixes=(".weight",)) for name in model.state_dict()
-            if name != "lm_head.weight" or not model.args.tie_embeddings}
+    return {
+        name: known.get_name(name, try_suffixes=(".weight",))
+        for name in model.state_dict()
+        if name != "lm_head.weight" or not model.args.tie_embeddings
+    }
 
 
 def _interleaved(name: str, values: np.ndarray, args: ModelArgs, back: bool = False) -> np.ndarray:
@@ -125,11 +136,19 @@ def modelfile(file: str, answers: bool, args: ModelArgs) -> str:
     template = "{{ .Prompt }}"
     if answers:
         ends = {role: EOS if role == "assistant" else "\n\n" for role in HEADINGS}
-        turns = "".join(f'{{{{ {"else " * bool(number)}if eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{ends[role]}'
-                        for number, (role, heading) in enumerate(HEADINGS.items()))
+        turns = "".join(
+            f'{{{{ {"else " * bool(number)}if eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{ends[role]}'
+            for number, (role, heading) in enumerate(HEADINGS.items())
+        )
         template = f"{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}{HEADINGS['assistant']}"
-    lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""', f'PARAMETER stop "{EOS}"',
-             f"PARAMETER num_ctx {args.block_size}", f"PARAMETER temperature {args.temperature}",
-             f"PARAMETER top_k {args.top_k}", f"PARAMETER top_p {args.top_p}",
-             f"PARAMETER repeat_penalty {args.repetition_penalty}"]
+    lines = [
+        f"FROM ./{file}",
+        f'TEMPLATE """{template}"""',
+        f'PARAMETER stop "{EOS}"',
+        f"PARAMETER num_ctx {args.block_size}",
+        f"PARAMETER temperature {args.temperature}",
+        f"PARAMETER top_k {args.top_k}",
+        f"PARAMETER top_p {args.top_p}",
+        f"PARAMETER repeat_penalty {args.repetition_penalty}",
+    ]
     return "\n".join(lines) + "\n"

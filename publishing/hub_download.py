@@ -28,10 +28,17 @@ def repository(repo: str) -> tuple[str, dict[str, HubFile]]:
     """(revision, files by name) of what a repository holds now at its top level."""
     with hub_errors(repo):
         info = retry(lambda: huggingface_hub.HfApi().model_info(repo, files_metadata=True), repo)
-    files = {entry.rfilename: HubFile(entry.rfilename, huggingface_hub.hf_hub_url(repo, entry.rfilename,
-                                                                                  revision=info.sha),
-                                      entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-             for entry in info.siblings if Path(entry.rfilename).name == entry.rfilename}
+    files = {
+        entry.rfilename: HubFile(
+            entry.rfilename,
+            huggingface_hub.hf_hub_url(repo, entry.rfilename, revision=info.sha),
+            entry.size,
+            entry.lfs.sha256 if entry.lfs else None,
+            entry.blob_id,
+        )
+        for entry in info.siblings
+        if Path(entry.rfilename).name == entry.rfilename
+    }
     return info.sha, files
 
 
@@ -55,8 +62,10 @@ def fetch(repo: str, file: HubFile, folder: Path) -> Path:
         if part.stat().st_size == file.size and _digest(part, file) == (file.sha256 or file.git):
             return part.rename(path)
     part.unlink()
-    raise UserError(f"{file.name} of {repo} arrives damaged (its {'sha256' if file.sha256 else 'hash'} is not that of "
-                    "the hub): something between here and the hub changes files; try another network")
+    raise UserError(
+        f"{file.name} of {repo} arrives damaged (its {'sha256' if file.sha256 else 'hash'} is not that of "
+        "the hub): something between here and the hub changes files; try another network"
+    )
 
 
 def _go_on(file: HubFile, part: Path, there: int, bar: tqdm) -> None:

@@ -10,8 +10,23 @@ from model import Llama
 from training.metrics import read_metrics
 from training.state import TrainState, initial_weights_folder, load_state
 
-SETTINGS = ("optimizer", "max_lr", "min_lr", "warmup_iters", "weight_decay_optim", "beta_1", "beta_2", "clip",
-            "tokens_per_step", "block_size", "epochs", "dropout", "attn_dropout", "dtype", "seed")
+SETTINGS = (
+    "optimizer",
+    "max_lr",
+    "min_lr",
+    "warmup_iters",
+    "weight_decay_optim",
+    "beta_1",
+    "beta_2",
+    "clip",
+    "tokens_per_step",
+    "block_size",
+    "epochs",
+    "dropout",
+    "attn_dropout",
+    "dtype",
+    "seed",
+)
 DPO_SETTINGS = ("beta", "dpo_loss", "label_smoothing")
 USES = {  # by format; {name} is the repository or folder, {file} the GGUF file
     "safetensors": """```python
@@ -35,7 +50,8 @@ ollama create {short} -f Modelfile && ollama run {short}
     "legacy": """```bash
 python inference_sft.py --model FOLDER --prompt "..."    # of SmolLlama; no other library has this architecture
 ```
-"""}
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,9 @@ class StageRecord:
     def hours(self) -> float:
         """Hours that the steps took, evaluations and pauses not counted."""
         per_step = self.progress.tokens / max(1, self.progress.step)
-        return sum(per_step / row["tokens_per_second"] for row in self.rows if "tokens_per_second" in row) / 3600
+        return (
+            sum(per_step / row["tokens_per_second"] for row in self.rows if "tokens_per_second" in row) / 3600
+        )
 
 
 def history(folder: Path) -> list[StageRecord]:
@@ -71,39 +89,69 @@ def history(folder: Path) -> list[StageRecord]:
     return stages
 
 
-def model_card(name: str, stages: Sequence[StageRecord], model: Llama, use: str,
-               samples: Sequence[tuple[str, str]]) -> str:
+def model_card(
+    name: str, stages: Sequence[StageRecord], model: Llama, use: str, samples: Sequence[tuple[str, str]]
+) -> str:
     """The card of a model as Markdown; `use` is what its last section says, samples are (prompt, text)."""
     args, parameters = model.args, sum(weight.numel() for weight in model.parameters())
     repos = [stage.state["source"]["repo"] for stage in stages if "repo" in stage.state.get("source", {})]
-    head = {"library_name": "transformers", "pipeline_tag": "text-generation",
-            "tags": ["smolllama", "llama", *(stage.name.replace(" ", "-") for stage in stages)],
-            **({"datasets": repos} if repos else {})}
+    head = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["smolllama", "llama", *(stage.name.replace(" ", "-") for stage in stages)],
+        **({"datasets": repos} if repos else {}),
+    }
     made = " then ".join(stage.name for stage in stages) or "training"
-    parts = ["---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items()) + "---",
-             f"# {name.split('/')[-1]}",
-             f"A small Llama of {parameters:,} parameters, made from nothing by {made} with SmolLlama: "
-             f"{args.no_of_decoder_layers} layers, width {args.embeddings_dims}, {args.no_of_heads} query and "
-             f"{args.no_kv_heads} key-value heads, a vocabulary of {args.vocab_size}, a context of {args.block_size} "
-             "tokens. What it says may be wrong or harmful: nothing filters it."]
+    parts = [
+        "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items()) + "---",
+        f"# {name.split('/')[-1]}",
+        f"A small Llama of {parameters:,} parameters, made from nothing by {made} with SmolLlama: "
+        f"{args.no_of_decoder_layers} layers, width {args.embeddings_dims}, {args.no_of_heads} query and "
+        f"{args.no_kv_heads} key-value heads, a vocabulary of {args.vocab_size}, a context of {args.block_size} "
+        "tokens. What it says may be wrong or harmful: nothing filters it.",
+    ]
     if stages:
         parts += ["## Training", _table(stages), *map(_data, stages), "## Settings", _settings(stages)]
     if samples:
-        parts += ["## Samples", "The first ones drawn, none left out.",
-                  *(f"> **{_quoted(prompt)}** {_quoted(text)}" for prompt, text in samples)]
+        parts += [
+            "## Samples",
+            "The first ones drawn, none left out.",
+            *(f"> **{_quoted(prompt)}** {_quoted(text)}" for prompt, text in samples),
+        ]
     return "\n\n".join([*parts, "## How to use it", use])
 
 
 def _table(stages: Sequence[StageRecord]) -> str:
-    heads = ("stage", "data", "steps", "tokens", "last training loss", "validation loss", "validation scores",
-             "hours of steps", "hardware")
+    heads = (
+        "stage",
+        "data",
+        "steps",
+        "tokens",
+        "last training loss",
+        "validation loss",
+        "validation scores",
+        "hours of steps",
+        "hardware",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for stage in stages:
         losses = [f"{row['loss']:.4f}" if row else "-" for row in (stage.last("train"), stage.last("val"))]
-        scores = [f"{key} {stage.last('val')[key]:.3f}" for key in ("accuracy", "margin") if key in stage.last("val")]
+        scores = [
+            f"{key} {stage.last('val')[key]:.3f}"
+            for key in ("accuracy", "margin")
+            if key in stage.last("val")
+        ]
         world, device = stage.state["world_size"], stage.state.get("device", "not recorded")
-        cells = (stage.name, stage.args.dataset, f"{stage.progress.step:,}", f"{stage.progress.tokens:,}", *losses,
-                 ", ".join(scores) or "-", f"{stage.hours:.2f}", f"{world} x {device}")
+        cells = (
+            stage.name,
+            stage.args.dataset,
+            f"{stage.progress.step:,}",
+            f"{stage.progress.tokens:,}",
+            *losses,
+            ", ".join(scores) or "-",
+            f"{stage.hours:.2f}",
+            f"{world} x {device}",
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -112,10 +160,13 @@ def _data(stage: StageRecord) -> str:
     """Where the data of a stage was from, in a line."""
     source = stage.state.get("source", {})
     if "repo" in source:
-        origin = f"[{source['repo']}](https://hf.co/datasets/{source['repo']}) at revision {source['revision']}"
+        origin = (
+            f"[{source['repo']}](https://hf.co/datasets/{source['repo']}) at revision {source['revision']}"
+        )
     elif "files" in source:
-        origin = "local files: " + ", ".join(f"{Path(file['path']).name} ({file['bytes']:,} bytes)"
-                                             for file in source["files"])
+        origin = "local files: " + ", ".join(
+            f"{Path(file['path']).name} ({file['bytes']:,} bytes)" for file in source["files"]
+        )
     elif "generator" in source:
         origin = f"SmolLlama's story world ({source['generator']}, seed {source['seed']})"
     else:

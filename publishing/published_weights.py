@@ -30,10 +30,20 @@ def convert(file: Path, folder: Path, stage: str) -> None:
         args, weights = translate({name.removeprefix("_orig_mod."): weight for name, weight in state.items()})
         model = Llama(args, legacy=True)
         model.load_state_dict(weights)
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
-            pickle.UnpicklingError) as error:
-        raise UserError(f"{file} is not a whole file of published weights, and nothing of it was run "
-                        f"({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch it again") from None
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise UserError(
+            f"{file} is not a whole file of published weights, and nothing of it was run "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch it again"
+        ) from None
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder, model, gpt2(), {"stage": stage, "legacy": True})
 
@@ -44,30 +54,51 @@ def translate(state: dict[str, Tensor]) -> tuple[ModelArgs, dict[str, Tensor]]:
     Raises KeyError or ValueError where one is missing or too many.
     """
     embedding, head = state.pop("embeddings.weight"), state.pop("linear_layer.weight")
-    weights = {"model.embed_tokens.weight": embedding, "lm_head.weight": head,
-               "lm_head.bias": state.pop("linear_layer.bias")}
+    weights = {
+        "model.embed_tokens.weight": embedding,
+        "lm_head.weight": head,
+        "lm_head.bias": state.pop("linear_layer.bias"),
+    }
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("decoder."))
     for layer in range(layers):
         theirs, ours = f"decoder.{layer}.", f"model.layers.{layer}."
         weights |= {f"{ours}{name}.weight": state.pop(f"{theirs}{old}.weight") for old, name in NORMS.items()}
-        weights |= {f"{ours}mlp.{name}.weight": state.pop(f"{theirs}feedforward_network.swiglue.{old}.weight")
-                    for old, name in SWIGLU.items()}
+        weights |= {
+            f"{ours}mlp.{name}.weight": state.pop(f"{theirs}feedforward_network.swiglue.{old}.weight")
+            for old, name in SWIGLU.items()
+        }
         groups = [f"{theirs}gqa.mqa.{group}." for group in range(GROUPS)]
         outputs = state.pop(f"{theirs}gqa.linear_layer.weight").double().chunk(GROUPS, dim=1)
-        weights |= {f"{ours}self_attn.{name}_proj.weight": torch.cat([state.pop(part) for part in parts])
-                    for name, parts in (
-                        ("q", [f"{group}multi_query.{n}.weight" for group in groups for n in range(QUERIES)]),
-                        ("k", [f"{group}key.weight" for group in groups]),
-                        ("v", [f"{group}value.weight" for group in groups]))}
+        weights |= {
+            f"{ours}self_attn.{name}_proj.weight": torch.cat([state.pop(part) for part in parts])
+            for name, parts in (
+                ("q", [f"{group}multi_query.{n}.weight" for group in groups for n in range(QUERIES)]),
+                ("k", [f"{group}key.weight" for group in groups]),
+                ("v", [f"{group}value.weight" for group in groups]),
+            )
+        }
         weights[f"{ours}self_attn.o_proj.weight"] = torch.cat(
-            [output @ state.pop(f"{group}linear_layer.weight").double()
-             for output, group in zip(outputs, groups, strict=True)], dim=1)
+            [
+                output @ state.pop(f"{group}linear_layer.weight").double()
+                for output, group in zip(outputs, groups, strict=True)
+            ],
+            dim=1,
+        )
     if state:
         raise ValueError(f"unknown weights, such as {next(iter(state))}")
     vocab_size, width = embedding.shape
-    args = ModelArgs(vocab_size=vocab_size, embeddings_dims=width, no_of_decoder_layers=layers,
-                     no_of_heads=GROUPS * QUERIES, no_kv_heads=GROUPS, head_dim=width // GROUPS, block_size=CONTEXT,
-                     hidden_dims=len(weights["model.layers.0.mlp.gate_proj.weight"]),
-                     eps=torch.finfo(torch.float32).eps, tie_embeddings=torch.equal(embedding, head),
-                     dropout=0.0, attn_dropout=0.0)
+    args = ModelArgs(
+        vocab_size=vocab_size,
+        embeddings_dims=width,
+        no_of_decoder_layers=layers,
+        no_of_heads=GROUPS * QUERIES,
+        no_kv_heads=GROUPS,
+        head_dim=width // GROUPS,
+        block_size=CONTEXT,
+        hidden_dims=len(weights["model.layers.0.mlp.gate_proj.weight"]),
+        eps=torch.finfo(torch.float32).eps,
+        tie_embeddings=torch.equal(embedding, head),
+        dropout=0.0,
+        attn_dropout=0.0,
+    )
     return args, weights

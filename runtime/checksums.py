@@ -20,11 +20,13 @@ LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 def sha256_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The sha256 of files of a folder, read by several threads; of a missing file, an empty word."""
+
     def digest(name: str) -> str:
         if not (folder / name).is_file():
             return ""
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
     names = list(names)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         return dict(zip(names, pool.map(digest, names), strict=True))
@@ -36,8 +38,11 @@ def write_checksums(folder: Path, known: dict[str, str]) -> None:
     A folder inside that has sums of its own is left to them, and may be taken away.
     """
     inner = [path.parent for path in folder.glob(f"*/{SUMS}")]
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")
-             if path.is_file() and not any(path.is_relative_to(part) for part in inner)}
+    names = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not any(path.is_relative_to(part) for part in inner)
+    }
     found = {**sha256_of(folder, names - {*known, SUMS}), **known}
     write_text(folder / SUMS, "".join(f"{found[name]}  {name}\n" for name in sorted(found)))
 

@@ -13,8 +13,20 @@ import torch
 import torch.distributed as dist
 
 # Dense bf16 peaks in FLOP/s from the makers' data sheets, by a word of the device's name. First match wins.
-PEAK_FLOPS = {"GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12,
-              "A10G": 70e12, "L40S": 362e12, "L4": 121e12, "RTX 5090": 209e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
+PEAK_FLOPS = {
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 5090": 209e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
 
 
 TIMEOUT = timedelta(minutes=30)  # of ranks that wait for each other; the watchdog is sooner
@@ -43,8 +55,9 @@ class DistributedEnv:
 
 def init(device: str, dtype: str | None) -> DistributedEnv:
     """Join the process group that torchrun announces, if any, and choose device and precision from those asked for."""
-    rank, local_rank, world = (int(os.environ.get(k, d)) for k, d in
-                               (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
+    rank, local_rank, world = (
+        int(os.environ.get(k, d)) for k, d in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+    )
     device, why = choose_device(device, local_rank)
     dtype, why_dtype = choose_dtype(dtype, device)
     if device.type == "cuda":
@@ -54,16 +67,21 @@ def init(device: str, dtype: str | None) -> DistributedEnv:
         tune_glibc_malloc()
     if "RANK" in os.environ:
         store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=new_rendezvous_store(store, rank, world),
-                                rank=rank, world_size=world, timeout=TIMEOUT)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=new_rendezvous_store(store, rank, world),
+            rank=rank,
+            world_size=world,
+            timeout=TIMEOUT,
+        )
     return DistributedEnv(rank, local_rank, world, device, dtype, f"{why}; {why_dtype}")
 
 
 def tune_glibc_malloc() -> None:
     """Have glibc keep freed blocks for the next step: those given back cost a page fault for each 4 KiB."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-4, 0)            # M_MMAP_MAX: no block gets a mapping of its own
-        libc.mallopt(-1, 2**31 - 1)    # M_TRIM_THRESHOLD: as much as may stay free at the heap's end
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: as much as may stay free at the heap's end
 
 
 def new_rendezvous_store(store: dist.Store, rank: int, world: int) -> dist.Store:
@@ -80,7 +98,9 @@ def new_rendezvous_store(store: dist.Store, rank: int, world: int) -> dist.Store
         return dist.PrefixStore(name, store)
     while not store.check([f"here/{word}/{other}" for other in range(1, world)]):
         for other in range(1, world):
-            if store.check([f"call/{other}"]):  # of this start, or of an earlier one: nobody hears that answer
+            if store.check(
+                [f"call/{other}"]
+            ):  # of this start, or of an earlier one: nobody hears that answer
                 store.set("answer/" + store.get(f"call/{other}").decode(), word)
         time.sleep(0.02)
     return dist.PrefixStore(word, store)
@@ -102,18 +122,26 @@ def choose_dtype(asked: str | None, device: torch.device) -> tuple[torch.dtype, 
         fast = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         return getattr(torch, asked or fast), "as asked" if asked else f"{fast} is the fastest here"
     if device.type == "cpu" and asked == "bfloat16" and not has_bf16():
-        return torch.float32, "float32, because this CPU has no instructions for bfloat16 and is very slow without"
+        return (
+            torch.float32,
+            "float32, because this CPU has no instructions for bfloat16 and is very slow without",
+        )
     if asked == "float16":
         return torch.float32, f"float32, because float16 needs CUDA, not {device.type}"
     if asked:
         return getattr(torch, asked), "as asked"
-    other = "; wide models train faster with --dtype bfloat16 here" if device.type == "cpu" and has_bf16() else ""
+    other = (
+        "; wide models train faster with --dtype bfloat16 here" if device.type == "cpu" and has_bf16() else ""
+    )
     return torch.float32, f"float32 is the safe choice on {device.type}{other}"
 
 
 def has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware. Not found out by a clock: a resumed run must find the same."""
-    if platform.machine().lower() in ("x86_64", "amd64"):  # where oneDNN counts AVX-512 that converts to float32, too
+    if platform.machine().lower() in (
+        "x86_64",
+        "amd64",
+    ):  # where oneDNN counts AVX-512 that converts to float32, too
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -157,7 +185,11 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 def any_rank(flag: bool, env: DistributedEnv) -> bool:
     """Whether the flag is up on any rank; all ranks get the same answer."""
-    return bool(all_reduce_sum(torch.tensor(float(flag), device=env.device)).item()) if dist.is_initialized() else flag
+    return (
+        bool(all_reduce_sum(torch.tensor(float(flag), device=env.device)).item())
+        if dist.is_initialized()
+        else flag
+    )
 
 
 def gather_objects(value: object) -> list[object]:

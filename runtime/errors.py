@@ -7,8 +7,17 @@ import sys
 from collections.abc import Callable
 
 # What a file may be the matter with that its user can mend.
-USER_FIXABLE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOENT,
-            errno.ENOTDIR, errno.EISDIR)
+USER_FIXABLE_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
 
 
 class UserError(Exception):

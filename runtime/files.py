@@ -50,13 +50,17 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(handle), os.stat(folder))  # not when another has just moved it aside
+            mine = os.path.samestat(
+                os.fstat(handle), os.stat(folder)
+            )  # not when another has just moved it aside
         except BlockingIOError:
             mine = False
         except OSError as error:  # a network file system without locks
             mine = True
-            print(f"{folder} cannot be locked ({error.strerror}): see to it that nothing else writes there",
-                  file=sys.stderr)
+            print(
+                f"{folder} cannot be locked ({error.strerror}): see to it that nothing else writes there",
+                file=sys.stderr,
+            )
         if not mine:
             raise UserError(f"another process is at work in {folder}: wait for it, or stop it first")
         yield

@@ -28,10 +28,12 @@ READ_ERRORS = (OSError, httpx.HTTPError, json.JSONDecodeError, pa.ArrowInvalid)
 @functools.cache
 def hub_filesystem() -> huggingface_hub.HfFileSystem:
     """The hub's files. No request waits for ever: ours is the time limit where the library sets none."""
+
     def limit_waiting(request: httpx.Request) -> None:
         given = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {what: given.get(what) or limit
-                                         for what, limit in httpx.Timeout(TIME_LIMIT).as_dict().items()}
+        request.extensions["timeout"] = {
+            what: given.get(what) or limit for what, limit in httpx.Timeout(TIME_LIMIT).as_dict().items()
+        }
 
     def client() -> httpx.Client:
         made = default_client_factory()
@@ -52,7 +54,10 @@ def retry(action: Callable[[], object], what: str, tries: int = 4) -> object:
                 raise
             asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
             wait = int(asked) if asked.isdigit() else 2**attempt
-            print(f"{what}: {short_error(error)}; trying again in {wait} s ({attempt + 1} of {tries - 1})", flush=True)
+            print(
+                f"{what}: {short_error(error)}; trying again in {wait} s ({attempt + 1} of {tries - 1})",
+                flush=True,
+            )
             time.sleep(wait)
 
 
@@ -79,13 +84,20 @@ def hub_errors(repo: str) -> Iterator[str]:
     except HFValidationError:
         raise UserError(f"{repo} is not the name of a repository: it is like owner/name") from None
     except GatedRepoError:
-        raise UserError(f"{repo} is gated: accept its terms at {endpoint}/{repo}, then log in with `hf auth login`"
-                        ) from None
+        raise UserError(
+            f"{repo} is gated: accept its terms at {endpoint}/{repo}, then log in with `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
-        raise UserError(f"{repo} is not on the hub at {endpoint}, or it is private: log in with `hf auth login`"
-                        ) from None
+        raise UserError(
+            f"{repo} is not on the hub at {endpoint}, or it is private: log in with `hf auth login`"
+        ) from None
     except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled) as error:
-        login = ("log in with `hf auth login`, or " if isinstance(error, HfHubHTTPError)
-                 and error.response.status_code in (401, 403) else "")
-        raise UserError(f"the hub at {endpoint} fails for {repo} ({short_error(error)}): {login}run the same command again "
-                        "later; what is here so far is kept") from None
+        login = (
+            "log in with `hf auth login`, or "
+            if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+            else ""
+        )
+        raise UserError(
+            f"the hub at {endpoint} fails for {repo} ({short_error(error)}): {login}run the same command again "
+            "later; what is here so far is kept"
+        ) from None

@@ -62,7 +62,11 @@ def exit_when_torchrun_dies() -> None:
     def watch() -> None:
         while os.getppid() == launcher:
             time.sleep(1)
-        print("torchrun is gone, so this rank leaves too; start again with --resume", file=sys.stderr, flush=True)
+        print(
+            "torchrun is gone, so this rank leaves too; start again with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(1)
 
     launcher = os.getppid()

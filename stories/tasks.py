@@ -24,8 +24,16 @@ STORIES = {"about": 7, "wish": 7, "continue": 7}
 QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
              "add": 14, "take": 24, "list": 70}  # fmt: skip
 KINDS = STORIES | QUESTIONS
-FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 3, "wrong": 2}  # and how often, the hardest to see most
-UNKIND_SHARE = 0.2  # of the stories to imitate: what people write is not all kind, and preferences teach against it
+FLAWS = {
+    "subject": 2,
+    "unkind": 3,
+    "repetitive": 1,
+    "broken": 3,
+    "wrong": 2,
+}  # and how often, the hardest to see most
+UNKIND_SHARE = (
+    0.2  # of the stories to imitate: what people write is not all kind, and preferences teach against it
+)
 # Of a story, read or written: at 1.25 tokens a word, a prompt with its story and its answer stays below 256 tokens.
 MAX_WORDS = 140
 TALKED_WORDS = 118  # of a story that is asked about five times; a longer one is asked about four times
@@ -113,7 +121,12 @@ def _told(kind: str, tale: Tale, rng: random.Random) -> tuple[str, str] | None:
     for short_error in (kind not in STORIES, *[True] * BRIEF_TRIES):
         text = tell(tale, rng, short_error)
         beginning, gap, rest = text.partition("\n\n") if kind == "continue" else ("", " ", text)
-        if gap and len(text.split()) <= MAX_WORDS and names(rest, tale.character) and names(rest, tale.object):
+        if (
+            gap
+            and len(text.split()) <= MAX_WORDS
+            and names(rest, tale.character)
+            and names(rest, tale.object)
+        ):
             return beginning, rest
     return None
 
@@ -122,7 +135,12 @@ def _tale(kind: str, split: str, rng: random.Random) -> tuple[Tale, str, str]:
     """A tale that the kind of task can be about, and a telling of it in two parts."""
     while True:
         tale = sample_tale(split, rng)
-        if kind == "wish" and not names(tale.wish, tale.object) or kind == "helper" and tale.plot not in HELPING_PLOTS:
+        if (
+            kind == "wish"
+            and not names(tale.wish, tale.object)
+            or kind == "helper"
+            and tale.plot not in HELPING_PLOTS
+        ):
             continue
         if told := _told(kind, tale, rng):
             return tale, *told
@@ -132,7 +150,9 @@ def _story_task(kind: str, split: str, rng: random.Random) -> tuple[Task, Tale]:
     """A story to write, and its facts."""
     tale, beginning, rest = _tale(kind, split, rng)
     slots = words_of(vars(tale)) | {"a_kind": with_article(tale.kind)}
-    return Task(kind, _instruction(kind, split, slots, rng), beginning, rest, tale.character, tale.object), tale
+    return Task(
+        kind, _instruction(kind, split, slots, rng), beginning, rest, tale.character, tale.object
+    ), tale
 
 
 def _reading(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
@@ -181,7 +201,10 @@ def _series(words: list[str]) -> str:
 def _listing(kind: str, split: str, rng: random.Random) -> tuple[Task, str]:
     """A question for the two words that belong to a group, in the order given, and a wrong answer to it."""
     group, other = rng.sample(tuple(GROUPS), 2)
-    members, strangers = rng.sample(GROUPS[group].split(), 2), rng.sample(GROUPS[other].split(), rng.choice((1, 2)))
+    members, strangers = (
+        rng.sample(GROUPS[group].split(), 2),
+        rng.sample(GROUPS[other].split(), rng.choice((1, 2))),
+    )
     words = members + strangers
     rng.shuffle(words)
     belonging = [word for word in words if word in members]
@@ -243,8 +266,10 @@ def conversation_at(split: str, index: int, seed: int = 0) -> dict:
     messages, given = [], told[1]
     for kind in asked:
         question = instruction_text(_instruction(kind, split, words_of(vars(tale)), rng), given)
-        messages += [{"role": "user", "content": question},
-                     {"role": "assistant", "content": capital(ANSWERS[kind](tale)) + "."}]
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": capital(ANSWERS[kind](tale)) + "."},
+        ]
         given = ""  # it stands in the first turn
     return {"messages": messages}
 
@@ -269,7 +294,9 @@ def _unkind(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     slots["Helper"] = capital(slots["helper"])
     ending = " ".join(rng.choice(_lines(table)) for table in (UNKIND_DEEDS, UNKIND_WORDS)).format_map(slots)
     text = task.output
-    starts = [match.end() for match in SENTENCE_GAP.finditer(text) if text.count('"', 0, match.end()) % 2 == 0]
+    starts = [
+        match.end() for match in SENTENCE_GAP.finditer(text) if text.count('"', 0, match.end()) % 2 == 0
+    ]
     cut = min([0, *starts], key=lambda start: abs(len(text[start:].split()) - len(ending.split())))
     return text[:cut] + ending
 
@@ -288,16 +315,18 @@ def _repetitive(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
 def _broken(task: Task, tale: Tale, split: str, rng: random.Random) -> str:
     """The story without its last words, without some words in its middle, or without one of its quotation marks."""
     text = task.output
-    inside = [match.end() for match in re.finditer(r"\b[a-z]+(?= [a-z])", text)]  # of a sentence, after a word
+    inside = [
+        match.end() for match in re.finditer(r"\b[a-z]+(?= [a-z])", text)
+    ]  # of a sentence, after a word
     marks = [match.start() for match in re.finditer('"', text)]
     form = rng.choice(("end", "hole", "mark", "mark") if marks else ("end", "hole"))
     if form == "end":
-        return text[:inside[-rng.randint(1, 3)]]
+        return text[: inside[-rng.randint(1, 3)]]
     if form == "hole":
         start = rng.randrange(len(inside) - HOLE)
-        return text[:inside[start]] + text[inside[start + HOLE]:]
+        return text[: inside[start]] + text[inside[start + HOLE] :]
     place = rng.choice(marks)
-    return text[:place] + text[place + 1:]
+    return text[:place] + text[place + 1 :]
 
 
 def _spoilt(spoil: Callable, task: Task, tale: Tale, split: str, rng: random.Random) -> str:
@@ -308,7 +337,9 @@ def _spoilt(spoil: Callable, task: Task, tale: Tale, split: str, rng: random.Ran
             return text
 
 
-def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None) -> dict[str, list[dict[str, str]]]:
+def preference_at(
+    split: str, index: int, seed: int = 0, flaw: str | None = None
+) -> dict[str, list[dict[str, str]]]:
     """A pair in UltraFeedback's form: the rejected answer has the flaw of FLAWS, or any of them."""
     rng = random.Random(f"{seed}/{split}/{index}/preference")
     flaw = flaw or _draw(FLAWS, rng)
@@ -316,11 +347,15 @@ def preference_at(split: str, index: int, seed: int = 0, flaw: str | None = None
         task, rejected = _question(_draw(QUESTIONS, rng), split, rng)
     else:
         task, tale = _story_task(_draw(STORIES, rng), split, rng)
-        spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken}[flaw]
+        spoil = {"subject": _off_subject, "unkind": _unkind, "repetitive": _repetitive, "broken": _broken}[
+            flaw
+        ]
         rejected = _spoilt(spoil, task, tale, split, rng)
     prompt = {"role": "user", "content": instruction_text(task.instruction, task.input)}
-    return {name: [prompt, {"role": "assistant", "content": answer}]
-            for name, answer in (("chosen", task.output), ("rejected", rejected))}
+    return {
+        name: [prompt, {"role": "assistant", "content": answer}]
+        for name, answer in (("chosen", task.output), ("rejected", rejected))
+    }
 
 
 def main() -> None:
@@ -334,7 +369,10 @@ def main() -> None:
     for index in range(args.count):
         if args.preferences:
             pair = preference_at(args.split, index, args.seed)
-            parts = [pair["chosen"][0]["content"], *(f"[{name}] {turns[1]['content']}" for name, turns in pair.items())]
+            parts = [
+                pair["chosen"][0]["content"],
+                *(f"[{name}] {turns[1]['content']}" for name, turns in pair.items()),
+            ]
         else:
             row = instruction_at(args.split, index, args.seed)
             parts = [instruction_text(row["instruction"], row["input"]), f"[output] {row['output']}"]

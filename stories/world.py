@@ -129,7 +129,9 @@ def _parse(template: str) -> tuple:
 
 def _length(options: tuple) -> float:
     """How many characters a choice makes on average."""
-    sizes = [sum(len(part) if part.__class__ is str else _length(part) for part in option) for option in options]
+    sizes = [
+        sum(len(part) if part.__class__ is str else _length(part) for part in option) for option in options
+    ]
     return sum(sizes) / len(sizes)
 
 
@@ -144,7 +146,9 @@ def _script(plot: str, short_error: bool) -> tuple[tuple[str, tuple], ...]:
         flat = re.sub(r" ((?:\| )+)", lambda bars: bars[1].replace(" ", ""), " ".join(body.split()) + " ")
         options = _parse(flat.strip())
         if short_error:
-            options = tuple(sorted(options, key=lambda option: _length((option,)))[: max(1, len(options) // 2)])
+            options = tuple(
+                sorted(options, key=lambda option: _length((option,)))[: max(1, len(options) // 2)]
+            )
         script.append((mark, options))
     return tuple(script)
 
@@ -177,7 +181,12 @@ def words_of(facts: dict[str, str]) -> dict[str, str]:
         "any_thing": with_article(thing), "to": f"to the {facts['place']}", "glad": facts["end_feeling"],
     }  # fmt: skip
     if helper != kind:
-        named = {"helper": helper, "dear": helper, "my_helper": helper, "stranger": f"a {kind} named {helper}"}
+        named = {
+            "helper": helper,
+            "dear": helper,
+            "my_helper": helper,
+            "stranger": f"a {kind} named {helper}",
+        }
     elif (helper, facts["helper_he"]) in _helpers("family"):
         title = helper.capitalize()
         named = {"helper": title, "dear": title, "my_helper": f"my {helper}"}
@@ -253,7 +262,9 @@ def tell(tale: Tale, rng: random.Random, short_error: bool = False) -> str:
     elif slots["helper"] == slots["dear"]:
         slots["some_helper"] = f"{slots['his']} {tale.helper}"
     else:
-        slots["some_helper"] = with_article(f"{rng.choice(('old', 'kind', 'friendly', 'wise'))} {tale.helper}")
+        slots["some_helper"] = with_article(
+            f"{rng.choice(('old', 'kind', 'friendly', 'wise'))} {tale.helper}"
+        )
     for key in CAPITAL_SLOTS:
         slots[key.capitalize()] = capital(slots.get(key, ""))
     paragraphs: list[list[str]] = [[]]

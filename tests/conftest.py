@@ -25,28 +25,46 @@ def fault(record_property: Callable[[str, object], None]) -> Callable[[], None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """N faults, N survived: of a test that failed, all but its last fault were."""
-    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)
-               if report.when == "call" and "faults" in report.keywords]
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call" and "faults" in report.keywords
+    ]
     done = sum(name == "fault" for report in reports for name, _ in report.user_properties)
     if reports:
-        terminalreporter.write_line(f"{done} faults, {done - sum(report.failed for report in reports)} survived")
+        terminalreporter.write_line(
+            f"{done} faults, {done - sum(report.failed for report in reports)} survived"
+        )
 
 
 @pytest.fixture
 def tiny() -> ModelArgs:
     """Settings of a model that is made and run in milliseconds: grouped queries, no dropout."""
-    return ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
-                     vocab_size=96, block_size=32, dropout=0.0, attn_dropout=0.0, device="cpu")
+    return ModelArgs(
+        embeddings_dims=32,
+        no_of_decoder_layers=2,
+        no_of_heads=4,
+        no_kv_heads=2,
+        hidden_dims=48,
+        vocab_size=96,
+        block_size=32,
+        dropout=0.0,
+        attn_dropout=0.0,
+        device="cpu",
+    )
 
 
 @pytest.fixture
 def spread() -> Callable[[Llama], Llama]:
     """Makes a fresh model's weights ten times larger: at the usual 0.02 attention is uniform and logits are flat."""
+
     def enlarge(model: Llama) -> Llama:
         with torch.no_grad():
             for weight in model.parameters():
                 weight.mul_(10 if weight.dim() == 2 else 1)
         return model
+
     return enlarge
 
 
@@ -68,8 +86,14 @@ def make_store(tmp_path: Path) -> Callable[..., TokenDataset]:
 
     Of another kind than text, each document is (ids, what of it is learned).
     """
-    def write(shards: Iterable[Iterable], split: str = "train", vocab_size: int = 65536, eos_id: int = -1,
-              kind: str = "text") -> TokenDataset:
+
+    def write(
+        shards: Iterable[Iterable],
+        split: str = "train",
+        vocab_size: int = 65536,
+        eos_id: int = -1,
+        kind: str = "text",
+    ) -> TokenDataset:
         folder = tmp_path / f"data-{split}"
         folder.mkdir()
         entries = []
@@ -79,8 +103,13 @@ def make_store(tmp_path: Path) -> Callable[..., TokenDataset]:
                 ids, keep = (document, None) if kind == "text" else map(np.asarray, document)
                 writer.add(np.asarray(ids), keep, len(ids), ended=True)
             entries.append(writer.close())
-        meta = {"format": FORMAT, "kind": kind, "splits": {split: entries},
-                "tokenizer": {"vocab_size": vocab_size, "eos_id": eos_id}}
+        meta = {
+            "format": FORMAT,
+            "kind": kind,
+            "splits": {split: entries},
+            "tokenizer": {"vocab_size": vocab_size, "eos_id": eos_id},
+        }
         write_json(folder / "meta.json", meta)
         return TokenDataset(folder, split, meta)
+
     return write

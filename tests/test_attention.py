@@ -38,8 +38,13 @@ def test_runs_are_the_mask() -> None:
 def test_the_model_takes_either(tiny: ModelArgs, spread: Callable[[Llama], Llama]) -> None:
     torch.manual_seed(0)
     model = spread(Llama(tiny)).eval()
-    tokens, doc_ids, branches = torch.randint(96, (2, 16)), torch.from_numpy(DOC_IDS), torch.from_numpy(BRANCHES)
+    tokens, doc_ids, branches = (
+        torch.randint(96, (2, 16)),
+        torch.from_numpy(DOC_IDS),
+        torch.from_numpy(BRANCHES),
+    )
     masked = model(tokens, doc_ids, branches=branches)
-    torch.testing.assert_close(model(tokens, doc_ids, branches=branches, segments=torch.tensor(RUNS)), masked,
-                               rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        model(tokens, doc_ids, branches=branches, segments=torch.tensor(RUNS)), masked, rtol=0, atol=1e-5
+    )
     assert (model(tokens) - masked).abs().max() > 0.1

@@ -20,8 +20,16 @@ def run(tmp_path_factory):
     """The folder of a short finished run, made in this process."""
     folder = tmp_path_factory.mktemp("run")
     toy_dataset(folder / "data")
-    words = flags({**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", "total_iters": 4,
-                   "eps": 1e-6, "rope_theta": 500.0})
+    words = flags(
+        {
+            **TINY,
+            "data_dir": folder / "data",
+            "save_checkpoint_dir": folder / "runs",
+            "total_iters": 4,
+            "eps": 1e-6,
+            "rope_theta": 500.0,
+        }
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["trainer.py", *words])
         trainer.main()
@@ -48,7 +56,7 @@ def test_transformers_gives_our_logits_ids_and_greedy_text(run):
         assert (theirs(tokens).logits - model(tokens)).abs().max() < 2e-5
     ours = list(generate(model, ids[:7], 20, tokenizer.eos_id, temperature=0))
     output = theirs.generate(torch.tensor([ids[:7]]), do_sample=False, max_new_tokens=20)[0, 7:].tolist()
-    assert output[:len(ours)] == ours and len(ours) >= 5
+    assert output[: len(ours)] == ours and len(ours) >= 5
 
 
 def test_run_folder_means_its_newest_step(run, tmp_path):
@@ -82,9 +90,14 @@ def test_weights_of_another_shape_are_refused(broken):
         load_model(broken)
 
 
-@pytest.mark.parametrize("change, named", [({"model_type": "gpt2"}, "model_type gpt2"),
-                                           ({"attention_bias": True}, "attention_bias"),
-                                           ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type llama3")])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"model_type": "gpt2"}, "model_type gpt2"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type llama3"),
+    ],
+)
 def test_models_that_ours_is_not_are_refused(broken, change, named):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, **change}))
@@ -92,9 +105,17 @@ def test_models_that_ours_is_not_are_refused(broken, change, named):
         load_model(broken)
 
 
-@pytest.mark.parametrize("change", [{"vocab_size": 320.5}, {"vocab_size": "320"}, {"rms_norm_eps": None},
-                                    {"rope_parameters": {"rope_theta": None}}, {"head_dim": "8"},
-                                    {"max_position_embeddings": 1e3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 320.5},
+        {"vocab_size": "320"},
+        {"rms_norm_eps": None},
+        {"rope_parameters": {"rope_theta": None}},
+        {"head_dim": "8"},
+        {"max_position_embeddings": 1e3},
+    ],
+)
 def test_a_config_of_odd_values_is_broken(broken, change):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, **change}))
@@ -119,6 +140,7 @@ def test_config_that_is_no_json_and_folder_without_model(broken, tmp_path):
 
 def test_training_state_runs_no_code(broken):
     """A pickle that would run something is refused, and nothing is run."""
+
     class Bomb:
         def __reduce__(self):
             return (open, (str(broken / "exploded"), "w"))
@@ -134,7 +156,9 @@ def test_sharded_foreign_folder_loads(run, tmp_path):
     """A Llama folder as others write it: several weight files, untied head, no train_state."""
     from safetensors.torch import load_file, save_file
 
-    target = shutil.copytree(run / "step_000004", tmp_path / "foreign", ignore=shutil.ignore_patterns("train_state"))
+    target = shutil.copytree(
+        run / "step_000004", tmp_path / "foreign", ignore=shutil.ignore_patterns("train_state")
+    )
     weights = load_file(target / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"] * 2
     (target / "model.safetensors").unlink()

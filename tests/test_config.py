@@ -20,13 +20,40 @@ NAMES = [f.name for f in dataclasses.fields(ModelArgs)]
 
 # DESIGN.md section 2: the defaults, and the command that must start as typed.
 DEFAULTS = {
-    "epochs": 4, "block_size": 512, "batch_size": 64, "embeddings_dims": 512, "attn_dropout": 0.1, "no_of_heads": 8,
-    "dropout": 0.1, "val_epochs": 2, "max_lr": 6e-4, "no_of_decoder_layers": 8, "weight_decay_optim": 0.1,
-    "beta_1": 0.9, "beta_2": 0.95, "clip": 1.0, "device": "cuda", "beta": 0.1, "no_kv_heads": 2, "vocab_size": 50304,
-    "eps": 1e-5, "dtype": None, "save_checkpoint_dir": "checkpoints", "prompt": "Once upon a time",
-    "save_checkpoint_iter": 50, "total_iters": 10000, "eval_iters": 50, "eval_check": 100, "warmup_iters": 700,
-    "min_lr": 0.1 * 6e-4, "lr_decay_iters": 10000, "total_batch_size": 524288, "micro_batch_size": 64,
-    "gradient_accumulation_steps": 16, "max_length": 100, "temperature": 0.8,
+    "epochs": 4,
+    "block_size": 512,
+    "batch_size": 64,
+    "embeddings_dims": 512,
+    "attn_dropout": 0.1,
+    "no_of_heads": 8,
+    "dropout": 0.1,
+    "val_epochs": 2,
+    "max_lr": 6e-4,
+    "no_of_decoder_layers": 8,
+    "weight_decay_optim": 0.1,
+    "beta_1": 0.9,
+    "beta_2": 0.95,
+    "clip": 1.0,
+    "device": "cuda",
+    "beta": 0.1,
+    "no_kv_heads": 2,
+    "vocab_size": 50304,
+    "eps": 1e-5,
+    "dtype": None,
+    "save_checkpoint_dir": "checkpoints",
+    "prompt": "Once upon a time",
+    "save_checkpoint_iter": 50,
+    "total_iters": 10000,
+    "eval_iters": 50,
+    "eval_check": 100,
+    "warmup_iters": 700,
+    "min_lr": 0.1 * 6e-4,
+    "lr_decay_iters": 10000,
+    "total_batch_size": 524288,
+    "micro_batch_size": 64,
+    "gradient_accumulation_steps": 16,
+    "max_length": 100,
+    "temperature": 0.8,
 }
 COMMAND = """
     --train P --epochs 4 --beta 0.1 --block_size 256 --batch_size 128
@@ -38,13 +65,41 @@ COMMAND = """
     --micro_batch_size 128 --gradient_accumulation_steps 4096 --max_length 100 --temperature 0.8
 """
 TYPED = {
-    "train": "P", "epochs": 4, "beta": 0.1, "block_size": 256, "batch_size": 128, "embeddings_dims": 512,
-    "attn_dropout": 0.1, "no_of_heads": 8, "dropout": 0.1, "val_epochs": 2, "max_lr": 6e-4, "no_of_decoder_layers": 16,
-    "weight_decay_optim": 0.1, "beta_1": 0.9, "beta_2": 0.95, "clip": 1.0, "device": "cuda", "no_kv_heads": 2,
-    "vocab_size": 50304, "eps": 1e-5, "dtype": "bfloat16", "save_checkpoint_dir": "checkpoints",
-    "prompt": "Once upon a time", "save_checkpoint_iter": 50, "total_iters": 20000, "eval_iters": 50,
-    "eval_check": 100, "warmup_iters": 700, "min_lr": 6e-5, "lr_decay_iters": 20000, "total_batch_size": 524288,
-    "micro_batch_size": 128, "gradient_accumulation_steps": 4096, "max_length": 100, "temperature": 0.8,
+    "train": "P",
+    "epochs": 4,
+    "beta": 0.1,
+    "block_size": 256,
+    "batch_size": 128,
+    "embeddings_dims": 512,
+    "attn_dropout": 0.1,
+    "no_of_heads": 8,
+    "dropout": 0.1,
+    "val_epochs": 2,
+    "max_lr": 6e-4,
+    "no_of_decoder_layers": 16,
+    "weight_decay_optim": 0.1,
+    "beta_1": 0.9,
+    "beta_2": 0.95,
+    "clip": 1.0,
+    "device": "cuda",
+    "no_kv_heads": 2,
+    "vocab_size": 50304,
+    "eps": 1e-5,
+    "dtype": "bfloat16",
+    "save_checkpoint_dir": "checkpoints",
+    "prompt": "Once upon a time",
+    "save_checkpoint_iter": 50,
+    "total_iters": 20000,
+    "eval_iters": 50,
+    "eval_check": 100,
+    "warmup_iters": 700,
+    "min_lr": 6e-5,
+    "lr_decay_iters": 20000,
+    "total_batch_size": 524288,
+    "micro_batch_size": 128,
+    "gradient_accumulation_steps": 4096,
+    "max_length": 100,
+    "temperature": 0.8,
 }
 
 
@@ -63,14 +118,20 @@ def parse(line: str) -> dict:
 def another(f: dataclasses.Field) -> object:
     """A value of the field's type that is not its default."""
     hint = typing.get_type_hints(ModelArgs)[f.name]
-    hint = next((t for t in typing.get_args(hint) if t is not type(None)), hint) if f.default is None else hint
+    hint = (
+        next((t for t in typing.get_args(hint) if t is not type(None)), hint) if f.default is None else hint
+    )
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)[-1]
     if typing.get_origin(hint) is tuple:
         return ["some words", "one"]
     if hint is str:
         return "some words"
-    return not f.default if hint is bool else hint((f.default or 0) + 0.125 if hint is float else (f.default or 0) + 3)
+    return (
+        not f.default
+        if hint is bool
+        else hint((f.default or 0) + 0.125 if hint is float else (f.default or 0) + 3)
+    )
 
 
 def test_every_field_has_help_and_a_group() -> None:
@@ -134,8 +195,15 @@ def derived(**given: object) -> tuple:
 def test_derived_values_follow() -> None:
     names = list(config.DERIVED_DEFAULTS)
     usual = dict(zip(names, derived(), strict=True))
-    assert usual == {"vocab_size": 50304, "head_dim": 64, "hidden_dims": 1408, "micro_batch_size": 64,
-                     "gradient_accumulation_steps": 16, "min_lr": 0.1 * 6e-4, "lr_decay_iters": 10000}
+    assert usual == {
+        "vocab_size": 50304,
+        "head_dim": 64,
+        "hidden_dims": 1408,
+        "micro_batch_size": 64,
+        "gradient_accumulation_steps": 16,
+        "min_lr": 0.1 * 6e-4,
+        "lr_decay_iters": 10000,
+    }
     cases = [
         ({"max_lr": 1e-3}, {"min_lr": 1e-4}),
         ({"batch_size": 8}, {"micro_batch_size": 8, "gradient_accumulation_steps": 128}),
@@ -149,8 +217,15 @@ def test_derived_values_follow() -> None:
     ]
     for given, follows in cases:
         assert dict(zip(names, derived(**given), strict=True)) == pytest.approx({**usual, **follows}), given
-    given = {"min_lr": 0.0, "head_dim": 32, "hidden_dims": 100, "gradient_accumulation_steps": 3, "lr_decay_iters": 800,
-             "micro_batch_size": 5, "vocab_size": 96}
+    given = {
+        "min_lr": 0.0,
+        "head_dim": 32,
+        "hidden_dims": 100,
+        "gradient_accumulation_steps": 3,
+        "lr_decay_iters": 800,
+        "micro_batch_size": 5,
+        "vocab_size": 96,
+    }
     assert dict(zip(names, derived(**given), strict=True)) == given  # what is given is kept
 
 
@@ -170,8 +245,19 @@ def test_settings_are_frozen() -> None:
     assert args.replace(max_lr=1.0).max_lr == 1.0 and args.max_lr == 6e-4
 
 
-@pytest.mark.parametrize("line", ["--max_le 3", "--max-lr 3", "--bogus 1", "--epochs three", "--train X", "stray",
-                                  "--dtype int8", "--epochs"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--max_le 3",
+        "--max-lr 3",
+        "--bogus 1",
+        "--epochs three",
+        "--train X",
+        "stray",
+        "--dtype int8",
+        "--epochs",
+    ],
+)
 def test_a_wrong_flag_exits_2_with_one_line(line: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as exit:
         parse(line)
@@ -180,21 +266,31 @@ def test_a_wrong_flag_exits_2_with_one_line(line: str, capsys: pytest.CaptureFix
     assert err.startswith("error: ") and err.count("\n") == 1 and line.split()[0] in err
 
 
-@pytest.mark.parametrize("given, flags", [
-    ({"no_of_heads": 6, "no_kv_heads": 4, "embeddings_dims": 384}, ["--no_of_heads", "--no_kv_heads"]),
-    ({"embeddings_dims": 100}, ["--embeddings_dims", "--no_of_heads"]),
-    ({"head_dim": 33}, ["--head_dim"]),
-    ({"embeddings_dims": 24}, ["--head_dim", "--embeddings_dims", "--no_of_heads"]),
-    ({"min_lr": 1e-2}, ["--min_lr", "--max_lr"]),
-    ({"seed": 10**20}, ["--seed"]),
-    ({"dropout": 1.0}, ["--dropout"]), ({"attn_dropout": -0.1}, ["--attn_dropout"]), ({"beta_2": 1.0}, ["--beta_2"]),
-    ({"muon_momentum": 1.0}, ["--muon_momentum"]),
-    ({"no_of_heads": 0}, ["--no_of_heads"]), ({"micro_batch_size": 0}, ["--micro_batch_size"]),
-    ({"block_size": 0}, ["--block_size"]), ({"total_iters": 0}, ["--total_iters"]),
-    ({"device": "tpu"}, ["--device"]), ({"top_p": 0.0}, ["--top_p"]), ({"top_p": 1.5}, ["--top_p"]),
-    ({"max_lr": float("nan")}, ["--max_lr"]), ({"temperature": -1.0}, ["--temperature"]),
-    ({"epochs": 0, "clip": -1.0}, ["--epochs", "--clip"]),  # all complaints at once
-])
+@pytest.mark.parametrize(
+    "given, flags",
+    [
+        ({"no_of_heads": 6, "no_kv_heads": 4, "embeddings_dims": 384}, ["--no_of_heads", "--no_kv_heads"]),
+        ({"embeddings_dims": 100}, ["--embeddings_dims", "--no_of_heads"]),
+        ({"head_dim": 33}, ["--head_dim"]),
+        ({"embeddings_dims": 24}, ["--head_dim", "--embeddings_dims", "--no_of_heads"]),
+        ({"min_lr": 1e-2}, ["--min_lr", "--max_lr"]),
+        ({"seed": 10**20}, ["--seed"]),
+        ({"dropout": 1.0}, ["--dropout"]),
+        ({"attn_dropout": -0.1}, ["--attn_dropout"]),
+        ({"beta_2": 1.0}, ["--beta_2"]),
+        ({"muon_momentum": 1.0}, ["--muon_momentum"]),
+        ({"no_of_heads": 0}, ["--no_of_heads"]),
+        ({"micro_batch_size": 0}, ["--micro_batch_size"]),
+        ({"block_size": 0}, ["--block_size"]),
+        ({"total_iters": 0}, ["--total_iters"]),
+        ({"device": "tpu"}, ["--device"]),
+        ({"top_p": 0.0}, ["--top_p"]),
+        ({"top_p": 1.5}, ["--top_p"]),
+        ({"max_lr": float("nan")}, ["--max_lr"]),
+        ({"temperature": -1.0}, ["--temperature"]),
+        ({"epochs": 0, "clip": -1.0}, ["--epochs", "--clip"]),  # all complaints at once
+    ],
+)
 def test_impossible_settings_name_their_flags(given: dict, flags: list[str]) -> None:
     with pytest.raises(UserError) as error:
         ModelArgs(**given)
@@ -204,7 +300,9 @@ def test_impossible_settings_name_their_flags(given: dict, flags: list[str]) -> 
 
 
 def test_the_seed_may_be_none() -> None:
-    assert ModelArgs().replace(seed=None).seed is None  # as where the page's box is empty: another text each time
+    assert (
+        ModelArgs().replace(seed=None).seed is None
+    )  # as where the page's box is empty: another text each time
 
 
 def test_every_smallest_value_is_checked() -> None:
@@ -220,7 +318,9 @@ def test_the_130m_preset_is_that_large() -> None:
     shape = args.embeddings_dims, args.no_of_decoder_layers, args.no_of_heads, args.no_kv_heads
     assert shape == (768, 15, 12, 2)
     assert count_parameters(args) == 130_080_000
-    assert round(count_parameters(args.replace(vocab_size=50257)) / 1e6, 1) == 130.0  # without the 47 rows of padding
+    assert (
+        round(count_parameters(args.replace(vocab_size=50257)) / 1e6, 1) == 130.0
+    )  # without the 47 rows of padding
 
 
 def test_every_preset_offered_exists() -> None:
@@ -242,11 +342,16 @@ def test_the_table_has_every_flag() -> None:
     assert "| `--max_lr` | `0.0006` | peak learning rate |" in rows
 
 
-@pytest.mark.parametrize("error, code, said", [
-    ("errors.UserError('a mistake')", 2, "error: a mistake\n"), ("errors.RunError('bad luck')", 1, "error: bad luck\n"),
-    ("KeyboardInterrupt", 130, "interrupted\n"),
-    ("OSError(28, 'No space left on device', 'a.txt')", 1, "error: a.txt: No space left on device\n"),
-    ("OSError(13, 'Permission denied')", 2, "error: the output: Permission denied\n")])
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        ("errors.UserError('a mistake')", 2, "error: a mistake\n"),
+        ("errors.RunError('bad luck')", 1, "error: bad luck\n"),
+        ("KeyboardInterrupt", 130, "interrupted\n"),
+        ("OSError(28, 'No space left on device', 'a.txt')", 1, "error: a.txt: No space left on device\n"),
+        ("OSError(13, 'Permission denied')", 2, "error: the output: Permission denied\n"),
+    ],
+)
 def test_run_ends_with_one_line_and_a_code(error: str, code: int, said: str) -> None:
     script = f"from runtime import errors\ndef main(): raise {error}\nerrors.run_cli(main)"
     root = Path(config.__file__).parent
@@ -255,13 +360,19 @@ def test_run_ends_with_one_line_and_a_code(error: str, code: int, said: str) -> 
 
 
 def test_a_reader_who_has_seen_enough_is_no_error_and_what_is_unknown_keeps_its_traceback() -> None:
-    root, script = Path(config.__file__).parent, "from runtime.errors import run_cli\ndef main():\n {}\nrun_cli(main)"
+    root, script = (
+        Path(config.__file__).parent,
+        "from runtime.errors import run_cli\ndef main():\n {}\nrun_cli(main)",
+    )
     endless = [sys.executable, "-c", script.format("while True: print('more')")]
-    with subprocess.Popen(endless, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        endless, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "more\n"
         process.stdout.close()
         assert process.stderr.read() == "" and process.wait(60) == 1
     for error in "BrokenPipeError", "ConnectionResetError(104, 'a bug')":
-        done = subprocess.run([sys.executable, "-c", script.format(f"raise {error}")], cwd=root, capture_output=True,
-                              text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script.format(f"raise {error}")], cwd=root, capture_output=True, text=True
+        )
         assert done.returncode == 1 and "Traceback" in done.stderr

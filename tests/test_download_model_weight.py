@@ -34,7 +34,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     ours.mkdir()
     args = ModelArgs(embeddings_dims=16, no_of_decoder_layers=1, no_of_heads=2, no_kv_heads=2, vocab_size=320)
     checkpoint.write_model(ours, Llama(args), byte_level(), {"stage": "S"})
-    repos = {published.repo: {published.file: snapshot, "README.md": b"old"} for published in PUBLISHED.values()}
+    repos = {
+        published.repo: {published.file: snapshot, "README.md": b"old"} for published in PUBLISHED.values()
+    }
     repos["me/mine"] = {path.name: path.read_bytes() for path in ours.iterdir()} | {"../evil.json": b"{}"}
     with Hub({}, repos) as hub:
         runtime_hub.hub_filesystem.cache_clear()
@@ -53,6 +55,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def get(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Runs the script; returns the folder that it printed last, or the one line of an error."""
+
     def run(*words: str) -> Path | str:
         there = ["--save_checkpoint_dir", str(tmp_path / "c")]
         monkeypatch.setattr("sys.argv", ["download_model_weight.py", *words, *there])
@@ -64,11 +67,18 @@ def get(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
             assert len(lines) == 1
             return lines[0]
         return Path(capsys.readouterr().out.splitlines()[-1])
+
     return run
 
 
-@pytest.mark.parametrize("words", [*((word,) for both in SPELLINGS.values() for word in both),
-                                   *(("--model_type", name) for name in PUBLISHED)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        *((word,) for both in SPELLINGS.values() for word in both),
+        *(("--model_type", name) for name in PUBLISHED),
+    ],
+    ids=" ".join,
+)
 def test_every_spelling_means_its_model(get, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     name = next((name for name, both in SPELLINGS.items() if words[0] in both), words[-1])
     asked = []
@@ -116,8 +126,16 @@ def test_a_download_goes_on_where_another_process_ended(get, hub: Hub, tmp_path:
     assert [size for path, size in hub.requests if "/resolve/" in path] == [len(content) - 100_000]
 
 
-@pytest.mark.parametrize("fault", [{"cut": 50_000, "times": 6}, {"status": 503, "times": 2}, {"stall": 3.0},
-                                   {"status": 429, "retry_after": 1}], ids=str)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"cut": 50_000, "times": 6},
+        {"status": 503, "times": 2},
+        {"stall": 3.0},
+        {"status": 429, "retry_after": 1},
+    ],
+    ids=str,
+)
 def test_faults_that_pass(get, hub: Hub, fault: dict) -> None:
     hub.fault("/resolve/", **fault)
     assert isinstance(get("-P"), Path) and not hub.faults
@@ -131,7 +149,9 @@ def test_a_damaged_start_is_thrown_away(get, hub: Hub, tmp_path: Path, capsys: p
     assert isinstance(get("-F"), Path)
 
 
-def test_what_arrives_damaged_is_never_used(get, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_arrives_damaged_is_never_used(
+    get, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     good = hub.content
 
     def damaged(path: str, span: str | None) -> tuple:
@@ -147,22 +167,30 @@ def test_mistakes_and_refusals_are_one_line(get, hub: Hub, tmp_path: Path) -> No
     cut = hub.models["me/mine"]["model.safetensors"][:999]
     hub.models["me/broken"] = {**hub.models["me/mine"], "model.safetensors": cut}
     torch.save({"MODEL_STATE": Bomb()}, tmp_path / "bomb.pt")
-    for name, data in ("bomb", (tmp_path / "bomb.pt").read_bytes()), ("old", pickle.dumps({"MODEL_STATE": Bomb()})):
+    for name, data in (
+        ("bomb", (tmp_path / "bomb.pt").read_bytes()),
+        ("old", pickle.dumps({"MODEL_STATE": Bomb()})),
+    ):
         hub.models[f"me/{name}"] = {PUBLISHED["dpo"].file: data}
-    for words, said in ((("--repo_id", "me/nosuch"), "not on the hub"), (("--repo_id", "a/b/c"), "not the name"),
-                        (("--repo_id", "me/empty"), "neither"), ((), "which model"),
-                        (("--repo_id", PUBLISHED["dpo"].repo), "add --model_type"),
-                        (("--repo_id", "me/broken"), "broken or cut short"),
-                        (("-D", "--repo_id", "me/bomb"), "nothing of it was run"),
-                        (("-D", "--repo_id", "me/old"), "nothing of it was run"),
-                        (("-D", "--file", str(tmp_path / "nowhere.pt")), "nowhere.pt")):
+    for words, said in (
+        (("--repo_id", "me/nosuch"), "not on the hub"),
+        (("--repo_id", "a/b/c"), "not the name"),
+        (("--repo_id", "me/empty"), "neither"),
+        ((), "which model"),
+        (("--repo_id", PUBLISHED["dpo"].repo), "add --model_type"),
+        (("--repo_id", "me/broken"), "broken or cut short"),
+        (("-D", "--repo_id", "me/bomb"), "nothing of it was run"),
+        (("-D", "--repo_id", "me/old"), "nothing of it was run"),
+        (("-D", "--file", str(tmp_path / "nowhere.pt")), "nowhere.pt"),
+    ):
         assert said in get(*words), words
     assert not list((tmp_path / "c").glob("[!.]*")) and not list(tmp_path.rglob("exploded"))
     assert not Path("exploded").exists()
 
 
-def test_a_hub_that_is_away_leaves_what_is_here(get, hub: Hub, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_away_leaves_what_is_here(
+    get, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = get("--repo_id", "me/mine")
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -179,11 +207,15 @@ def test_a_file_that_is_here_already(get, tmp_path: Path) -> None:
 
 def test_small_files_have_the_hash_of_git(tmp_path: Path) -> None:
     (tmp_path / "hello").write_bytes(b"hello\n")
-    file = hub_download.HubFile("hello", "", 6, None, "ce013625030ba8dba906f756967f9e9ca394464a")  # git hash-object
+    file = hub_download.HubFile(
+        "hello", "", 6, None, "ce013625030ba8dba906f756967f9e9ca394464a"
+    )  # git hash-object
     assert hub_download._digest(tmp_path / "hello", file) == file.git
 
 
-def test_a_server_that_knows_no_ranges_is_read_from_the_start(get, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_knows_no_ranges_is_read_from_the_start(
+    get, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = hub.content
 
     def whole(path: str, span: str | None) -> tuple:
@@ -197,9 +229,11 @@ def test_a_server_that_knows_no_ranges_is_read_from_the_start(get, hub: Hub, mon
 
 
 @pytest.mark.parametrize("status", [206, 200])
-def test_an_answer_that_says_it_is_whole_and_is_not_ends_in_one_line(get, hub: Hub, monkeypatch: pytest.MonkeyPatch,
-                                                                     status: int) -> None:
+def test_an_answer_that_says_it_is_whole_and_is_not_ends_in_one_line(
+    get, hub: Hub, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     good = hub.content
-    monkeypatch.setattr(hub, "content", lambda path, span: (status, b"", {}) if "/resolve/" in path
-                        else good(path, span))
+    monkeypatch.setattr(
+        hub, "content", lambda path, span: (status, b"", {}) if "/resolve/" in path else good(path, span)
+    )
     assert "ended too early" in get("-P")

@@ -14,8 +14,16 @@ from safetensors.torch import load_file
 from toy import QUIET, ROOT, TINY, flags, metrics, toy_dataset
 
 pytestmark = pytest.mark.faults
-LONG = {**TINY, "total_iters": 240, "save_checkpoint_iter": 20, "eval_iters": 120, "epochs": 100, "keep_checkpoints": 2,
-        "micro_batch_size": 4, "stall_minutes": 0.2}
+LONG = {
+    **TINY,
+    "total_iters": 240,
+    "save_checkpoint_iter": 20,
+    "eval_iters": 120,
+    "epochs": 100,
+    "keep_checkpoints": 2,
+    "micro_batch_size": 4,
+    "stall_minutes": 0.2,
+}
 
 
 AGENTS = []  # each in a session of its own, which would outlive a test that failed
@@ -33,11 +41,24 @@ def folder(tmp_path):
 def torchrun(folder, *words, **settings):
     """torchrun in a session of its own, as on a machine of its own, with the store that the README asks for."""
     log = (folder / f"log-{time.time_ns()}.txt").open("w")
-    AGENTS.append(subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *words, str(ROOT / "trainer.py"),
-         *flags({**LONG, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings})],
-        stdout=log, stderr=log,
-        env={**QUIET, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, start_new_session=True))
+    AGENTS.append(
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                *words,
+                str(ROOT / "trainer.py"),
+                *flags(
+                    {**LONG, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings}
+                ),
+            ],
+            stdout=log,
+            stderr=log,
+            env={**QUIET, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+            start_new_session=True,
+        )
+    )
     return AGENTS[-1]
 
 
@@ -62,7 +83,9 @@ def finished(folder, *agents, seconds=400):
 
 
 def same_weights(folder, a, b):
-    ours, theirs = (load_file(folder / "runs" / name / "step_000240" / "model.safetensors") for name in (a, b))
+    ours, theirs = (
+        load_file(folder / "runs" / name / "step_000240" / "model.safetensors") for name in (a, b)
+    )
     return all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -91,8 +114,15 @@ def test_a_machine_that_goes_and_comes_back(folder, fault):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ("--nnodes=1:2", "--nproc_per_node=1", "--max-restarts=9", "--rdzv-backend=c10d", "--rdzv-id=together",
-             f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-conf=last_call_timeout=2")
+    words = (
+        "--nnodes=1:2",
+        "--nproc_per_node=1",
+        "--max-restarts=9",
+        "--rdzv-backend=c10d",
+        "--rdzv-id=together",
+        f"--rdzv-endpoint=127.0.0.1:{port}",
+        "--rdzv-conf=last_call_timeout=2",
+    )
     first = torchrun(folder, *words, run_name="two", **still)
     time.sleep(1)
     second = torchrun(folder, *words, run_name="two", **still)

@@ -32,6 +32,7 @@ def args(tiny: ModelArgs) -> ModelArgs:
 @pytest.fixture
 def prepared(tmp_path: Path, tokenizer: Tokenizer):
     """Writes conversations (a list of parts each) as a validation set of a kind; returns data/NAME."""
+
     def write(kind: str, talks: list[list[tuple[str, str]]]) -> Path:
         folder = tmp_path / "data" / kind
         folder.mkdir(parents=True)
@@ -40,10 +41,17 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
             turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
             ids, keep = tokenizer.render(turns)
             writer.add(np.array(ids), np.array(keep) if kind != "text" else None, len(answer), ended=True)
-        write_json(folder / "meta.json", {
-            "format": FORMAT, "kind": kind, "splits": {"train": [], "val": [writer.close()]},
-            "tokenizer": {"hash": tokenizer.hash, "vocab_size": 257, "eos_id": 256}})
+        write_json(
+            folder / "meta.json",
+            {
+                "format": FORMAT,
+                "kind": kind,
+                "splits": {"train": [], "val": [writer.close()]},
+                "tokenizer": {"hash": tokenizer.hash, "vocab_size": 257, "eos_id": 256},
+            },
+        )
         return folder
+
     return write
 
 
@@ -55,36 +63,54 @@ def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> 
 
 def logps(model: Llama, tokenizer: Tokenizer, asked: str, answer: str) -> torch.Tensor:
     """Log-probs of the tokens of an answer, alone, without packing."""
-    ids, keep = tokenizer.render([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}])
+    ids, keep = tokenizer.render(
+        [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    )
     tokens = torch.tensor([ids])
     found = -F.cross_entropy(model(tokens[:, :-1])[0], tokens[0, 1:], reduction="none")
     return found[torch.tensor(keep[1:])]
 
 
 @torch.no_grad()
-def test_instructions_are_measured_on_what_is_learned(args, prepared, tokenizer: Tokenizer, env: DistributedEnv, spread,
-                                                      tmp_path: Path) -> None:
+def test_instructions_are_measured_on_what_is_learned(
+    args, prepared, tokenizer: Tokenizer, env: DistributedEnv, spread, tmp_path: Path
+) -> None:
     talks = [("say it", words) for words in WORDS]
     model = spread(Llama(args)).eval()
-    found = evaluation.dataset_scores(model, tokenizer, None, prepared("instruct", [[talk] for talk in talks]),
-                                      args.replace(batch_size=2), env)
+    found = evaluation.dataset_scores(
+        model,
+        tokenizer,
+        None,
+        prepared("instruct", [[talk] for talk in talks]),
+        args.replace(batch_size=2),
+        env,
+    )
     plain = torch.cat([logps(model, tokenizer, *talk) for talk in talks])
     assert found["tokens"] == len(plain) and found["loss"] == pytest.approx(-plain.mean().item(), rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
-    assert found["bits_per_byte"] == pytest.approx(-plain.sum().item() / math.log(2) / sum(map(len, WORDS)), rel=1e-5)
-    cut = evaluation.dataset_scores(model, tokenizer, None, tmp_path / "data" / "instruct", args.replace(block_size=16),
-                                    env)
+    assert found["bits_per_byte"] == pytest.approx(
+        -plain.sum().item() / math.log(2) / sum(map(len, WORDS)), rel=1e-5
+    )
+    cut = evaluation.dataset_scores(
+        model, tokenizer, None, tmp_path / "data" / "instruct", args.replace(block_size=16), env
+    )
     assert 0 < cut["tokens"] < found["tokens"] and "bits_per_byte" not in cut
 
 
 @torch.no_grad()
-def test_preferences_are_compared_with_the_reference(args, prepared, tokenizer: Tokenizer, env: DistributedEnv, spread) -> None:
+def test_preferences_are_compared_with_the_reference(
+    args, prepared, tokenizer: Tokenizer, env: DistributedEnv, spread
+) -> None:
     pairs = [[("say it", a), ("say it", b)] for a, b in zip(WORDS, WORDS[1:], strict=False)]
     model, reference = spread(Llama(args)).eval(), spread(Llama(args)).eval()
     data = prepared("preference", pairs)
-    found = evaluation.dataset_scores(model, tokenizer, reference, data, args.replace(beta=0.3, batch_size=2), env)
-    ours, theirs = (torch.stack([torch.stack([logps(m, tokenizer, *talk).sum() for talk in pair]) for pair in pairs])
-                    for m in (model, reference))
+    found = evaluation.dataset_scores(
+        model, tokenizer, reference, data, args.replace(beta=0.3, batch_size=2), env
+    )
+    ours, theirs = (
+        torch.stack([torch.stack([logps(m, tokenizer, *talk).sum() for talk in pair]) for pair in pairs])
+        for m in (model, reference)
+    )
     margin = 0.3 * ((ours - theirs)[:, 0] - (ours - theirs)[:, 1])
     assert found["margin"] == pytest.approx(margin.mean().item(), rel=1e-4)
     assert found["accuracy"] == pytest.approx((margin > 0).float().mean().item())
@@ -98,8 +124,13 @@ def test_preferences_are_compared_with_the_reference(args, prepared, tokenizer: 
 def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_path: Path, capsys) -> None:
     model, trained = Llama(args), {"train": "D", "block_size": 96}
     start = saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
-    known = {"args": trained, "data": "of these files", "init_from": f"../S/{start.name}",
-             "reference": reference_key(model, "of these files", 96, torch.float32), "reference_dtype": "float32"}
+    known = {
+        "args": trained,
+        "data": "of these files",
+        "init_from": f"../S/{start.name}",
+        "reference": reference_key(model, "of these files", 96, torch.float32),
+        "reference_dtype": "float32",
+    }
     aligned = saved(tmp_path / "D", Llama(args), tokenizer, **known)
     assert torch.equal(evaluation.dpo_reference(aligned).lm_head.weight, model.lm_head.weight)
     assert evaluation.dpo_reference(start) is None and evaluation.dpo_reference(tmp_path) is None
@@ -117,7 +148,9 @@ def script(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     evaluation.main()
 
 
-def test_several_models_make_a_table(args, prepared, tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_several_models_make_a_table(
+    args, prepared, tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys
+) -> None:
     data = prepared("instruct", [[("say it", words)] for words in WORDS])
     runs = [saved(tmp_path / name, Llama(args), tokenizer).parent for name in ("P-one", "S-two")]
     flags = ("--model", *runs, "--dataset", "instruct", "--data_dir", data.parent)
@@ -129,8 +162,9 @@ def test_several_models_make_a_table(args, prepared, tokenizer: Tokenizer, tmp_p
     assert [f"{scores['loss']:.4f}" for scores in found] == lines[1].split()[1:]
 
 
-def test_what_cannot_be_measured_is_said(args, prepared, tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys,
-                                         env: DistributedEnv) -> None:
+def test_what_cannot_be_measured_is_said(
+    args, prepared, tokenizer: Tokenizer, tmp_path: Path, monkeypatch, capsys, env: DistributedEnv
+) -> None:
     folder = saved(tmp_path / "P", Llama(args), tokenizer)
     with pytest.raises(SystemExit):
         script(monkeypatch, "--model", folder)
@@ -139,25 +173,32 @@ def test_what_cannot_be_measured_is_said(args, prepared, tokenizer: Tokenizer, t
     with pytest.raises(UserError, match="pip install lm-eval"):
         script(monkeypatch, "--model", folder, "--lm_eval", "hellaswag")
     data = prepared("instruct", [[("say it", "yes")]])
-    write_json(data / "meta.json", {**json.loads((data / "meta.json").read_text()), "tokenizer": {"hash": "other"}})
+    write_json(
+        data / "meta.json", {**json.loads((data / "meta.json").read_text()), "tokenizer": {"hash": "other"}}
+    )
     with pytest.raises(UserError, match="another tokenizer"):
         evaluation.dataset_scores(Llama(args), tokenizer, None, data, args, env)
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_lm_evaluation_harness_scores_a_local_task_as_we_do(args, tokenizer: Tokenizer, tmp_path: Path, spread) -> None:
+def test_lm_evaluation_harness_scores_a_local_task_as_we_do(
+    args, tokenizer: Tokenizer, tmp_path: Path, spread
+) -> None:
     """A multiple choice, scored from our own log-probs; needs pip install lm-eval."""
     pytest.importorskip("lm_eval")
     torch.manual_seed(0)
     model = spread(Llama(args)).eval()
     folder = saved(tmp_path / "P", model, tokenizer)
-    rows = [{"prompt": f"{words} and", "choices": WORDS, "label": n % len(WORDS)} for n, words in enumerate(WORDS * 4)]
+    rows = [
+        {"prompt": f"{words} and", "choices": WORDS, "label": n % len(WORDS)}
+        for n, words in enumerate(WORDS * 4)
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "choice.yaml").write_text(f"""
 task: choice
 dataset_path: json
-dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}
+dataset_kwargs: {{data_files: {{test: {tmp_path / "rows.jsonl"}}}}}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{prompt}}}}"
@@ -169,7 +210,7 @@ doc_to_target: label
         start, scores = tokenizer.encode(row["prompt"]), []
         for choice in row["choices"]:
             rest = tokenizer.encode(" " + choice)
-            found = model(torch.tensor([start + rest]))[0, len(start) - 1:-1].log_softmax(-1)
+            found = model(torch.tensor([start + rest]))[0, len(start) - 1 : -1].log_softmax(-1)
             scores.append(found.gather(1, torch.tensor(rest)[:, None]).sum().item())
         right.append(int(np.argmax(scores)) == row["label"])
     found = evaluation.lm_eval_scores(folder, str(tmp_path / "choice.yaml"), torch.device("cpu"))

@@ -50,10 +50,27 @@ def runs(tmp_path_factory):
     for name, kind in (("toy", "text"), ("asked", "instruct")):
         meta = toy_dataset(folder / "data", name, kind=kind) / "meta.json"
         (meta.parent / "SHA256SUMS").unlink(missing_ok=True)  # it knows the file as it was
-        meta.write_text(json.dumps({**json.loads(meta.read_text()), "source": SOURCE if kind == "text" else {
-            "files": [{"path": "/somewhere/private/answers.jsonl", "bytes": 123, "modified": 0}]}}))
-    settings = {**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", "total_iters": 4,
-                "block_size": 96, "batch_size": 4, "total_batch_size": 384}
+        meta.write_text(
+            json.dumps(
+                {
+                    **json.loads(meta.read_text()),
+                    "source": SOURCE
+                    if kind == "text"
+                    else {
+                        "files": [{"path": "/somewhere/private/answers.jsonl", "bytes": 123, "modified": 0}]
+                    },
+                }
+            )
+        )
+    settings = {
+        **TINY,
+        "data_dir": folder / "data",
+        "save_checkpoint_dir": folder / "runs",
+        "total_iters": 4,
+        "block_size": 96,
+        "batch_size": 4,
+        "total_batch_size": 384,
+    }
     base = ["--init_from", folder / "runs" / "P-toy"]
     with pytest.MonkeyPatch.context() as patch:
         for stage, dataset, extra in (("P", "toy", []), ("S", "asked", base)):
@@ -66,13 +83,17 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def spread_model(tmp_path, tiny, spread):
     """Writes a model of random, spread weights with a tokenizer into a folder; returns folder, model, tokenizer."""
+
     def write(tokenizer, **settings):
         torch.manual_seed(0)
-        model = spread(Llama(tiny.replace(vocab_size=-(-tokenizer.vocab_size // 64) * 64, block_size=256, **settings)))
+        model = spread(
+            Llama(tiny.replace(vocab_size=-(-tokenizer.vocab_size // 64) * 64, block_size=256, **settings))
+        )
         folder = tmp_path / "spread"
         folder.mkdir()
         write_model(folder, model.eval(), tokenizer, {"stage": "S"})
         return folder, model, tokenizer
+
     return write
 
 
@@ -146,17 +167,28 @@ def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys)
 def test_folders_of_others_are_not_replaced(runs, tmp_path, monkeypatch, capsys):
     step = runs / "P-toy" / (runs / "P-toy" / "latest").read_text()
     (tmp_path / "file").write_text("mine")
-    copy = shutil.copytree(step, tmp_path / "copy", ignore=shutil.ignore_patterns("train_state", "SHA256SUMS"))
-    for model, target, why in ((runs / "S-asked", step, "SHA256SUMS"), (copy, copy, "the model itself"),
-                               (step, tmp_path / "file", "no folder"), (step, tmp_path, "copy")):
+    copy = shutil.copytree(
+        step, tmp_path / "copy", ignore=shutil.ignore_patterns("train_state", "SHA256SUMS")
+    )
+    for model, target, why in (
+        (runs / "S-asked", step, "SHA256SUMS"),
+        (copy, copy, "the model itself"),
+        (step, tmp_path / "file", "no folder"),
+        (step, tmp_path, "copy"),
+    ):
         with pytest.raises(UserError, match=f"not replaced, since it holds {why}"):
             call(export, monkeypatch, capsys, "--model", model, "--to", target)
     assert (step / "train_state").is_dir() and (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--to", "x", "--dtype", "q8_0"], "--dtype q8_0 is of --format gguf"), ([], "give --to DIR"),
-    (["--to", "x", "--dtype", "int4"], "invalid choice: 'int4'")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--to", "x", "--dtype", "q8_0"], "--dtype q8_0 is of --format gguf"),
+        ([], "give --to DIR"),
+        (["--to", "x", "--dtype", "int4"], "invalid choice: 'int4'"),
+    ],
+)
 def test_flags_that_do_not_go_together_are_one_line(words, said, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["export.py", "--model", "nowhere", *words])
     with pytest.raises(SystemExit, match="2"):
@@ -190,15 +222,21 @@ def test_gguf_refuses_what_llama_cpp_does_not_have(spread_model, tmp_path, tiny)
 
 def test_ollamas_template_gives_our_prompts(tiny):
     """Ollama itself is not here: its template is rendered by Jinja, word by word."""
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"},
-                {"role": "assistant", "content": "Me."}, {"role": "user", "content": "Why?"}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Me."},
+        {"role": "user", "content": "Why?"},
+    ]
     text = modelfile("model-q8_0.gguf", True, tiny)
     template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
-    for go, jinja in ((r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
-                      (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
-                      (r'\{\{ else if eq \.Role ("\w+") \}\}', r"{% elif m.role == \1 %}"),
-                      (r"\{\{ \.Content \}\}", "{{ m.content }}"),
-                      (r"\{\{ end \}\}\{\{ end \}\}", "{% endif %}{% endfor %}")):
+    for go, jinja in (
+        (r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
+        (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
+        (r'\{\{ else if eq \.Role ("\w+") \}\}', r"{% elif m.role == \1 %}"),
+        (r"\{\{ \.Content \}\}", "{{ m.content }}"),
+        (r"\{\{ end \}\}\{\{ end \}\}", "{% endif %}{% endfor %}"),
+    ):
         template, count = re.subn(go, jinja, template)
         assert count
     rendered = Environment(keep_trailing_newline=True).from_string(template).render(messages=messages)
@@ -209,16 +247,24 @@ def test_ollamas_template_gives_our_prompts(tiny):
 
 
 def test_card_tells_the_run(runs, tmp_path, monkeypatch, capsys):
-    lines = call(export, monkeypatch, capsys, "--model", runs / "S-asked", "--to", tmp_path / "cards", "--card")
+    lines = call(
+        export, monkeypatch, capsys, "--model", runs / "S-asked", "--to", tmp_path / "cards", "--card"
+    )
     assert lines == [str(tmp_path / "cards")]
     assert [path.name for path in (tmp_path / "cards").iterdir()] == ["README.md"]
     text = (tmp_path / "cards" / "README.md").read_text()
     for stage in model_card.history(runs / "S-asked" / (runs / "S-asked" / "latest").read_text()):
-        assert f"| {stage.name} | {stage.args.dataset} | 4 | 1,536 | {stage.last('train')['loss']:.4f} | " \
-               f"{stage.last('val')['loss']:.4f} |" in text
+        assert (
+            f"| {stage.name} | {stage.args.dataset} | 4 | 1,536 | {stage.last('train')['loss']:.4f} | "
+            f"{stage.last('val')['loss']:.4f} |" in text
+        )
         assert stage.hours > 0 and "1 x cpu" in text
     assert '"datasets": ["someone/stories"]' in text or 'datasets: ["someone/stories"]' in text
-    assert "at revision 0123456789abcdef" in text and "answers.jsonl (123 bytes)" in text and "private" not in text
+    assert (
+        "at revision 0123456789abcdef" in text
+        and "answers.jsonl (123 bytes)" in text
+        and "private" not in text
+    )
     assert "by pretraining then fine-tuning" in text and "| max_lr | 0.01 | 0.01 |" in text
     assert text.count("> **the fox**") == 3
     first, second = (shutil.copytree(runs / "S-asked", tmp_path / name) for name in "ab")
@@ -229,7 +275,9 @@ def test_card_tells_the_run(runs, tmp_path, monkeypatch, capsys):
     assert len(model_card.history(first / step)) == 2
 
 
-def test_card_of_a_model_without_a_run_says_no_more_than_is_known(spread_model, tmp_path, monkeypatch, capsys):
+def test_card_of_a_model_without_a_run_says_no_more_than_is_known(
+    spread_model, tmp_path, monkeypatch, capsys
+):
     folder, model, _ = spread_model(byte_level())
     call(export, monkeypatch, capsys, "--model", folder, "--card", *flags(QUICK))
     text = (folder / "README.md").read_text()
@@ -238,6 +286,7 @@ def test_card_of_a_model_without_a_run_says_no_more_than_is_known(spread_model, 
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def hub(monkeypatch):
@@ -269,13 +318,22 @@ def test_pushed_and_downloaded_models_write_the_same_text(runs, tmp_path, hub, m
     hub.fault("/commit/main", status=503)
     words = ["--to", tmp_path / "made", "--push_to_hub", "someone/small-fox"]
     lines = call(export, monkeypatch, capsys, "--model", runs / "S-asked", *words)
-    assert lines[-2:] == [f"uploaded to {hub.url}/someone/small-fox", str(tmp_path / "made")] and not hub.faults
+    assert (
+        lines[-2:] == [f"uploaded to {hub.url}/someone/small-fox", str(tmp_path / "made")] and not hub.faults
+    )
     assert hub.models["someone/small-fox"].keys() == {path.name for path in (tmp_path / "made").iterdir()}
     assert b"# small-fox" in hub.models["someone/small-fox"]["README.md"]
 
     hub.fault("/model.safetensors", cut=70_000)
-    lines = call(download_model_weight, monkeypatch, capsys, "--repo_id", "someone/small-fox",
-                 "--save_checkpoint_dir", tmp_path / "there")
+    lines = call(
+        download_model_weight,
+        monkeypatch,
+        capsys,
+        "--repo_id",
+        "someone/small-fox",
+        "--save_checkpoint_dir",
+        tmp_path / "there",
+    )
     assert lines[-1] == str(tmp_path / "there" / "someone--small-fox") and not hub.faults
     text = greedy_text(runs / "S-asked")
     assert greedy_text(lines[-1]) == text and len(text) > 10
@@ -287,12 +345,27 @@ def test_card_alone_goes_to_the_hub_alone(runs, hub, monkeypatch, capsys):
     assert list(hub.models["someone/fox"]) == ["README.md"]
 
 
-@pytest.mark.parametrize("token, repo, said", [("", "someone/fox", "log in with `hf auth login`"),
-                                               ("hf_of_a_test", "a/b/c", "is not the name of a repository")])
+@pytest.mark.parametrize(
+    "token, repo, said",
+    [
+        ("", "someone/fox", "log in with `hf auth login`"),
+        ("hf_of_a_test", "a/b/c", "is not the name of a repository"),
+    ],
+)
 def test_a_hub_that_does_not_take_it_is_one_line(token, repo, said, runs, tmp_path, hub, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(UserError, match=said):
-        call(export, monkeypatch, capsys, "--model", runs / "P-toy", "--to", tmp_path / "made", "--push_to_hub", repo)
+        call(
+            export,
+            monkeypatch,
+            capsys,
+            "--model",
+            runs / "P-toy",
+            "--to",
+            tmp_path / "made",
+            "--push_to_hub",
+            repo,
+        )
     assert not hub.models
 
 
@@ -305,15 +378,35 @@ def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([Path(sys.executable).with_name("transformers"), "serve", tmp_path / "made",
-                               "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-                              env={**QUIET, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [
+            Path(sys.executable).with_name("transformers"),
+            "serve",
+            tmp_path / "made",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--device",
+            "cpu",
+        ],
+        env={**QUIET, "HF_HUB_OFFLINE": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert any("Uvicorn running" in line for line in server.stderr)
-        asked = {"model": str(tmp_path / "made"), "messages": [{"role": "user", "content": "Say fox"}],
-                 "temperature": 0, "max_tokens": 30}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(asked).encode(),
-                                         {"Content-Type": "application/json"})
+        asked = {
+            "model": str(tmp_path / "made"),
+            "messages": [{"role": "user", "content": "Say fox"}],
+            "temperature": 0,
+            "max_tokens": 30,
+        }
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             text = json.load(answer)["choices"][0]["message"]["content"]
     finally:
@@ -323,6 +416,7 @@ def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys
 
 # --- llama.cpp, where llama-cpp-python is installed ------------------------------------------------------------------
 
+
 @pytest.fixture
 def llama_cpp(tmp_path):
     """Opens a GGUF file in llama.cpp."""
@@ -330,15 +424,23 @@ def llama_cpp(tmp_path):
     opened = []
 
     def load(file):
-        opened.append(library.Llama(str(file), n_ctx=0, verbose=False, type_k=library.GGML_TYPE_F32,
-                                    type_v=library.GGML_TYPE_F32))  # its cache is in half precision
+        opened.append(
+            library.Llama(
+                str(file), n_ctx=0, verbose=False, type_k=library.GGML_TYPE_F32, type_v=library.GGML_TYPE_F32
+            )
+        )  # its cache is in half precision
         return opened[-1]
+
     yield load
     for model in opened:
         model.close()
 
 
-TOKENIZERS = {"gpt2": gpt2, "bytes": byte_level, "bpe": lambda: train_bpe(["the old fox saw the small boat"], 300)}
+TOKENIZERS = {
+    "gpt2": gpt2,
+    "bytes": byte_level,
+    "bpe": lambda: train_bpe(["the old fox saw the small boat"], 300),
+}
 TEXT = "The fox's 123 boats,  it said:\n\n\t'naïve' 狐 🦊 don't\u00a0<|endoftext"
 
 
@@ -356,9 +458,14 @@ def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_
     tokens = theirs.generate(ids[:9], temp=0.0, repeat_penalty=1.0)
     assert [token for token, _ in zip(tokens, ours, strict=False)] == ours and len(set(ours)) > 8
 
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Where is the fox? "}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": " Where is the fox? "},
+    ]
     speaker = ChatModel(model, tokenizer, "S")
     answer = "".join(speaker.reply(speaker.ids(messages), ModelArgs(temperature=0, max_length=24), []))
     reply = theirs.create_chat_completion(messages, temperature=0.0, repeat_penalty=1.0, max_tokens=24)
-    assert reply["choices"][0]["message"]["content"] == answer.replace("\ufffd", "")  # it leaves out broken characters
+    assert reply["choices"][0]["message"]["content"] == answer.replace(
+        "\ufffd", ""
+    )  # it leaves out broken characters
     assert len(answer) > 10

@@ -34,8 +34,11 @@ from runtime.errors import UserError
 from training import reference_logps, state
 
 # A stage's settings: 256 tokens a step in all of them.
-STAGES = {"P": dict(optimizer="muon"), "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
-          "D": dict(train="D", dataset="toy-preference", block_size=64, batch_size=2, max_lr=1e-3)}
+STAGES = {
+    "P": dict(optimizer="muon"),
+    "S": dict(train="S", dataset="toy-instruct", block_size=64, batch_size=4),
+    "D": dict(train="D", dataset="toy-preference", block_size=64, batch_size=2, max_lr=1e-3),
+}
 stumbling = corpus_hub.server  # the fixture: a hub on this machine
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
@@ -60,6 +63,7 @@ def unbroken(place):
             assert done.wait() == [0], done.said
             runs[stage] = place / "runs" / f"whole-{stage}"
         return runs[stage]
+
     return run
 
 
@@ -71,8 +75,14 @@ def assert_same_run(run, whole):
     """The weights and metrics of the unbroken run, bit for bit, every file whole."""
     ours, theirs = weights(run), weights(whole)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    timeless = [[{k: v for k, v in row.items() if k not in ("tokens_per_second", "mfu")}
-                 for split in ("train", "val") for row in metrics(folder, split)] for folder in (run, whole)]
+    timeless = [
+        [
+            {k: v for k, v in row.items() if k not in ("tokens_per_second", "mfu")}
+            for split in ("train", "val")
+            for row in metrics(folder, split)
+        ]
+        for folder in (run, whole)
+    ]
     assert timeless[0] == timeless[1] != []
     for step in checkpoint.steps(run):
         checkpoint.verify_checkpoint(step, resumed=True)
@@ -81,6 +91,7 @@ def assert_same_run(run, whole):
 
 def dies_at_write(number):
     """SIGKILL before the so-many-th write of the process to a folder or a file."""
+
     def before(rank):
         count = [0]
 
@@ -89,7 +100,9 @@ def dies_at_write(number):
                 count[0] += 1
                 if count[0] == number:
                     os.kill(os.getpid(), signal.SIGKILL)
+
         sys.addaudithook(hook)
+
     return before
 
 
@@ -138,8 +151,19 @@ def test_twenty_kills_of_a_preparation_change_nothing(tmp_path, fault):
             data.unit_bytes = registry.unit_bytes = lambda total: 3_000
             if kill and kill < 0:
                 dies_at_write(-kill)(0)
+
         log.touch()
-        words = ["--files", str(corpus), "--name", "mine", "--tokenizer", "bytes", "--data_dir", str(data_dir), *words]
+        words = [
+            "--files",
+            str(corpus),
+            "--name",
+            "mine",
+            "--tokenizer",
+            "bytes",
+            "--data_dir",
+            str(data_dir),
+            *words,
+        ]
         process = Forked([start(log, data.main, words, {}, before)], log)
         if kill and kill > 0:
             time.sleep(kill)
@@ -150,8 +174,9 @@ def test_twenty_kills_of_a_preparation_change_nothing(tmp_path, fault):
     for number in range(20):
         fault()
         words = ["--shard", f"{number % 2 + 1}/2"] if number < 10 else []
-        assert prepared(tmp_path / "data", *words, kill=rng.uniform(0.05, 0.5) if number % 3 else -rng.randint(5, 90)
-                        ) in (0, -signal.SIGKILL)
+        assert prepared(
+            tmp_path / "data", *words, kill=rng.uniform(0.05, 0.5) if number % 3 else -rng.randint(5, 90)
+        ) in (0, -signal.SIGKILL)
         if (tmp_path / "data" / "mine").is_dir():
             assert files(tmp_path / "data" / "mine") == files(tmp_path / "whole" / "mine")
             shutil.rmtree(tmp_path / "data" / "mine")
@@ -171,10 +196,18 @@ def test_the_hub_stumbles_and_nothing_is_lost(stumbling, fault, what):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_file_of_a_checkpoint_and_of_a_dataset_with_a_flipped_bit(place, unbroken, tmp_path, fault, stage):
-    step, rng = shutil.copytree(unbroken(stage) / "step_000006", tmp_path / "step_000006"), random.Random(ord(stage))
-    folder = shutil.copytree(place / "data" / STAGES[stage].get("dataset", "toy"), tmp_path / "data",
-                             ignore=shutil.ignore_patterns("reference"))
+def test_every_file_of_a_checkpoint_and_of_a_dataset_with_a_flipped_bit(
+    place, unbroken, tmp_path, fault, stage
+):
+    step, rng = (
+        shutil.copytree(unbroken(stage) / "step_000006", tmp_path / "step_000006"),
+        random.Random(ord(stage)),
+    )
+    folder = shutil.copytree(
+        place / "data" / STAGES[stage].get("dataset", "toy"),
+        tmp_path / "data",
+        ignore=shutil.ignore_patterns("reference"),
+    )
     for where, whole in (step, whole_step), (folder, shards.verify_dataset):
         for _ in damaged_one_by_one(where, rng):
             fault()
@@ -208,14 +241,22 @@ def test_a_small_disk_that_is_really_full(place, unbroken, tmp_path, fault):
     try:
         fault()
         (disk / "ballast").write_bytes(bytes(200_000))
-        failed = fork(place, save_checkpoint_dir=disk, run_name="small", before=disk_usage_lies, **STAGES["P"])
+        failed = fork(
+            place, save_checkpoint_dir=disk, run_name="small", before=disk_usage_lies, **STAGES["P"]
+        )
         assert failed.wait() == [1], failed.said
         assert "warning: the checkpoint of step" in failed.said and "make room, then go on" in failed.said
         assert "Traceback" not in failed.said
         assert [step.name for step in checkpoint.steps(disk / "small")] == ["step_000002"]
         (disk / "ballast").unlink()
-        done = fork(place, "--resume", save_checkpoint_dir=disk, run_name="small", keep_checkpoints=1,
-                    before=disk_usage_lies)
+        done = fork(
+            place,
+            "--resume",
+            save_checkpoint_dir=disk,
+            run_name="small",
+            keep_checkpoints=1,
+            before=disk_usage_lies,
+        )
         assert done.wait() == [0], done.said
         assert_same_run(disk / "small", unbroken("P"))
     finally:
@@ -238,14 +279,27 @@ def test_memory_files_and_threads_stay_flat_over_2000_steps(place, tmp_path, fau
         def record(run, *rest):
             real(run, *rest)
             if run.progress.step % 100 == 0:
-                now = {"rss": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
-                       "files": len(os.listdir("/proc/self/fd")), "threads": len(os.listdir("/proc/self/task"))}
+                now = {
+                    "rss": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+                    "files": len(os.listdir("/proc/self/fd")),
+                    "threads": len(os.listdir("/proc/self/task")),
+                }
                 with seen.open("a") as file:
                     file.write(json.dumps(now) + "\n")
+
         trainer.record = record
 
-    done = fork(place, run_name="long", before=before, total_iters=2000, epochs=1000, save_checkpoint_iter=250,
-                eval_iters=250, val_epochs=0, keep_checkpoints=2)
+    done = fork(
+        place,
+        run_name="long",
+        before=before,
+        total_iters=2000,
+        epochs=1000,
+        save_checkpoint_iter=250,
+        eval_iters=250,
+        val_epochs=0,
+        keep_checkpoints=2,
+    )
     assert done.wait(400) == [0], done.said
     rows = [json.loads(line) for line in seen.read_text().splitlines()]
     print(rows[3], rows[-1])
@@ -291,12 +345,26 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_or_dataset_is_named(place, un
     assert seen == 10 + 10
 
 
-@pytest.mark.parametrize("words, damaged, remedy", [
-    (["--resume"], "runs/P-toy/step_000006/train_state/rng.pt",
-     "remove that folder, --resume then goes on from step_000004"),
-    (["--init_from", "{tmp}/runs/P-toy", "--run_name", "new"], "runs/P-toy/step_000006/model.safetensors",
-     "remove that folder"),
-    (["--run_name", "new"], "data/toy/train-00001.tokens.bin", "run the data.py command that made it again")])
+@pytest.mark.parametrize(
+    "words, damaged, remedy",
+    [
+        (
+            ["--resume"],
+            "runs/P-toy/step_000006/train_state/rng.pt",
+            "remove that folder, --resume then goes on from step_000004",
+        ),
+        (
+            ["--init_from", "{tmp}/runs/P-toy", "--run_name", "new"],
+            "runs/P-toy/step_000006/model.safetensors",
+            "remove that folder",
+        ),
+        (
+            ["--run_name", "new"],
+            "data/toy/train-00001.tokens.bin",
+            "run the data.py command that made it again",
+        ),
+    ],
+)
 def test_a_flipped_bit_stops_a_run_before_it_begins(place, unbroken, tmp_path, words, damaged, remedy):
     shutil.copytree(place / "data", tmp_path / "data")
     shutil.copytree(unbroken("P"), tmp_path / "runs" / "P-toy")
@@ -307,7 +375,9 @@ def test_a_flipped_bit_stops_a_run_before_it_begins(place, unbroken, tmp_path, w
     assert failed.said.startswith("error: ") and failed.said.count("\n") == 1
 
 
-def test_verify_reads_a_run_or_a_dataset_and_names_what_is_damaged(place, unbroken, tmp_path, capsys, monkeypatch):
+def test_verify_reads_a_run_or_a_dataset_and_names_what_is_damaged(
+    place, unbroken, tmp_path, capsys, monkeypatch
+):
     run = shutil.copytree(unbroken("P"), tmp_path / "run")
 
     def verify(folder):
@@ -315,7 +385,9 @@ def test_verify_reads_a_run_or_a_dataset_and_names_what_is_damaged(place, unbrok
         checkpoint.main()
         return capsys.readouterr().out
 
-    assert verify(run).count(" files\n") == 6 and verify(place / "data" / "toy").endswith("as they were written\n")
+    assert verify(run).count(" files\n") == 6 and verify(place / "data" / "toy").endswith(
+        "as they were written\n"
+    )
     flip(run / "step_000004" / "config.json", random.Random(5))
     with pytest.raises(UserError, match=r"step_000004/config.json is damaged"):
         verify(run)
@@ -333,6 +405,7 @@ def test_a_model_without_its_training_state_is_whole(unbroken, tmp_path):
 
 def no_room(first, last, size=30_000):
     """No file may grow past `size` bytes in steps first .. last of the process."""
+
     def before(rank):
         real, count = trainer.train_step, [0]
 
@@ -341,7 +414,9 @@ def no_room(first, last, size=30_000):
             limit = size if first <= count[0] <= last else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             return real(*args)
+
         trainer.train_step = train_step
+
     return before
 
 
@@ -349,8 +424,11 @@ def test_a_full_disk_costs_no_more_than_a_warning(place, unbroken):
     """The save of step 4 finds no room, that of step 6 does."""
     done = fork(place, run_name="full", before=no_room(4, 5), **STAGES["P"])
     assert done.wait() == [0], done.said
-    assert re.search(r"warning: the checkpoint of step 4 could not be written to .*runs/full \(.*\); the newest is "
-                     r"step_000002: make room; the run goes on", done.said)
+    assert re.search(
+        r"warning: the checkpoint of step 4 could not be written to .*runs/full \(.*\); the newest is "
+        r"step_000002: make room; the run goes on",
+        done.said,
+    )
     assert_same_run(place / "runs" / "full", unbroken("P"))
     assert not (place / "runs" / "full" / "step_000004").exists()
 
@@ -358,7 +436,10 @@ def test_a_full_disk_costs_no_more_than_a_warning(place, unbroken):
 def test_a_full_disk_at_the_end_is_one_line_and_the_run_goes_on_from_what_there_was(place, unbroken):
     failed = fork(place, run_name="fuller", before=no_room(5, 6), keep_checkpoints=1, **STAGES["P"])
     assert failed.wait() == [1]
-    assert "error: the checkpoint of step 6 could not be written" in failed.said and "Traceback" not in failed.said
+    assert (
+        "error: the checkpoint of step 6 could not be written" in failed.said
+        and "Traceback" not in failed.said
+    )
     assert "the newest is step_000004: make room, then go on with --resume" in failed.said
     done = fork(place, "--resume", run_name="fuller", keep_checkpoints=1)
     assert done.wait() == [0], done.said
@@ -375,7 +456,9 @@ def test_too_little_space_is_seen_before_anything_is_written(place, monkeypatch,
 
 def test_two_runs_in_one_folder_are_refused_and_the_dead_hold_nothing(place):
     run = place / "runs" / "shared"
-    slow = fork(place, run_name="shared", before=lambda rank: setattr(trainer, "record", lambda *a: time.sleep(30)))
+    slow = fork(
+        place, run_name="shared", before=lambda rank: setattr(trainer, "record", lambda *a: time.sleep(30))
+    )
     deadline = time.time() + 60
     while not (run / "metrics.jsonl").is_file() and time.time() < deadline:
         time.sleep(0.02)
@@ -395,7 +478,9 @@ def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(place):
     def hang(*args):
         time.sleep(60)
 
-    hung = fork(place, run_name="hung", stall_minutes=0.02, before=lambda rank: setattr(trainer, "record", hang))
+    hung = fork(
+        place, run_name="hung", stall_minutes=0.02, before=lambda rank: setattr(trainer, "record", hang)
+    )
     assert hung.wait() == [1]
     assert "Timeout (0:00:01" in hung.said and " in hang" in hung.said and " in train" in hung.said
 
@@ -414,24 +499,41 @@ def test_ranks_come_and_go_and_no_row_is_taken_twice_or_never(place, tmp_path):
                 if rank and count[0] == number:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return real(*args)
+
             trainer.train_step = train_step
+
         return both
 
-    for part, (ranks, last, restarts, kill) in enumerate([(1, 2, 0, 0), (2, 6, 0, 2), (2, 4, 1, 0), (1, 6, 0, 0)]):
+    for part, (ranks, last, restarts, kill) in enumerate(
+        [(1, 2, 0, 0), (2, 6, 0, 2), (2, 4, 1, 0), (1, 6, 0, 0)]
+    ):
         files = [tmp_path / f"{part}-{rank}" for rank in range(ranks)]
 
         def before(rank, files=files, kill=kill):
             noting = plant([], files[rank])
             (dies(kill, noting) if kill else noting)(rank)
 
-        process = fork(place, run_name=name, ranks=ranks, micro_batch_size=8 // ranks, total_iters=last,
-                       lr_decay_iters=6, eval_iters=100, before=before,
-                       environment={**launch, "TORCHELASTIC_RESTART_COUNT": str(restarts)})
+        process = fork(
+            place,
+            run_name=name,
+            ranks=ranks,
+            micro_batch_size=8 // ranks,
+            total_iters=last,
+            lr_decay_iters=6,
+            eval_iters=100,
+            before=before,
+            environment={**launch, "TORCHELASTIC_RESTART_COUNT": str(restarts)},
+        )
         codes = process.wait()
         assert codes == [0] * ranks or kill and codes[1] == -signal.SIGKILL, process.said
         assert part == 0 or f"resuming from {place / 'runs' / name}" in process.said
         if not kill:
-            taken += [sum(rows, []) for rows in zip(*([json.loads(line) for line in file.read_text().splitlines()]
-                                                      for file in files), strict=True)]
+            taken += [
+                sum(rows, [])
+                for rows in zip(
+                    *([json.loads(line) for line in file.read_text().splitlines()] for file in files),
+                    strict=True,
+                )
+            ]
     assert taken == [list(range(first, first + 8)) for first in range(0, 48, 8)]
     assert [row["step"] for row in metrics(place / "runs" / name)] == [1, 2, 3, 4, 5, 6]

@@ -11,12 +11,25 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # A file imports from rungs below its own, or from siblings in its folder; scripts at the root import no other script.
-LADDER = ("runtime", "config", "model tokenizer", "checkpoint", "generation", "stories",
-          "dataprep", "dataloader", "training", "publishing", "gradio")
+LADDER = (
+    "runtime",
+    "config",
+    "model tokenizer",
+    "checkpoint",
+    "generation",
+    "stories",
+    "dataprep",
+    "dataloader",
+    "training",
+    "publishing",
+    "gradio",
+)
 SCRIPTS = "data trainer evaluation inference_sft export download_model_weight".split()
 RUNG = {name: number for number, names in enumerate(LADDER) for name in names.split()}
 MOVING: set[str] = set()
-FILES = sorted(path for folder in (".", *(d for d in LADDER if " " not in d)) for path in (ROOT / folder).glob("*.py"))
+FILES = sorted(
+    path for folder in (".", *(d for d in LADDER if " " not in d)) for path in (ROOT / folder).glob("*.py")
+)
 NAMES = [str(path.relative_to(ROOT).with_suffix("")) for path in FILES]
 
 # Imports each module in this process and says what it did besides.
@@ -40,7 +53,9 @@ print(json.dumps(deeds))
 
 def trees() -> dict[str, ast.Module]:
     """The syntax tree of every file of the house."""
-    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in zip(NAMES, FILES, strict=True)}
+    return {
+        name: ast.parse(path.read_text(encoding="utf-8")) for name, path in zip(NAMES, FILES, strict=True)
+    }
 
 
 def module_of(name: str) -> str:
@@ -69,10 +84,16 @@ def imported(tree: ast.Module) -> set[str]:
 def imports_upward(trees: dict[str, ast.Module]) -> list[str]:
     """Every import of a file of ours that is neither on a rung below nor a sibling in the same folder."""
     name_of = {module_of(name): name for name in NAMES}
-    return [f"{module_of(name)} imports {other}" for name, tree in trees.items()
-            for other in sorted(imported(tree) & name_of.keys())
-            if not (rung_of(name_of[other]) < rung_of(name)
-                    or "/" in name and name.split("/")[0] == name_of[other].split("/")[0])]
+    return [
+        f"{module_of(name)} imports {other}"
+        for name, tree in trees.items()
+        for other in sorted(imported(tree) & name_of.keys())
+        if not (
+            rung_of(name_of[other]) < rung_of(name)
+            or "/" in name
+            and name.split("/")[0] == name_of[other].split("/")[0]
+        )
+    ]
 
 
 def circles(trees: dict[str, ast.Module]) -> list[str]:
@@ -93,14 +114,21 @@ def circles(trees: dict[str, ast.Module]) -> list[str]:
 
 def test_imports_point_down() -> None:
     assert set(imports_upward(trees())) == MOVING
-    assert imported(trees()["trainer"]) >= {"config", "training.run", "training.objectives"}  # they are seen at all
+    assert imported(trees()["trainer"]) >= {
+        "config",
+        "training.run",
+        "training.objectives",
+    }  # they are seen at all
     sibling = ast.parse("def f():\n    from tokenizer import Tokenizer")
     assert imports_upward({"model": sibling}) == ["model imports tokenizer"]
 
 
 def test_no_import_circle() -> None:
     assert circles(trees()) == []
-    assert circles({"model": ast.parse("import trainer"), "trainer": ast.parse("import model")}) == ["model", "trainer"]
+    assert circles({"model": ast.parse("import trainer"), "trainer": ast.parse("import model")}) == [
+        "model",
+        "trainer",
+    ]
 
 
 def test_every_file_has_a_rung() -> None:
@@ -112,10 +140,21 @@ def test_every_file_has_a_rung() -> None:
 
 def probe(folder: Path, names: list[str], root: Path = ROOT) -> dict[str, dict]:
     """What importing the modules, one after the other, did in a bare process in an empty folder."""
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                   "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", PROBE, str(root), *names], cwd=folder, env=environment,
-                          capture_output=True, text=True, timeout=120)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(root), *names],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads(done.stdout)
@@ -131,14 +170,23 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
 
 def test_the_probe_sees_what_a_module_does(tmp_path: Path) -> None:
     (tmp_path / "gradio").mkdir()
-    (tmp_path / "gradio" / "guilty.py").write_text("import socket\nopen('left', 'w')\nprint('hello')\nsocket.socket()")
+    (tmp_path / "gradio" / "guilty.py").write_text(
+        "import socket\nopen('left', 'w')\nprint('hello')\nsocket.socket()"
+    )
     (tmp_path / "empty").mkdir()
     deed = probe(tmp_path / "empty", ["guilty"], tmp_path).popitem()[1]
     assert deed["printed"] == "hello\n" and deed["files"] == ["left"] and deed["sockets"]
 
 
-@pytest.mark.parametrize("module, absent", [("config", "numpy torch"), ("data", "torch"),
-                                            ("trainer", "torch._dynamo"), ("inference_sft", "torch._dynamo")])
+@pytest.mark.parametrize(
+    "module, absent",
+    [
+        ("config", "numpy torch"),
+        ("data", "torch"),
+        ("trainer", "torch._dynamo"),
+        ("inference_sft", "torch._dynamo"),
+    ],
+)
 def test_modules_are_light(module: str, absent: str) -> None:
     code = f"import sys, {module}; print(*({{*{absent.split()}}} & {{*sys.modules}}))"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == ""
@@ -155,12 +203,16 @@ def lines(node: ast.AST) -> int:
 
 def test_files_and_functions_stay_small() -> None:
     for name, tree in trees().items():
-        tables = sum(lines(node) for node in tree.body if isinstance(node, ast.Assign))  # the words of the stories
+        tables = sum(
+            lines(node) for node in tree.body if isinstance(node, ast.Assign)
+        )  # the words of the stories
         total = len((ROOT / f"{name}.py").read_text(encoding="utf-8").splitlines())
         assert total - tables <= 400, f"{name}.py has {total - tables} lines"
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             assert lines(function) <= 60, f"{name}.{function.name} has {lines(function)} lines"
-    train = next(node for node in trees()["trainer"].body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    train = next(
+        node for node in trees()["trainer"].body if isinstance(node, ast.FunctionDef) and node.name == "train"
+    )
     assert 20 < lines(train) <= 60  # functions are seen at all
 
 
@@ -168,8 +220,13 @@ def silent(tree: ast.Module) -> list[str]:
     """Public functions, classes and methods without a docstring; `forward` is what its class says."""
     kinds = ast.FunctionDef | ast.ClassDef
     public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
-    methods = [node for owner in public if isinstance(owner, ast.ClassDef) for node in owner.body
-               if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name != "forward"]
+    methods = [
+        node
+        for owner in public
+        if isinstance(owner, ast.ClassDef)
+        for node in owner.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name != "forward"
+    ]
     return [node.name for node in (*public, *methods) if not ast.get_docstring(node)]
 
 

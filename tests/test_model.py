@@ -125,7 +125,9 @@ def test_dropout_is_on_the_embedding_and_on_each_branch(tiny: ModelArgs) -> None
     model, dropped = Llama(tiny.replace(dropout=0.3)), []
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.register_forward_hook(lambda module, inputs, out: dropped.append((out == 0).float().mean().item()))
+            module.register_forward_hook(
+                lambda module, inputs, out: dropped.append((out == 0).float().mean().item())
+            )
     model(random_tokens(tiny, 4, 32))
     assert dropped == pytest.approx([0.3] * (1 + 2 * tiny.no_of_decoder_layers), abs=0.05)
 
@@ -133,7 +135,9 @@ def test_dropout_is_on_the_embedding_and_on_each_branch(tiny: ModelArgs) -> None
 def test_models_do_not_influence_each_other(tiny: ModelArgs, model: Llama) -> None:
     tokens = random_tokens(tiny, 1, 16)
     before = model(tokens)
-    other = Llama(tiny.replace(no_kv_heads=4, head_dim=4, eps=0.5, rope_theta=3.0, block_size=16, dropout=0.9))
+    other = Llama(
+        tiny.replace(no_kv_heads=4, head_dim=4, eps=0.5, rope_theta=3.0, block_size=16, dropout=0.9)
+    )
     assert other.train()(tokens).shape == before.shape
     assert torch.equal(model(tokens), before)
     assert model.cos.shape == (32, 8) and other.cos.shape == (16, 4)

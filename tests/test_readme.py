@@ -18,9 +18,16 @@ import trainer
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-SCRIPTS = {"data.py": data, "trainer.py": trainer, "evaluation.py": evaluation, "inference_sft.py": inference_sft,
-           "download_model_weight.py": download_model_weight, "export.py": export, "tokenizer.py": tokenizer,
-           "app.py": load_app()}
+SCRIPTS = {
+    "data.py": data,
+    "trainer.py": trainer,
+    "evaluation.py": evaluation,
+    "inference_sft.py": inference_sft,
+    "download_model_weight.py": download_model_weight,
+    "export.py": export,
+    "tokenizer.py": tokenizer,
+    "app.py": load_app(),
+}
 COMMANDS = [line for line in BLOCKS.splitlines() if re.search(r"\w+\.py\b", line)]
 
 
@@ -54,10 +61,14 @@ def test_there_are_commands_to_check():
 
 
 def test_every_file_named_is_there_and_every_script_is_named():
-    table = README[README.index("## The files"):README.index("## Settings")]
+    table = README[README.index("## The files") : README.index("## Settings")]
     named = set(re.findall(r"`((?:\w+/)?\w+\.py)`", table)) - {"gradio/app.py", "tests/test_house.py"}
     folders = "runtime generation stories dataprep dataloader training publishing".split()
-    there = {str(path.relative_to(ROOT)) for place in (".", "gradio", *folders) for path in (ROOT / place).glob("*.py")}
+    there = {
+        str(path.relative_to(ROOT))
+        for place in (".", "gradio", *folders)
+        for path in (ROOT / place).glob("*.py")
+    }
     assert named == {name for name in there if not name.endswith("__init__.py")} - {"gradio/app.py"}
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / picture).is_file(), picture

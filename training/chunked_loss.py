@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from config import IGNORE
 from runtime.errors import UserError
 
-LOGITS, ROWS = 1 << 24, 256  # at a time: about so many logits (64 MiB), but of about so many positions at least
+LOGITS, ROWS = (
+    1 << 24,
+    256,
+)  # at a time: about so many logits (64 MiB), but of about so many positions at least
 
 
 def linear_cross_entropy(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -20,8 +23,13 @@ def linear_cross_entropy(states: Tensor, weight: Tensor, labels: Tensor) -> Tens
     return chunked_linear_loss(states, weight, labels, lambda logps: -logps.sum())[0]
 
 
-def chunked_linear_loss(states: Tensor, weight: Tensor, labels: Tensor, loss: Callable[[Tensor], Tensor],
-                  ends: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+def chunked_linear_loss(
+    states: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    ends: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
     """(loss of the label_logps (N,) as one number, these without a gradient).
 
     `ends` says behind which positions the loss may be cut into sums that depend on no other's log-probs (default: all).
@@ -43,8 +51,14 @@ class _LossInParts(torch.autograd.Function):
     """chunked_linear_loss, whose forward makes the gradients too."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, states: Tensor, weight: Tensor, labels: Tensor,
-                loss: Callable[[Tensor], Tensor], ends: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        states: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        loss: Callable[[Tensor], Tensor],
+        ends: Sequence[int] | None,
+    ) -> tuple[Tensor, Tensor]:
         head, logps = _Head(states, weight, labels, ends), torch.zeros(len(labels), device=states.device)
         to_states, to_weight = torch.empty_like(states), torch.zeros_like(weight)
         for part in head.parts:
@@ -53,7 +67,9 @@ class _LossInParts(torch.autograd.Function):
                 known = logps.detach().requires_grad_()
                 slopes = torch.autograd.grad(loss(known), known)[0][part]
             slopes = slopes.masked_fill(labels[part] == IGNORE, 0.0).neg_()[:, None]
-            rest = exps.div_(sums).scatter_add_(1, head.picks[part], -torch.ones_like(sums))  # softmax - onehot
+            rest = exps.div_(sums).scatter_add_(
+                1, head.picks[part], -torch.ones_like(sums)
+            )  # softmax - onehot
             rest = rest.to(head.dtype)
             to_states[part] = (rest @ head.weight) * slopes
             weighted = (states[part] * slopes).to(head.dtype)
@@ -86,7 +102,7 @@ class _Head:
 
     def logps(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Of a part (n positions): log-probs (n,) of its labels, exp(logits - the largest) (n, V), its sums (n, 1)."""
-        logits = torch.mm(self.states[part], self.weight.T, out=self.buffer[:part.stop - part.start]).float()
+        logits = torch.mm(self.states[part], self.weight.T, out=self.buffer[: part.stop - part.start]).float()
         picked, largest = logits.gather(1, self.picks[part]), logits.amax(1, keepdim=True)
         exps = logits.sub_(largest).exp_()
         sums = exps.sum(1, keepdim=True)
@@ -107,5 +123,7 @@ def output_weight(model: nn.Module) -> Tensor:
     """The head's weight (V, C) of a Llama, bare or wrapped. Raises UserError where that is not all of the head."""
     head = getattr(model, "module", model).lm_head
     if head.bias is not None:
-        raise UserError("the published legacy weights have another head: they can be run, not measured or trained")
+        raise UserError(
+            "the published legacy weights have another head: they can be run, not measured or trained"
+        )
     return head.weight

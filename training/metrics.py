@@ -32,13 +32,17 @@ class Metrics:
         """One row: {"step", "split", ...}."""
         self.unwritten += (json.dumps({"step": step, "split": split, **values}) + "\n").encode()
         try:
-            while self.unwritten:  # what finds no room now goes there later: a line is never lost, nor half of it
-                self.unwritten = self.unwritten[self.file.write(self.unwritten):]
+            while (
+                self.unwritten
+            ):  # what finds no room now goes there later: a line is never lost, nor half of it
+                self.unwritten = self.unwritten[self.file.write(self.unwritten) :]
             self.warned = False
         except OSError as error:
             if not self.warned:
-                print(f"{self.path} cannot be written ({error.strerror}): rows wait for room; the run goes on",
-                      file=sys.stderr)
+                print(
+                    f"{self.path} cannot be written ({error.strerror}): rows wait for room; the run goes on",
+                    file=sys.stderr,
+                )
             self.warned = True
         self._tell_wandb("log", {f"{split}/{name}": value for name, value in values.items()}, step=step)
 
@@ -74,16 +78,34 @@ def _start_wandb(run: Path, mode: str, settings: dict):
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb  # seconds to import, and only one rank logs
+
         if mode != "offline" and not wandb.login(prompt=False, verify=False):
             if mode == "online":
-                print("not logged in to wandb, so it records offline (to change that: wandb login)", file=sys.stderr)
+                print(
+                    "not logged in to wandb, so it records offline (to change that: wandb login)",
+                    file=sys.stderr,
+                )
             mode = "offline"
         # At the end, what could not be sent to a server that is gone stays on disk, for `wandb sync`.
-        quiet = wandb.Settings(console="off", silent=True, init_timeout=30, finish_timeout=FINISH_SECONDS,
-                               finish_timeout_raises=True, x_disable_stats=True)
-        return wandb.init(project="smolllama", name=run.name, dir=run, config=settings, settings=quiet,
-                          mode="offline" if mode == "offline" else "online")
+        quiet = wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=30,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+            x_disable_stats=True,
+        )
+        return wandb.init(
+            project="smolllama",
+            name=run.name,
+            dir=run,
+            config=settings,
+            settings=quiet,
+            mode="offline" if mode == "offline" else "online",
+        )
     except Exception as error:  # an optional service: its faults, of any kind, must not stop training
-        print(f"wandb is off ({type(error).__name__}: {error}); metrics are in {run / 'metrics.jsonl'}",
-              file=sys.stderr)
+        print(
+            f"wandb is off ({type(error).__name__}: {error}); metrics are in {run / 'metrics.jsonl'}",
+            file=sys.stderr,
+        )
         return None

@@ -30,7 +30,9 @@ class SkipState:
     in_a_row: int = 0
     first: int = 0  # position in the data at which the steps that failed in a row begin
     returned_to: list[int] = field(default_factory=list)  # steps whose checkpoint was gone back to
-    left_out: list[list[int]] = field(default_factory=list)  # (first, count): rows that are passed over, see Loader
+    left_out: list[list[int]] = field(
+        default_factory=list
+    )  # (first, count): rows that are passed over, see Loader
 
     def add(self, first: int) -> None:
         """Count a step that failed; its rows begin at a position in the data."""
@@ -44,12 +46,16 @@ class SkipState:
         """
         sound = [folder for folder in steps(run) if not load_state(folder)[1]["skips"]["in_a_row"]]
         if not sound:
-            raise RunError(f"{self.in_a_row} steps in a row were not finite and there is no checkpoint to go back to: "
-                           f"{remedy}")
+            raise RunError(
+                f"{self.in_a_row} steps in a row were not finite and there is no checkpoint to go back to: "
+                f"{remedy}"
+            )
         step = load_state(sound[-1])[0].step
         if step in self.returned_to:
-            raise RunError(f"{self.in_a_row} steps in a row were not finite, again after going back to {sound[-1].name}"
-                           f": go on from there with --resume and {remedy}")
+            raise RunError(
+                f"{self.in_a_row} steps in a row were not finite, again after going back to {sound[-1].name}"
+                f": go on from there with --resume and {remedy}"
+            )
         self.returned_to.append(step)
         self.left_out.append([self.first, end - self.first])
         self.in_a_row = 0
@@ -59,8 +65,11 @@ class SkipState:
 def where(fault: NotFinite, loader: Loader, first: int, env: DistributedEnv) -> str:
     """The rows of a failed step that begins at a position in the data, and the micro-batches that are to blame."""
     size = loader.batch_size
-    places = [(i * env.world_size + rank) * size + first
-              for rank, micro_steps in enumerate(gather_objects(fault.micro_steps)) for i in micro_steps]
+    places = [
+        (i * env.world_size + rank) * size + first
+        for rank, micro_steps in enumerate(gather_objects(fault.micro_steps))
+        for i in micro_steps
+    ]
     rows = [f"{loader.number(place)} to {loader.number(place + size - 1)}" for place in sorted(places)]
     blamed = f", not finite in rows {', '.join(rows)}" if rows else ", with a finite loss in each micro-batch"
     return f"{fault} in rows {loader.number(first)} to {loader.number(loader.cursor - 1)}{blamed}"

@@ -26,25 +26,34 @@ def next_token(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str
 
 def preference(args: ModelArgs) -> Objective:
     """The objective of preference pairs with the settings' --dpo_loss, --beta and --label_smoothing. Unit: pairs."""
+
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         tokens = lengths(batch) if args.dpo_loss == "ipo" else 1
 
         def loss(by_label: Tensor) -> Tensor:
             ratios = (_per_completion(batch, by_label) - batch.reference) / tokens
             return preference_loss(*_sides(ratios), args.beta, args.label_smoothing, args.dpo_loss).sum()
+
         total, found = chunked_linear_loss(*hidden_at_labels(model, batch), loss, batch.pair_boundaries)
         logps = _per_completion(batch, found)
         chosen, rejected = _sides(args.beta * (logps - batch.reference))
         chosen_logps, rejected_logps = _sides(logps)
-        sums = {"accuracy": (chosen > rejected).float().sum(), "margin": (chosen - rejected).sum(),
-                "chosen_reward": chosen.sum(), "rejected_reward": rejected.sum(),
-                "chosen_logps": chosen_logps.sum(), "rejected_logps": rejected_logps.sum()}
+        sums = {
+            "accuracy": (chosen > rejected).float().sum(),
+            "margin": (chosen - rejected).sum(),
+            "chosen_reward": chosen.sum(),
+            "rejected_reward": rejected.sum(),
+            "chosen_logps": chosen_logps.sum(),
+            "rejected_logps": rejected_logps.sum(),
+        }
         return total, torch.tensor(len(chosen), device=total.device), sums
+
     return objective
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float = 0.0,
-                    kind: str = "sigmoid") -> Tensor:
+def preference_loss(
+    chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float = 0.0, kind: str = "sigmoid"
+) -> Tensor:
     """Losses (P,) of log-ratios policy : reference of the chosen and rejected answers (P,).
 
     sigmoid: DPO, arXiv 2305.18290 eq. 7, with label_smoothing the conservative one (eq. 3 of its authors' cDPO note).
@@ -53,8 +62,9 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, label_smoothi
     difference = chosen - rejected
     if kind == "ipo":
         return (difference - 1 / (2 * beta)) ** 2
-    return (-(1 - label_smoothing) * F.logsigmoid(beta * difference)
-            - label_smoothing * F.logsigmoid(-beta * difference))
+    return -(1 - label_smoothing) * F.logsigmoid(beta * difference) - label_smoothing * F.logsigmoid(
+        -beta * difference
+    )
 
 
 def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
@@ -85,8 +95,14 @@ def _precision(device: torch.device) -> torch.dtype:
 
 def hidden_at_labels(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """(states (N, C), head weight (V, C), labels (N,)) of the positions that are learned."""
-    states = model(batch.tokens, batch.doc_ids, return_hidden=True, branches=batch.branches, positions=batch.positions,
-                   segments=batch.segments)
+    states = model(
+        batch.tokens,
+        batch.doc_ids,
+        return_hidden=True,
+        branches=batch.branches,
+        positions=batch.positions,
+        segments=batch.segments,
+    )
     states, labels = states.flatten(0, 1), batch.labels.flatten()
     if batch.loss_positions is not None:
         states, labels = states[batch.loss_positions], labels[batch.loss_positions]
@@ -94,7 +110,9 @@ def hidden_at_labels(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Te
 
 
 @torch.no_grad()
-def evaluate(objective: Objective, model: nn.Module, batches: Iterable[Batch], env: DistributedEnv) -> dict[str, float]:
+def evaluate(
+    objective: Objective, model: nn.Module, batches: Iterable[Batch], env: DistributedEnv
+) -> dict[str, float]:
     """The objective's means over the batches of all ranks, in nats per unit, with dropout off."""
     was_training = model.training
     model.eval()
@@ -106,10 +124,17 @@ def evaluate(objective: Objective, model: nn.Module, batches: Iterable[Batch], e
     return global_means(results, env)
 
 
-def global_means(results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], env: DistributedEnv) -> dict[str, float]:
+def global_means(
+    results: list[tuple[Tensor, Tensor, dict[str, Tensor]]], env: DistributedEnv
+) -> dict[str, float]:
     """{"loss", "count", and the objective's own}: sums over results and ranks, divided once by the global count."""
     names = ["loss", "count", *results[0][2]]
-    rows = [torch.stack([value.detach().to(_precision(env.device)) for value in (loss, count, *sums.values())])
-            for loss, count, sums in results]
+    rows = [
+        torch.stack([value.detach().to(_precision(env.device)) for value in (loss, count, *sums.values())])
+        for loss, count, sums in results
+    ]
     values = dict(zip(names, all_reduce_sum(torch.stack(rows).sum(0)).tolist(), strict=True))
-    return {name: value if name == "count" else value / max(1.0, values["count"]) for name, value in values.items()}
+    return {
+        name: value if name == "count" else value / max(1.0, values["count"])
+        for name, value in values.items()
+    }

@@ -20,14 +20,22 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
     decayed = [p for _, p in named if p.dim() == 2 and id(p) not in taken]
     undecayed = [p for _, p in named if p.dim() != 2]
     adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": args.weight_decay_optim, "peak_lr": args.max_lr},
-         {"params": undecayed, "weight_decay": 0.0, "peak_lr": args.max_lr}],
-        lr=args.max_lr, betas=(args.beta_1, args.beta_2), fused=decayed[0].device.type != "mps")
+        [
+            {"params": decayed, "weight_decay": args.weight_decay_optim, "peak_lr": args.max_lr},
+            {"params": undecayed, "weight_decay": 0.0, "peak_lr": args.max_lr},
+        ],
+        lr=args.max_lr,
+        betas=(args.beta_1, args.beta_2),
+        fused=decayed[0].device.type != "mps",
+    )
     if not muon:
         return [adamw]
     kind = torch.optim.Muon if muon[0].device.type == "cuda" else MuonFloat32
     groups = [{"params": muon, "peak_lr": args.muon_lr}]
-    return [adamw, kind(groups, lr=args.muon_lr, momentum=args.muon_momentum, weight_decay=args.weight_decay_optim)]
+    return [
+        adamw,
+        kind(groups, lr=args.muon_lr, momentum=args.muon_momentum, weight_decay=args.weight_decay_optim),
+    ]
 
 
 def schedule(step: int, args: ModelArgs, end: int) -> float:
@@ -66,10 +74,14 @@ class MuonFloat32(torch.optim.Muon):
                 update = torch.stack(torch._foreach_lerp([p.grad for p in alike], momenta, group["momentum"]))
                 update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(alike, update.unbind(), alpha=-group["lr"] * math.sqrt(max(1, shape[0] / shape[1])))
+                torch._foreach_add_(
+                    alike, update.unbind(), alpha=-group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
+                )
 
 
-def orthogonalize(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+def orthogonalize(
+    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
     """Newton-Schulz: matrices (N, rows, columns) with all singular values brought near 1."""
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]

@@ -43,7 +43,9 @@ def parallelize(model: nn.Module, args: ModelArgs, env: DistributedEnv, compiled
         if sharded:
             fully_shard(block, mesh=mesh)
     if sharded:
-        fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the head is used after the model's forward
+        fully_shard(
+            model, mesh=mesh, reshard_after_forward=False
+        )  # the head is used after the model's forward
     return sharded
 
 
@@ -74,7 +76,9 @@ def gradients(model: nn.Module) -> tuple[list[Tensor], Tensor]:
 def full_state_dicts(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[dict, dict]:
     """(weights, optimizer states), both by the weights' names: on rank 0 whole, however the model lies on the ranks."""
     if is_sharded(model):
-        return get_model_state_dict(model, options=WHOLE), get_optimizer_state_dict(model, optimizers, options=WHOLE)
+        return get_model_state_dict(model, options=WHOLE), get_optimizer_state_dict(
+            model, optimizers, options=WHOLE
+        )
     return model.state_dict(), get_optimizer_state_dict(model, optimizers)
 
 
@@ -90,7 +94,9 @@ def load_optimizers(model: nn.Module, optimizers: list[torch.optim.Optimizer], s
     """Give optimizers the moments that a run on any number of ranks has saved; their settings stay those of now."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    set_optimizer_state_dict(model, optimizers, states, options=StateDictOptions(full_state_dict=is_sharded(model)))
+    set_optimizer_state_dict(
+        model, optimizers, states, options=StateDictOptions(full_state_dict=is_sharded(model))
+    )
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for group, setting in zip(groups, settings, strict=True):
         group.update(setting)

@@ -10,8 +10,15 @@ from runtime.distributed import DistributedEnv
 EXPECTED_MFU = {"cpu": 0.8, "cuda": 0.4, "mps": 0.3}
 
 
-def describe(args: ModelArgs, env: DistributedEnv, steps: int, done: int, epochs: float, peak: float | None,
-             compiled: bool) -> list[str]:
+def describe(
+    args: ModelArgs,
+    env: DistributedEnv,
+    steps: int,
+    done: int,
+    epochs: float,
+    peak: float | None,
+    compiled: bool,
+) -> list[str]:
     """The lines of the plan: model, device and why, tokens per step, steps, memory and time, and what looks odd."""
     tokens, dtype = steps * args.tokens_per_step, str(env.dtype).removeprefix("torch.")
     lines = [
@@ -24,18 +31,29 @@ def describe(args: ModelArgs, env: DistributedEnv, steps: int, done: int, epochs
         f"steps: {steps:,} ({epochs:.2f} epochs, {tokens:,} tokens); optimizer {args.optimizer}, "
         f"learning rate up to {args.max_lr:g}, down to {args.min_lr:g}",
         f"memory: about {memory_bytes(args, env.dtype) / 1e9:.1f} GB a rank; time: "
-        + (f"about {duration(expected_seconds(args, env, steps - done, peak))}" if peak else "unknown on this device"),
+        + (
+            f"about {duration(expected_seconds(args, env, steps - done, peak))}"
+            if peak
+            else "unknown on this device"
+        ),
     ]
     if args.tokens_per_step != args.total_batch_size:
-        why = ("--gradient_accumulation_steps is given" if args.explicit["gradient_accumulation_steps"]
-               else "it is no multiple of the micro-batches of all ranks")
+        why = (
+            "--gradient_accumulation_steps is given"
+            if args.explicit["gradient_accumulation_steps"]
+            else "it is no multiple of the micro-batches of all ranks"
+        )
         lines.append(f"note: --total_batch_size {args.total_batch_size} is not what a step sees: {why}")
     if steps <= args.warmup_iters:
-        lines.append(f"note: the run ends inside --warmup_iters {args.warmup_iters}: the learning rate never reaches "
-                     f"--max_lr {args.max_lr:g}")
+        lines.append(
+            f"note: the run ends inside --warmup_iters {args.warmup_iters}: the learning rate never reaches "
+            f"--max_lr {args.max_lr:g}"
+        )
     elif args.lr_decay_iters <= args.warmup_iters:
-        lines.append(f"note: --lr_decay_iters {args.lr_decay_iters} is inside --warmup_iters {args.warmup_iters}: "
-                     f"after the warm-up the learning rate is --min_lr {args.min_lr:g}")
+        lines.append(
+            f"note: --lr_decay_iters {args.lr_decay_iters} is inside --warmup_iters {args.warmup_iters}: "
+            f"after the warm-up the learning rate is --min_lr {args.min_lr:g}"
+        )
     return lines
 
 

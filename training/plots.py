@@ -1,6 +1,6 @@
 """Pictures of runs: their loss curves, from metrics.jsonl.
 
-    python -m training.plots --runs checkpoints/P-stories checkpoints/S-stories_instruct --to curves.png   side by side
+python -m training.plots --runs checkpoints/P-stories checkpoints/S-stories_instruct --to curves.png   side by side
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,23 @@ def draw(runs: Sequence[Path], picture: Path) -> Path:
 def _panel(axes, folder: Path) -> None:
     rows = read_metrics(folder / "metrics.jsonl")
     pairs = any("accuracy" in row for row in rows)
-    for split, style in (("train", {"alpha": 0.6, "linewidth": 1}), ("val", {"marker": "o", "markersize": 3})):
+    for split, style in (
+        ("train", {"alpha": 0.6, "linewidth": 1}),
+        ("val", {"marker": "o", "markersize": 3}),
+    ):
         points = [(row["tokens"], row["loss"]) for row in rows if row["split"] == split]
         if points:
             axes.plot(*zip(*points, strict=True), label=f"{split}: {points[-1][1]:.3f} at the end", **style)
     points = [(row["tokens"], row["accuracy"]) for row in rows if row["split"] == "val" and "accuracy" in row]
     if points:
-        axes.plot(*zip(*points, strict=True), label=f"val accuracy: {points[-1][1]:.3f} at the end", linestyle="--")
-    axes.set(title=folder.name, xlabel="tokens", ylabel="loss (nats per pair)" if pairs else "loss (nats per token)")
+        axes.plot(
+            *zip(*points, strict=True), label=f"val accuracy: {points[-1][1]:.3f} at the end", linestyle="--"
+        )
+    axes.set(
+        title=folder.name,
+        xlabel="tokens",
+        ylabel="loss (nats per pair)" if pairs else "loss (nats per token)",
+    )
     axes.grid(alpha=0.3)
     axes.legend()
 
@@ -50,7 +59,9 @@ def main() -> None:
     """Draw the curves of the runs that are named."""
     parser = Parser(__doc__)
     parser.add_argument("--runs", nargs="+", required=True, metavar="DIR", help="run folders")
-    parser.add_argument("--to", default="curves.png", metavar="FILE", help="picture to write (default: curves.png)")
+    parser.add_argument(
+        "--to", default="curves.png", metavar="FILE", help="picture to write (default: curves.png)"
+    )
     args = parser.parse_args()
     if missing := [name for name in args.runs if not (Path(name) / "metrics.jsonl").is_file()]:
         raise UserError(f"{missing[0]} is no run: it holds no metrics.jsonl")

@@ -41,27 +41,44 @@ def table_path(dataset: Path, key: str, split: str) -> Path:
 def read_table(path: Path, pairs: int) -> np.ndarray:
     """A table (pairs, 2) from disk. Raises UserError when it is not whole."""
     written = path.with_suffix(".sha256")
-    if written.is_file() and written.read_text(errors="replace") != sha256_of(path.parent, [path.name])[path.name]:
-        raise UserError(f"{path} is damaged (its sha256 is not the one in {written.name}): delete both and start the "
-                        "run again from its first weights")
+    if (
+        written.is_file()
+        and written.read_text(errors="replace") != sha256_of(path.parent, [path.name])[path.name]
+    ):
+        raise UserError(
+            f"{path} is damaged (its sha256 is not the one in {written.name}): delete both and start the "
+            "run again from its first weights"
+        )
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"the reference log-probs in {path} cannot be read ({error}): delete the file and start the "
-                        "run again from its first weights") from None
+        raise UserError(
+            f"the reference log-probs in {path} cannot be read ({error}): delete the file and start the "
+            "run again from its first weights"
+        ) from None
     if table.shape != (pairs, 2):
-        raise UserError(f"{path} holds {len(table):,} pairs, the data {pairs:,}: delete the file and start again")
+        raise UserError(
+            f"{path} holds {len(table):,} pairs, the data {pairs:,}: delete the file and start again"
+        )
     return table
 
 
-def make_table(path: Path, rows: PairRows, score: Callable[[Batch], Tensor], batch_size: int, env: DistributedEnv) -> np.ndarray:
+def make_table(
+    path: Path, rows: PairRows, score: Callable[[Batch], Tensor], batch_size: int, env: DistributedEnv
+) -> np.ndarray:
     """The table of all pairs, from disk or made by score, the log-probs (2P,) of a batch; each rank takes a share."""
     if path.is_file():
         return read_table(path, len(rows.reference))
     table = torch.zeros(rows.reference.shape, device=env.device)
     batches = range(env.rank * batch_size, len(rows), batch_size * env.world_size)
-    for first in tqdm(batches, desc=f"reference of the {rows.store.split} set", unit=" batches", disable=not env.is_main_process,
-                      mininterval=0.2 if sys.stderr.isatty() else 10, leave=False):
+    for first in tqdm(
+        batches,
+        desc=f"reference of the {rows.store.split} set",
+        unit=" batches",
+        disable=not env.is_main_process,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        leave=False,
+    ):
         places = range(first, min(first + batch_size, len(rows)))
         pairs = np.concatenate([rows.members[place] for place in places])
         batch = collate([rows.at(place) for place in places]).to(env.device)

@@ -58,7 +58,13 @@ class Stage:
     prepare: Callable[["Run"], None]
 
 
-NOT_STORED = ("resume", "dry_run", "init_from", "preset", "device")  # belong to one start of a run, not to the run
+NOT_STORED = (
+    "resume",
+    "dry_run",
+    "init_from",
+    "preset",
+    "device",
+)  # belong to one start of a run, not to the run
 PROBE_SECONDS = 600  # a CPU run shorter than this is over before compiling has paid
 
 
@@ -78,19 +84,26 @@ class Run:
             self.source, typed = checkpoint.find_model(self.folder), {**typed, "resume": True}
             self.check(partial(checkpoint.verify_checkpoint, resumed=True), self.source, args)
             self.progress, state = training_state.load_state(self.source)
-            if (args.train, state["args"]["train"]) == ("P", "S"):  # P on instructions is S: the run knows what it was
+            if (args.train, state["args"]["train"]) == (
+                "P",
+                "S",
+            ):  # P on instructions is S: the run knows what it was
                 typed = {**typed, "train": "S"}
             args = resolve(typed, state["args"])
             if args.optimizer != state["args"]["optimizer"]:
-                raise UserError(f"--optimizer {args.optimizer} cannot go on with the moments of "
-                                f"{state['args']['optimizer']}: start a new run with --init_from {self.source} and a "
-                                "--run_name of its own")
+                raise UserError(
+                    f"--optimizer {args.optimizer} cannot go on with the moments of "
+                    f"{state['args']['optimizer']}: start a new run with --init_from {self.source} and a "
+                    "--run_name of its own"
+                )
             dataset = Path(args.data_dir) / args.dataset
         elif args.init_from:
             self.source = checkpoint.find_model(args.init_from)
             if self.source.resolve().is_relative_to(self.folder.resolve()):
-                raise UserError(f"{self.source} is of the run whose place this one would take: give this one another "
-                                "--run_name")
+                raise UserError(
+                    f"{self.source} is of the run whose place this one would take: give this one another "
+                    "--run_name"
+                )
             self.check(checkpoint.verify_checkpoint, self.source, args)
         self.check(verify_dataset, dataset, args)
         self.stage, self.skips = STAGES[args.train], SkipState(**state.get("skips", {}))
@@ -101,17 +114,25 @@ class Run:
         self.meta = read_meta(dataset)
         self.tokenizer = load_tokenizer(dataset / "tokenizer")
         if state and state["data"] != training_state.data_hash(self.meta):
-            raise UserError(f"{dataset} is not the data that {self.source} was trained on: prepare it as it was, or "
-                            f"start a new run with --init_from {self.source} and a --run_name of its own")
+            raise UserError(
+                f"{dataset} is not the data that {self.source} was trained on: prepare it as it was, or "
+                f"start a new run with --init_from {self.source} and a --run_name of its own"
+            )
         if self.source:
             args = adopt_architecture(self.source, args, typed, self.tokenizer)
-        args = resolve_vocab_size(args, self.tokenizer).replace(dataset=dataset.name, run_name=self.folder.name)
-        self.prompt = (self.tokenizer.encode(args.prompt) or [self.tokenizer.eos_id] if self.stage.kind == "text" else
-                       self.tokenizer.render([{"role": "user", "content": args.prompt}])[0])
+        args = resolve_vocab_size(args, self.tokenizer).replace(
+            dataset=dataset.name, run_name=self.folder.name
+        )
+        self.prompt = (
+            self.tokenizer.encode(args.prompt) or [self.tokenizer.eos_id]
+            if self.stage.kind == "text"
+            else self.tokenizer.render([{"role": "user", "content": args.prompt}])[0]
+        )
         if len(self.prompt) >= args.block_size:
             if "prompt" in typed:
-                raise UserError(f"--prompt has {len(self.prompt)} tokens; a --block_size of {args.block_size} holds "
-                                "fewer")
+                raise UserError(
+                    f"--prompt has {len(self.prompt)} tokens; a --block_size of {args.block_size} holds fewer"
+                )
             self.prompt = []  # not typed, so no sample is missed
         self.dataset, (train, val) = dataset, (TokenDataset(dataset, split, self.meta) for split in SPLITS)
         self.rows = self.stage.rows(train, args.block_size, args.seed)
@@ -136,17 +157,28 @@ class Run:
         asked = self.args.compile
         self.may_compile = (env.device.type == "cuda" or bool(long)) if asked is None else asked
         train, val = self.rows.store, self.val_rows.store
-        head = [f"{self.stage.name} on {self.args.dataset} ({len(train):,} tokens, {train.documents:,} documents; "
-                f"validation {len(val):,} tokens) -> {self.folder}"]
+        head = [
+            f"{self.stage.name} on {self.args.dataset} ({len(train):,} tokens, {train.documents:,} documents; "
+            f"validation {len(val):,} tokens) -> {self.folder}"
+        ]
         if self.progress.step:
-            head.append(f"resuming from {self.source}: step {self.progress.step}, {self.progress.tokens:,} tokens seen")
+            head.append(
+                f"resuming from {self.source}: step {self.progress.step}, {self.progress.tokens:,} tokens seen"
+            )
         elif self.source or self.stage.kind != "text":
-            head.append(f"starting from {self.source or 'random weights (--init_from FOLDER takes a trained model)'}")
+            head.append(
+                f"starting from {self.source or 'random weights (--init_from FOLDER takes a trained model)'}"
+            )
         if self.source and not has_tokenizer(self.source):
             head.append(f"note: {self.source} has no tokenizer; its ids are taken to be those of the data")
         epochs = self.steps * self.args.rows_per_step / len(self.rows)
-        return head + self.rows.notes + plan.describe(self.args, env, self.steps, self.progress.step, epochs, self.peak,
-                                                      self.may_compile)
+        return (
+            head
+            + self.rows.notes
+            + plan.describe(
+                self.args, env, self.steps, self.progress.step, epochs, self.peak, self.may_compile
+            )
+        )
 
     def build(self) -> None:
         """Model, optimizers and position in the data, restored where the run is resumed; then the wrappers."""
@@ -160,14 +192,22 @@ class Run:
         sharded = parallel.parallelize(self.model, args, env, compiled=self.may_compile)
         self.optimizers = build_optimizers(self.model, args)
         self.scaler = torch.amp.GradScaler(env.device.type, enabled=env.dtype == torch.float16)
-        self.loader = Loader(self.rows, args.micro_batch_size, env.rank, env.world_size, self.progress.cursor,
-                             self.skips.left_out)
+        self.loader = Loader(
+            self.rows,
+            args.micro_batch_size,
+            env.rank,
+            env.world_size,
+            self.progress.cursor,
+            self.skips.left_out,
+        )
         self.wrapped = self.model
         if self.may_compile and not sharded:
             compiled = torch.compile(self.model)
             if args.compile or self.faster(compiled):
                 self.wrapped = compiled
-            self.args = args.replace(compile=self.wrapped is compiled)  # a resumed run must not decide otherwise
+            self.args = args.replace(
+                compile=self.wrapped is compiled
+            )  # a resumed run must not decide otherwise
         torch.manual_seed(args.seed + env.rank)  # dropout differs between ranks
         if args.resume:
             training_state.restore(self.source, self.model, self.optimizers, self.scaler, env)
@@ -187,7 +227,9 @@ class Run:
                 loss.item()
                 best[model] = min(best.get(model, math.inf), time.perf_counter() - t0)
             self.model.zero_grad(set_to_none=True)
-        seconds = distributed.all_reduce_sum(torch.tensor([best[compiled], best[self.model]], device=env.device))
+        seconds = distributed.all_reduce_sum(
+            torch.tensor([best[compiled], best[self.model]], device=env.device)
+        )
         return bool(seconds[0] < seconds[1])
 
     def save(self, needed: bool) -> None:
@@ -197,13 +239,31 @@ class Run:
         if self.env.is_main_process:
             stored = {name: value for name, value in self.args.explicit.items() if name not in NOT_STORED}
             stored["dtype"] = str(self.env.dtype).removeprefix("torch.")
-            state = {"args": stored, "data": training_state.data_hash(self.meta), "stage": self.stage.name,
-                     "world_size": self.env.world_size, "device": distributed.device_name(self.env),
-                     "source": self.meta["source"], "skips": vars(self.skips), **self.start}
-            training = {"optimizer": {"optimizers": optimizers, "scaler": self.scaler.state_dict()}, "rng": generators}
+            state = {
+                "args": stored,
+                "data": training_state.data_hash(self.meta),
+                "stage": self.stage.name,
+                "world_size": self.env.world_size,
+                "device": distributed.device_name(self.env),
+                "source": self.meta["source"],
+                "skips": vars(self.skips),
+                **self.start,
+            }
+            training = {
+                "optimizer": {"optimizers": optimizers, "scaler": self.scaler.state_dict()},
+                "rng": generators,
+            }
             try:
-                training_state.save(self.folder, self.progress, self.model, self.tokenizer, weights, training, state,
-                                self.args.keep_checkpoints)
+                training_state.save(
+                    self.folder,
+                    self.progress,
+                    self.model,
+                    self.tokenizer,
+                    weights,
+                    training,
+                    state,
+                    self.args.keep_checkpoints,
+                )
             except RunError as error:
                 newest = [step.name for step in checkpoint.steps(self.folder)[-1:]]
                 fault = f"{error}; the newest is {newest[0] if newest else 'none'}: make room"
@@ -216,8 +276,10 @@ class Run:
     def leave_out(self, fault: NotFinite, first: int) -> bool:
         """Say which rows a step failed on; whether the run has then gone back to a checkpoint, to pass over them."""
         self.skips.add(first)
-        said = (f"step {self.progress.step}: {where(fault, self.loader, first, self.env)}: the step is left out "
-                f"({self.skips.in_a_row} of {self.args.skip_limit} in a row)")
+        said = (
+            f"step {self.progress.step}: {where(fault, self.loader, first, self.env)}: the step is left out "
+            f"({self.skips.in_a_row} of {self.args.skip_limit} in a row)"
+        )
         if self.env.is_main_process:
             tqdm.write(said, sys.stderr)
         if self.skips.in_a_row < self.args.skip_limit:
@@ -235,7 +297,9 @@ class Run:
     def validate(self, metrics: Metrics | None, whole: bool) -> None:
         """Evaluate on the fixed validation rows, write the figure down, draw the curves, show a sample."""
         args, env = self.args, self.env
-        limit = None if whole else args.eval_check * args.batch_size  # whatever the split into micro-batches and ranks
+        limit = (
+            None if whole else args.eval_check * args.batch_size
+        )  # whatever the split into micro-batches and ranks
         batches = fixed_batches(self.val_rows, args.micro_batch_size, env.rank, env.world_size, limit)
         means = evaluate(self.objective, self.model, self.watchdog.watch(batches), env)
         if metrics:
@@ -246,8 +310,11 @@ class Run:
                 tqdm.write(f"the loss curves cannot be drawn ({error.strerror}); the run goes on", sys.stderr)
             also = "".join(f", {name} {means[name]:.3f}" for name in ("accuracy", "margin") if name in means)
             sample = self.sample()
-            tqdm.write(f"step {self.progress.step}: validation loss {means['loss']:.4f}{also}"
-                       + (f"\n  {sample!r}" if sample else ""), sys.stderr)
+            tqdm.write(
+                f"step {self.progress.step}: validation loss {means['loss']:.4f}{also}"
+                + (f"\n  {sample!r}" if sample else ""),
+                sys.stderr,
+            )
 
     def sample(self) -> str:
         """--prompt and what the model writes after it now.
@@ -260,8 +327,15 @@ class Run:
         self.model.eval()
         try:
             with self.env.autocast():
-                text = self.tokenizer.decode(generate(
-                    self.model, self.prompt, args.max_length, self.tokenizer.eos_id, **sampling_params(args)))
+                text = self.tokenizer.decode(
+                    generate(
+                        self.model,
+                        self.prompt,
+                        args.max_length,
+                        self.tokenizer.eos_id,
+                        **sampling_params(args),
+                    )
+                )
         except RunError as error:
             text = f"({error})"
         self.model.train()
@@ -275,28 +349,41 @@ def attach_reference_logps(run: Run) -> None:
     """
     args, env = run.args, run.env
     if not run.progress.step:
-        run.start["reference"] = reference_key(run.model, training_state.data_hash(run.meta), args.block_size, env.dtype)
+        run.start["reference"] = reference_key(
+            run.model, training_state.data_hash(run.meta), args.block_size, env.dtype
+        )
         run.start["reference_dtype"] = str(env.dtype).removeprefix("torch.")
     run.model.eval()
     for split, rows in zip(SPLITS, (run.rows, run.val_rows), strict=True):
         path = table_path(run.dataset, run.start["reference"], split)
         if run.progress.step and not path.is_file():
-            raise UserError(f"the reference log-probs of this run are gone ({path}): start it again with --init_from "
-                            f"{training_state.initial_weights_folder(run.source, run.start)}")
-        rows.reference = make_table(path, rows, lambda batch: completion_logps(run.model, batch),
-                                    args.micro_batch_size, env)
+            raise UserError(
+                f"the reference log-probs of this run are gone ({path}): start it again with --init_from "
+                f"{training_state.initial_weights_folder(run.source, run.start)}"
+            )
+        rows.reference = make_table(
+            path, rows, lambda batch: completion_logps(run.model, batch), args.micro_batch_size, env
+        )
     if not run.progress.step:
-        batches = fixed_batches(run.rows, args.micro_batch_size, env.rank, env.world_size, limit=args.micro_batch_size)
+        batches = fixed_batches(
+            run.rows, args.micro_batch_size, env.rank, env.world_size, limit=args.micro_batch_size
+        )
         loss = evaluate(run.objective, run.model, batches, env)["loss"]
-        even = preference_loss(torch.zeros(1), torch.zeros(1), args.beta, args.label_smoothing, args.dpo_loss).item()
+        even = preference_loss(
+            torch.zeros(1), torch.zeros(1), args.beta, args.label_smoothing, args.dpo_loss
+        ).item()
         if not abs(loss - even) <= (1e-4 if env.dtype == torch.float32 else 1e-2) * max(1.0, even):
-            raise RunError(f"the loss before the first step is {loss:.6f}, not {even:.6f}: the reference log-probs in "
-                           f"{path.parent} are not those of {run.source}: delete that folder and start again")
+            raise RunError(
+                f"the loss before the first step is {loss:.6f}, not {even:.6f}: the reference log-probs in "
+                f"{path.parent} are not those of {run.source}: delete that folder and start again"
+            )
     run.model.train()
 
 
 STAGES = {
-    "P": Stage("pretraining", "text", StreamRows, StreamValidation, lambda args: next_token, lambda run: None),
+    "P": Stage(
+        "pretraining", "text", StreamRows, StreamValidation, lambda args: next_token, lambda run: None
+    ),
     "S": Stage("fine-tuning", "instruct", PackedRows, PackedRows, lambda args: next_token, lambda run: None),
     "D": Stage("preference alignment", "preference", PairRows, PairRows, preference, attach_reference_logps),
 }

@@ -36,8 +36,16 @@ class TrainState:
     tokens: int
 
 
-def save(run: Path, progress: TrainState, model: Llama, tokenizer: Tokenizer, weights: dict, training: dict,
-         state: dict, keep: int = 0) -> Path:
+def save(
+    run: Path,
+    progress: TrainState,
+    model: Llama,
+    tokenizer: Tokenizer,
+    weights: dict,
+    training: dict,
+    state: dict,
+    keep: int = 0,
+) -> Path:
     """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Returns the folder.
 
     `training` is what goes on in training: the states of optimizers and scaler, and the generators of each rank.
@@ -53,8 +61,10 @@ def save(run: Path, progress: TrainState, model: Llama, tokenizer: Tokenizer, we
             raise OSError(errno.ENOSPC, f"it needs {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
         write_model(partial, model, tokenizer, {"stage": state["args"]["train"]}, weights=weights)
         _write_training(partial / "train_state", training)
-        write_json(partial / "train_state" / "state.json",
-                   {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state})
+        write_json(
+            partial / "train_state" / "state.json",
+            {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state},
+        )
         write_checksums(partial / "train_state", {})
         write_checksums(partial, {})
         commit_folder(partial, folder)  # in the place of the same step, after a resume from an older one
@@ -64,14 +74,16 @@ def save(run: Path, progress: TrainState, model: Llama, tokenizer: Tokenizer, we
         temporary.rename(run / "latest")
         sync(run)
         others = [path for path in steps(run) if path != folder]
-        for old in others[:max(0, len(others) + 1 - keep)] if keep else []:
+        for old in others[: max(0, len(others) + 1 - keep)] if keep else []:
             remove_folder(old)
         for leftover in run.glob(".step_*"):  # of a run that was killed while it saved or pruned
             shutil.rmtree(leftover)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"the checkpoint of step {progress.step} could not be written to {run} "
-                       f"({getattr(error, 'strerror', None) or error})") from None
+        raise RunError(
+            f"the checkpoint of step {progress.step} could not be written to {run} "
+            f"({getattr(error, 'strerror', None) or error})"
+        ) from None
     return folder
 
 
@@ -95,13 +107,17 @@ def load_state(folder: Path) -> tuple[TrainState, dict]:
     """(where the run stood, the rest of state.json) of a step folder. Raises UserError when it cannot be resumed."""
     path = folder / "train_state" / "state.json"
     if not path.is_file():
-        raise UserError(f"{folder} holds no train_state, so it cannot be resumed: start from its weights with "
-                        f"--init_from {folder}")
+        raise UserError(
+            f"{folder} holds no train_state, so it cannot be resumed: start from its weights with "
+            f"--init_from {folder}"
+        )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
-            raise UserError(f"{folder} is of format {state['format']}, not {FORMAT}: another version wrote it, "
-                            f"start from its weights with --init_from {folder}")
+            raise UserError(
+                f"{folder} is of format {state['format']}, not {FORMAT}: another version wrote it, "
+                f"start from its weights with --init_from {folder}"
+            )
         progress = TrainState(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
         state["args"] = {**state["args"]}
     except (ValueError, KeyError, TypeError) as error:
@@ -114,7 +130,9 @@ def initial_weights_folder(folder: Path, state: dict) -> Path | None:
     return (folder.parent.resolve() / state["init_from"]).resolve() if state["init_from"] else None
 
 
-def restore(folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.GradScaler, env: DistributedEnv) -> None:
+def restore(
+    folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.GradScaler, env: DistributedEnv
+) -> None:
     """Give optimizers and this rank's generators their state back; a rank that is new keeps its fresh generator."""
     try:
         states = torch.load(folder / "train_state" / "optimizer.pt", weights_only=True, map_location="cpu")
@@ -122,8 +140,10 @@ def restore(folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.
         load_optimizers(model, optimizers, states["optimizers"])
         scaler.load_state_dict(states["scaler"])
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"the training state in {folder} cannot be read ({' '.join(str(error).split())[:150]}): resume "
-                        f"from an older step or start with --init_from {folder}") from None
+        raise UserError(
+            f"the training state in {folder} cannot be read ({' '.join(str(error).split())[:150]}): resume "
+            f"from an older step or start with --init_from {folder}"
+        ) from None
     if env.rank < len(rng):
         cpu, *device = rng[env.rank]
         torch.set_rng_state(cpu)
@@ -133,7 +153,10 @@ def restore(folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.
 
 def rng_state(env: DistributedEnv) -> list[torch.Tensor]:
     """The state of this rank's generators: the CPU's and, on CUDA, the device's."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(env.device)] if env.device.type == "cuda" else [])]
+    return [
+        torch.get_rng_state(),
+        *([torch.cuda.get_rng_state(env.device)] if env.device.type == "cuda" else []),
+    ]
 
 
 def data_hash(meta: dict) -> str:
@@ -159,6 +182,8 @@ def run_folder(folder: Path, keep: bool) -> Iterator[None]:
             print(f"a run named {folder.name} was there already: it is now {aside}", file=sys.stderr)
             folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --save_checkpoint_dir") from None
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another --save_checkpoint_dir"
+        ) from None
     with folder_lock(folder):
         yield

@@ -27,7 +27,9 @@ from runtime.errors import UserError
 @pytest.fixture
 def store(make_store: Callable[..., TokenDataset]) -> TokenDataset:
     """1,003 tokens, each its own position, in three shards that end inside rows."""
-    return make_store([[np.arange(0, 300), np.arange(300, 333)], [np.arange(333, 350)], [np.arange(350, 1003)]])
+    return make_store(
+        [[np.arange(0, 300), np.arange(300, 333)], [np.arange(333, 350)], [np.arange(350, 1003)]]
+    )
 
 
 def flat(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +75,9 @@ def test_an_epoch_has_every_token_once(store: TokenDataset, T: int, epoch: int) 
     assert np.array_equal(labels, (tokens + 1) % 1003)  # across shards, and from the end to the start
     starts = [row[0][0] for row in cut]
     assert starts != sorted(starts)
-    crossing = [row for row, *_ in cut if {299, 300} <= set(row) or {332, 333} <= set(row) or {349, 350} <= set(row)]
+    crossing = [
+        row for row, *_ in cut if {299, 300} <= set(row) or {332, 333} <= set(row) or {349, 350} <= set(row)
+    ]
     assert crossing, "no row crosses the border of a document or shard"
     assert 1003 % T or 0 in labels
 
@@ -122,10 +126,12 @@ def test_a_batch_is_what_the_contract_says(store: TokenDataset) -> None:
 
 def test_rows_name_the_document_of_each_token(make_store: Callable[..., TokenDataset]) -> None:
     store = make_store([[[5, 6, 0], [7, 0], [8, 9, 9, 9, 9, 9, 9, 9, 9, 0]]], eos_id=0)
-    batch, = fixed_batches(StreamValidation(store, 7, 0), 4, 0, 1)
+    (batch,) = fixed_batches(StreamValidation(store, 7, 0), 4, 0, 1)
     assert batch.tokens.tolist() == [[5, 6, 0, 7, 0, 8, 9], [9, 9, 9, 9, 9, 9, 9]]
     assert batch.doc_ids.tolist() == [[0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 0, 0]]
-    alone, = fixed_batches(StreamValidation(make_store([[[5, 6, 7, 8, 0]]], "val", eos_id=0), 4, 0), 4, 0, 1)
+    (alone,) = fixed_batches(
+        StreamValidation(make_store([[[5, 6, 7, 8, 0]]], "val", eos_id=0), 4, 0), 4, 0, 1
+    )
     assert alone.doc_ids is None  # one document: plain causal attention, which is faster
 
 
@@ -142,7 +148,10 @@ def test_validation_counts_every_token_once(store: TokenDataset, T: int, world: 
 
 
 def test_limited_validation_is_fixed_and_spread(store: TokenDataset) -> None:
-    starts = [flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=20)))[0][:, 0] for _ in range(2)]
+    starts = [
+        flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=20)))[0][:, 0]
+        for _ in range(2)
+    ]
     assert np.array_equal(*starts) and len(starts[0]) == 20
     assert starts[0].tolist() == list(range(0, 1000, 50))  # of the rows 0, 10, ... 1000
     uneven = flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=24)))[0][:, 0]
@@ -151,9 +160,13 @@ def test_limited_validation_is_fixed_and_spread(store: TokenDataset) -> None:
         rows = StreamValidation(store, 10, 0)
         shares = [list(fixed_batches(rows, 4, rank, world, limit=20)) for rank in range(world)]
         tokens, labels = flat([batch for share in shares for batch in share])
-        assert sorted(tokens[(labels != IGNORE).any(1), 0]) == starts[0].tolist()  # the same rows on any ranks
+        assert (
+            sorted(tokens[(labels != IGNORE).any(1), 0]) == starts[0].tolist()
+        )  # the same rows on any ranks
     whole = flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1)))
-    assert np.array_equal(flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=10**6)))[0], whole[0])
+    assert np.array_equal(
+        flat(list(fixed_batches(StreamValidation(store, 10, 0), 4, 0, 1, limit=10**6)))[0], whole[0]
+    )
 
 
 def test_too_little_text_is_a_users_error(make_store: Callable[..., TokenDataset]) -> None:
@@ -172,6 +185,7 @@ def test_large_vocabularies_are_read(make_store: Callable[..., TokenDataset]) ->
 
 
 # --- packing ---------------------------------------------------------------------------------------------------------
+
 
 def naive_first_fit_decreasing(sizes: list[int], room: int) -> list[list[int]]:
     """The same, one item after the other."""
@@ -192,7 +206,9 @@ def test_first_fit_decreasing_is_the_textbooks(room: int, count: int) -> None:
     for seed in range(10):
         sizes = np.random.default_rng(seed).integers(1, max(2, room // (1 + seed % 3)) + (room > 1), count)
         assert (rows := best_fit_decreasing(np.minimum(sizes, room), room))
-        assert [row.tolist() for row in rows] == naive_first_fit_decreasing(np.minimum(sizes, room).tolist(), room)
+        assert [row.tolist() for row in rows] == naive_first_fit_decreasing(
+            np.minimum(sizes, room).tolist(), room
+        )
 
 
 Talk = tuple[np.ndarray, np.ndarray]
@@ -210,15 +226,19 @@ def check_fit(given: list[Talk], room: int) -> list[Talk]:
     longest = max(len(ids) - start for (ids, _), start in zip(given, starts, strict=True))
     for (ids, keep), (left, learned), start in zip(given, made, starts, strict=True):
         first = int(np.flatnonzero(ids == left[0])[0])
-        assert np.array_equal(left, ids[first:first + len(left)]) and len(left) <= room  # a piece of it that fits
-        assert np.array_equal(learned, keep[first:first + len(left)])
-        assert first < start and learned[start - first:].any(), "no response is left, or none of its prompt"
+        assert (
+            np.array_equal(left, ids[first : first + len(left)]) and len(left) <= room
+        )  # a piece of it that fits
+        assert np.array_equal(learned, keep[first : first + len(left)])
+        assert first < start and learned[start - first :].any(), "no response is left, or none of its prompt"
         if start + longest <= room:
             assert first == 0  # what fits is not cut
         elif start + longest > room >= longest + min(start, room // 2):
             assert len(ids) - start == len(left) - (start - first)  # the prompt alone is cut
         if first:
-            assert start - first == max(room - longest, min(start, room // 2))  # and no more of it than must be
+            assert start - first == max(
+                room - longest, min(start, room // 2)
+            )  # and no more of it than must be
         if first + len(left) < len(ids):
             assert len(left) == room and start - first == min(start, room // 2)
     return made
@@ -226,7 +246,7 @@ def check_fit(given: list[Talk], room: int) -> list[Talk]:
 
 def test_what_is_too_long_loses_its_oldest_part_then_its_end() -> None:
     def left(prompt: int, response: int, room: int) -> tuple[int, int]:
-        (ids, keep), = check_fit([talk(0, prompt, response)], room)
+        ((ids, keep),) = check_fit([talk(0, prompt, response)], room)
         return int((~keep).sum()), int(keep.sum())
 
     assert left(6, 4, 10) == (6, 4)
@@ -245,8 +265,8 @@ def test_an_answer_that_fits_is_whole_beside_a_longer_conversation() -> None:
 def test_several_turns_lose_the_oldest_first() -> None:
     ids, keep = np.arange(20), np.isin(np.arange(20), [4, 5, 6, 15, 16, 17, 18, 19])
     for room in (20, 17, 14, 10):
-        (left, learned), = check_fit([(ids, keep)], room)
-        assert left.tolist() == list(range(20 - room, 20)) and learned.tolist() == keep[20 - room:].tolist()
+        ((left, learned),) = check_fit([(ids, keep)], room)
+        assert left.tolist() == list(range(20 - room, 20)) and learned.tolist() == keep[20 - room :].tolist()
 
 
 def test_random_conversations_and_pairs_are_cut_by_the_rules() -> None:
@@ -257,8 +277,10 @@ def test_random_conversations_and_pairs_are_cut_by_the_rules() -> None:
         for given in ([chosen], [chosen, rejected]):
             made = check_fit(given, room)
             assert len({int(ids[0]) for ids, _ in made}) == 1  # the answers of a pair keep the same prompt
-            first, last = made[0][0][0] > 0, any(len(a) < len(b) - int(a[0]) for (a, _), (b, _)
-                                                 in zip(made, given, strict=True))
+            first, last = (
+                made[0][0][0] > 0,
+                any(len(a) < len(b) - int(a[0]) for (a, _), (b, _) in zip(made, given, strict=True)),
+            )
             cuts.add((bool(first), bool(last)))
     assert cuts == {(False, False), (True, False), (False, True), (True, True)}
 
@@ -277,18 +299,22 @@ def conversations_of_unique_ids(count: int) -> tuple[list[Talk], np.ndarray]:
 
 
 @pytest.mark.parametrize("T", [24, 40, 200])
-def test_every_learned_token_is_a_label_once_an_epoch(make_store: Callable[..., TokenDataset], T: int) -> None:
+def test_every_learned_token_is_a_label_once_an_epoch(
+    make_store: Callable[..., TokenDataset], T: int
+) -> None:
     talks, learned = conversations_of_unique_ids(100)
     rows = PackedRows(make_store([talks[:60], talks[60:]], kind="instruct"), T, seed=3)
     assert rows.notes == [] and len(rows) < sum(len(ids) for ids, _ in talks) / T + 2  # packed tight
     cut = [rows[n] for n in range(3 * len(rows))]
     orders = []
     for epoch in range(3):
-        its = cut[epoch * len(rows):(epoch + 1) * len(rows)]
+        its = cut[epoch * len(rows) : (epoch + 1) * len(rows)]
         tokens, labels = (np.concatenate([row[part] for row in its]) for part in (0, 1))
         has_label = labels != IGNORE
         assert sorted(labels[has_label].tolist()) == learned.tolist()
-        assert np.array_equal(labels[has_label], tokens[has_label] + 1)  # shifted, and never the next conversation's
+        assert np.array_equal(
+            labels[has_label], tokens[has_label] + 1
+        )  # shifted, and never the next conversation's
         assert sorted(tokens[tokens > 0].tolist()) == [t for ids, _ in talks for t in ids[:-1].tolist()]
         orders.append([int(row.tokens[0]) for row in its])
     assert len({tuple(order) for order in orders}) == 3
@@ -305,8 +331,13 @@ def test_every_learned_token_is_a_label_once_an_epoch(make_store: Callable[..., 
 def test_the_end_of_a_response_is_learned_and_a_cut_is_said(make_store: Callable[..., TokenDataset]) -> None:
     talks = [talk(10, 5, 4), talk(100, 30, 4), talk(200, 3, 30)]
     rows = PackedRows(make_store([talks], kind="instruct"), 16, seed=0)
-    assert len(rows.notes) == 1 and "2 of 3 conversations in the train set are longer than a row" in rows.notes[0]
-    labels = [label for place in range(len(rows)) for label in rows.at(place).labels.tolist() if label != IGNORE]
+    assert (
+        len(rows.notes) == 1
+        and "2 of 3 conversations in the train set are longer than a row" in rows.notes[0]
+    )
+    labels = [
+        label for place in range(len(rows)) for label in rows.at(place).labels.tolist() if label != IGNORE
+    ]
     assert sorted(labels) == [*range(15, 19), *range(130, 134), *range(203, 217)]
 
 
@@ -318,6 +349,7 @@ def batches_of(rows, ranks: int, B: int, count: int) -> list[list[Batch]]:
 
 # --- preference pairs ------------------------------------------------------------------------------------------------
 
+
 def pairs_of_unique_ids(count: int) -> list[tuple[Talk, Talk]]:
     """Pairs whose answers begin alike for 0 to 2 tokens; no id is in two pairs, nor in two places of one."""
     random, made = np.random.default_rng(2), []
@@ -326,18 +358,24 @@ def pairs_of_unique_ids(count: int) -> list[tuple[Talk, Talk]]:
         answers = []
         for side in range(2):
             ids, keep = talk(start, prompt, common + random.integers(1, 9))
-            ids[prompt + common:] += 300 * (1 + side)
+            ids[prompt + common :] += 300 * (1 + side)
             answers.append((ids, keep))
         made.append(tuple(answers))
     return made
 
 
-def pair_rows(make_store: Callable[..., TokenDataset], pairs: list[tuple[Talk, Talk]], T: int, **options) -> PairRows:
-    return PairRows(make_store([[talk for pair in pairs for talk in pair]], kind="preference", **options), T, seed=3)
+def pair_rows(
+    make_store: Callable[..., TokenDataset], pairs: list[tuple[Talk, Talk]], T: int, **options
+) -> PairRows:
+    return PairRows(
+        make_store([[talk for pair in pairs for talk in pair]], kind="preference", **options), T, seed=3
+    )
 
 
 @pytest.mark.parametrize("T", [24, 60])
-def test_a_pair_is_its_prompt_once_and_its_answers_as_branches(make_store: Callable[..., TokenDataset], T: int) -> None:
+def test_a_pair_is_its_prompt_once_and_its_answers_as_branches(
+    make_store: Callable[..., TokenDataset], T: int
+) -> None:
     pairs = pairs_of_unique_ids(60)
     rows = pair_rows(make_store, pairs, T)
     rows.reference = np.arange(120, dtype=np.float32).reshape(60, 2)
@@ -349,14 +387,16 @@ def test_a_pair_is_its_prompt_once_and_its_answers_as_branches(make_store: Calla
             here = row.doc_ids == number
             pair = int(row.tokens[here][0]) // 1000 - 1
             found.add(pair)
-            assert row.reference[2 * number:2 * number + 2].tolist() == [2 * pair, 2 * pair + 1]
+            assert row.reference[2 * number : 2 * number + 2].tolist() == [2 * pair, 2 * pair + 1]
             assert (row.labels[here & (row.branches == 0)] == IGNORE).all()
             for branch, (ids, keep) in enumerate(pairs[pair], 1):
                 seen = here & np.isin(row.branches, [0, branch])
                 assert np.array_equal(row.tokens[seen], ids[:-1])
                 assert np.array_equal(row.positions[seen], np.arange(len(ids) - 1))
-                assert np.array_equal(row.labels[seen & (row.branches == branch)], np.where(keep, ids, IGNORE)[
-                    1 + (here & (row.branches == 0)).sum():])
+                assert np.array_equal(
+                    row.labels[seen & (row.branches == branch)],
+                    np.where(keep, ids, IGNORE)[1 + (here & (row.branches == 0)).sum() :],
+                )
                 assert (row.labels[seen] != IGNORE).sum() == keep.sum()
             shared += (here & (row.branches == 0)).sum()
     assert found == set(range(60)) and rows.notes == []
@@ -375,22 +415,24 @@ def test_a_batch_of_pairs_names_the_owner_of_each_label(make_store: Callable[...
         assert labels[batch.completion_index.numpy() == completion].tolist() == ids[keep].tolist()
         assert tokens[batch.completion_index.numpy() == completion].tolist() == ids[:-1][keep[1:]].tolist()
     assert batch.completion_index.max() + 1 == len(batch.reference)
-    whole, = fixed_batches(rows, 100, 0, 1)
+    (whole,) = fixed_batches(rows, 100, 0, 1)
     assert sorted(whole.reference.tolist()) == list(range(60))
 
 
 def test_pairs_that_a_context_makes_equal_are_left_out(make_store: Callable[..., TokenDataset]) -> None:
     def pair(start: int, same: int) -> tuple[Talk, Talk]:
         chosen, rejected = talk(start, 4, 30), talk(start, 4, 20)
-        rejected[0][4 + same:] += 500
+        rejected[0][4 + same :] += 500
         return chosen, rejected
 
     pairs = [pair(1000, 0), pair(2000, 15), pair(3000, 5), pair(4000, 11), pair(5000, 12)]
     rows = pair_rows(make_store, pairs, 15)  # 16 tokens: 12 of each answer
     kept = sorted(number for members in rows.members for number in members.tolist())
     assert kept == [0, 2, 3]
-    assert "10 of 10 answers in the train set are longer" in rows.notes[0] and rows.notes[1].startswith("2 pairs are")
-    batch, = fixed_batches(rows, 8, 0, 1)
+    assert "10 of 10 answers in the train set are longer" in rows.notes[0] and rows.notes[1].startswith(
+        "2 pairs are"
+    )
+    (batch,) = fixed_batches(rows, 8, 0, 1)
     assert len(batch.reference) == 6 and set(batch.completion_index.tolist()) == set(range(6))
     with pytest.raises(UserError, match="no pair of the val set in .* differs within --block_size 15 "):
         pair_rows(make_store, [pairs[1], pairs[4]], 15, split="val")
@@ -398,7 +440,9 @@ def test_pairs_that_a_context_makes_equal_are_left_out(make_store: Callable[...,
 
 @pytest.mark.parametrize("kind", ["instruct", "preference"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_share_one_order_of_packed_rows(make_store: Callable[..., TokenDataset], kind: str, world: int) -> None:
+def test_ranks_share_one_order_of_packed_rows(
+    make_store: Callable[..., TokenDataset], kind: str, world: int
+) -> None:
     if kind == "instruct":
         rows = PackedRows(make_store([conversations_of_unique_ids(100)[0]], kind=kind), 24, seed=3)
     else:
@@ -413,7 +457,10 @@ def test_ranks_share_one_order_of_packed_rows(make_store: Callable[..., TokenDat
                 assert torch.equal(whole, torch.cat([getattr(share, name) for share in shares]))
         if kind == "preference":
             offsets = np.cumsum([0, *(len(share.reference) for share in shares)])
-            completion_index = [share.completion_index + offset for share, offset in zip(shares, offsets.tolist(), strict=False)]
+            completion_index = [
+                share.completion_index + offset
+                for share, offset in zip(shares, offsets.tolist(), strict=False)
+            ]
             assert torch.equal(batch.completion_index, torch.cat(completion_index))
     for B in (1, 3, 4):  # in validation every row once, whoever takes it; a rank without one counts nothing
         shares = [list(fixed_batches(rows, B, rank, world)) for rank in range(world)]

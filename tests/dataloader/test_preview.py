@@ -18,7 +18,11 @@ PAIR = {"prompt": "Say hi to all of them", "chosen": "Hi!", "rejected": "Why sho
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_rows(folder / "text", "text", {"train": [[{"text": "one"}], [{"text": "two"}]], "val": [[{"text": "three"}]]})
+    write_rows(
+        folder / "text",
+        "text",
+        {"train": [[{"text": "one"}], [{"text": "two"}]], "val": [[{"text": "three"}]]},
+    )
     write_rows(folder / "instruct", "instruct", {"train": [INSTRUCT], "val": [INSTRUCT[:1]]})
     write_rows(folder / "preference", "preference", {"train": [[PAIR]], "val": [[PAIR]]})
     return folder
@@ -35,9 +39,13 @@ def plain(shown: str) -> str:
 
 def test_learned_tokens_are_green_and_the_others_gray(data: Path) -> None:
     shown = show(data / "instruct", "train", 1, None)
-    assert shown.startswith(f"row 1 of 2, train set of {data / 'instruct'} (instruct)\n66 tokens, 10 of those below")
-    assert runs(shown) == [(GRAY, "### Instruction:\nAdd\n\n### Input:\n1 and 2\n\n### Response:\n"),
-                           (GREEN, f"It is 3é{EOS}")]
+    assert shown.startswith(
+        f"row 1 of 2, train set of {data / 'instruct'} (instruct)\n66 tokens, 10 of those below"
+    )
+    assert runs(shown) == [
+        (GRAY, "### Instruction:\nAdd\n\n### Input:\n1 and 2\n\n### Response:\n"),
+        (GREEN, f"It is 3é{EOS}"),
+    ]
     colors = [color for color, _ in runs(show(data / "instruct", "train", 2, None))]
     assert colors == [GRAY, GREEN, GRAY, GREEN]
 
@@ -55,12 +63,17 @@ def test_every_kind_and_split_is_shown(data: Path) -> None:
 def test_what_a_context_leaves_out_is_marked(data: Path) -> None:
     whole = show(data / "instruct", "train", 1, 70)
     assert RED not in whole and whole == show(data / "instruct", "train", 1, None)
-    shown = show(data / "instruct", "train", 1, 40)  # 41 tokens and labels: ten of the response, 31 of the prompt
+    shown = show(
+        data / "instruct", "train", 1, 40
+    )  # 41 tokens and labels: ten of the response, 31 of the prompt
     assert runs(shown)[0] == (RED, "[... 25 tokens ...]") and runs(shown)[-1] == (GREEN, f"It is 3é{EOS}")
     assert runs(shown)[1] == (GRAY, " Input:\n1 and 2\n\n### Response:\n")
     shown = show(data / "preference", "train", 1, 15)  # 16 = 8 of the prompt, and 8 of the longer answer
     assert [text for color, text in runs(shown) if color == RED] == [
-        "[... 46 tokens ...]", "[... 46 tokens ...]", "[... 6 tokens ...]"]
+        "[... 46 tokens ...]",
+        "[... 46 tokens ...]",
+        "[... 6 tokens ...]",
+    ]
     assert [text for color, text in runs(shown) if color == GREEN] == [f"Hi!{EOS}", "Why shou"]
 
 

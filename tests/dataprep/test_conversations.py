@@ -29,7 +29,10 @@ BAD_INSTRUCTIONS = [
     (["Hi"], "row 7 is a list, not an object with a column 'instruction'"),
     (None, "row 7 is a NoneType, not an object"),
     ({"prompt": "Hi", "output": "x"}, "row 7 has no column 'instruction'; it has 'prompt', 'output'"),
-    ({"instruction": "Hi", "response": "x"}, "row 7 has no column 'output'; it has 'instruction', 'response'"),
+    (
+        {"instruction": "Hi", "response": "x"},
+        "row 7 has no column 'output'; it has 'instruction', 'response'",
+    ),
     ({"instruction": 5, "output": "x"}, "row 7: column 'instruction' holds 5, not text"),
     ({"instruction": "Hi", "input": ["a"], "output": "x"}, "row 7: column 'input' holds ['a'], not text"),
     ({"instruction": "Hi", "output": None}, "row 7: column 'output' holds None, not text"),
@@ -39,37 +42,58 @@ BAD_INSTRUCTIONS = [
     ({"messages": "Hi"}, "row 7: column 'messages' holds 'Hi', not a list of messages"),
     ({"messages": []}, "row 7: column 'messages' holds [], not a list of messages"),
     ({"messages": None}, "row 7: column 'messages' holds None, not a list of messages"),
-    (last(role="assistant"), "row 7: turn 2 of 'messages' is {'role': 'assistant'}, not a role and a content"),
+    (
+        last(role="assistant"),
+        "row 7: turn 2 of 'messages' is {'role': 'assistant'}, not a role and a content",
+    ),
     (last(content="x"), "row 7: turn 2 of 'messages' is {'content': 'x'}, not a role and a content"),
     ({"messages": ["Hi"]}, "row 7: turn 1 of 'messages' is 'Hi', not a role and a content"),
-    (last(role="tool", content="x"),
-     "row 7: turn 2 of 'messages' has the unknown role 'tool'; known are system, user, assistant"),
+    (
+        last(role="tool", content="x"),
+        "row 7: turn 2 of 'messages' has the unknown role 'tool'; known are system, user, assistant",
+    ),
     (last(role="assistant", content=None), "row 7: turn 2 of 'messages' holds None, not text"),
     (last(role="assistant", content="\udfff"), "row 7: turn 2 of 'messages' holds half a surrogate pair"),
     (last(role="assistant", content=" "), "row 7: the response in 'messages' is empty"),
-    ({"messages": talk("Hi", "x", "And?")},
-     "row 7: the last turn of 'messages' is the user's, not the assistant's: there is no response to learn"),
+    (
+        {"messages": talk("Hi", "x", "And?")},
+        "row 7: the last turn of 'messages' is the user's, not the assistant's: there is no response to learn",
+    ),
 ]
 BAD_PREFERENCES = [
     ("Hi", "row 7 is a str, not an object with a column 'chosen'"),
     ({"prompt": "Hi", "rejected": "bad"}, "row 7 has no column 'chosen'; it has 'prompt', 'rejected'"),
     ({"prompt": "Hi", "chosen": "good"}, "row 7 has no column 'rejected'; it has 'prompt', 'chosen'"),
     ({"prompt": 5, "chosen": "good", "rejected": "bad"}, "row 7: column 'prompt' holds 5, not text"),
-    ({"prompt": [], "chosen": "good", "rejected": "bad"}, "row 7: column 'prompt' holds [], not a list of messages"),
+    (
+        {"prompt": [], "chosen": "good", "rejected": "bad"},
+        "row 7: column 'prompt' holds [], not a list of messages",
+    ),
     ({"prompt": "Hi", "chosen": 5, "rejected": "bad"}, "row 7: column 'chosen' holds 5, not text"),
-    ({"prompt": "Hi", "chosen": "good", "rejected": {"a": 1}}, "row 7: column 'rejected' holds {'a': 1}, not text"),
+    (
+        {"prompt": "Hi", "chosen": "good", "rejected": {"a": 1}},
+        "row 7: column 'rejected' holds {'a': 1}, not text",
+    ),
     ({"prompt": "Hi", "chosen": "good", "rejected": "  "}, "row 7: the response in 'rejected' is empty"),
-    ({"chosen": talk("Hi", "good"), "rejected": talk("Hi")},
-     "row 7: the last turn of 'rejected' is the user's, not the assistant's"),
-    ({"chosen": [{"role": "human", "content": "Hi"}, *talk("Hi", "good")], "rejected": talk("Hi", "bad")},
-     "row 7: turn 1 of 'chosen' has the unknown role 'human'"),
+    (
+        {"chosen": talk("Hi", "good"), "rejected": talk("Hi")},
+        "row 7: the last turn of 'rejected' is the user's, not the assistant's",
+    ),
+    (
+        {"chosen": [{"role": "human", "content": "Hi"}, *talk("Hi", "good")], "rejected": talk("Hi", "bad")},
+        "row 7: turn 1 of 'chosen' has the unknown role 'human'",
+    ),
     ({"prompt": "Hi", "chosen": "same", "rejected": "same"}, "row 7: chosen and rejected are the same"),
     ({"prompt": "Hi", "chosen": "same", "rejected": "same "}, "row 7: chosen and rejected are the same"),
     ({"chosen": MULTI, "rejected": MULTI}, "row 7: chosen and rejected are the same"),
-    ({"chosen": "good", "rejected": "bad"},
-     "row 7: chosen and rejected have no turn in common: both must begin with the same prompt"),
-    ({"chosen": talk("Hi", "good"), "rejected": talk("Hello", "bad")},
-     "row 7: chosen and rejected have no turn in common"),
+    (
+        {"chosen": "good", "rejected": "bad"},
+        "row 7: chosen and rejected have no turn in common: both must begin with the same prompt",
+    ),
+    (
+        {"chosen": talk("Hi", "good"), "rejected": talk("Hello", "bad")},
+        "row 7: chosen and rejected have no turn in common",
+    ),
 ]
 
 

@@ -16,8 +16,10 @@ from dataprep.sources import local_spans
 from runtime.errors import UserError
 from tokenizer import Tokenizer, instruction_text
 
-ALPACA = [{"instruction": f"Add {n} and 1", "input": "" if n % 3 else f"n is {n}", "output": f"{n + 1} é"}
-          for n in range(50)]
+ALPACA = [
+    {"instruction": f"Add {n} and 1", "input": "" if n % 3 else f"n is {n}", "output": f"{n + 1} é"}
+    for n in range(50)
+]
 PAIRS = [{"chosen": talk(f"Say {n}", f"{n}, gladly"), "rejected": talk(f"Say {n}", "no")} for n in range(50)]
 ROWS = {"instruct": ALPACA, "preference": PAIRS}
 
@@ -28,19 +30,26 @@ def write(folder: Path, form: str, rows: list) -> str:
     if form == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10)
     else:
-        path.write_text(json.dumps(rows) if form == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text(
+            json.dumps(rows) if form == "json" else "".join(json.dumps(row) + "\n" for row in rows)
+        )
     return str(path)
 
 
 def read(path: str, kind: str, tokenizer: Tokenizer, target: int = 500) -> list[Document | None]:
-    return [made for span in local_spans([path], target) for made in documents.documents(span, kind, tokenizer)]
+    return [
+        made for span in local_spans([path], target) for made in documents.documents(span, kind, tokenizer)
+    ]
 
 
 def learned(ids: np.ndarray, keep: np.ndarray, tokenizer: Tokenizer) -> list[str]:
     """The runs of learned tokens, decoded with their special tokens."""
     cuts = np.flatnonzero(np.diff(keep)) + 1
-    return [tokenizer.hf.decode(ids[run].tolist(), skip_special_tokens=False)
-            for run in np.split(np.arange(len(ids)), cuts) if keep[run[0]]]
+    return [
+        tokenizer.hf.decode(ids[run].tolist(), skip_special_tokens=False)
+        for run in np.split(np.arange(len(ids)), cuts)
+        if keep[run[0]]
+    ]
 
 
 def one(row: dict, kind: str, tokenizer: Tokenizer) -> Document:
@@ -48,9 +57,11 @@ def one(row: dict, kind: str, tokenizer: Tokenizer) -> Document:
 
 
 @pytest.mark.parametrize("form", INSTRUCTIONS)
-def test_an_instruction_has_the_ids_of_the_template_and_its_responses_learned(form: str, tokenizer: Tokenizer) -> None:
+def test_an_instruction_has_the_ids_of_the_template_and_its_responses_learned(
+    form: str, tokenizer: Tokenizer
+) -> None:
     row, messages = INSTRUCTIONS[form]
-    (ids, keep, size), = one(row, "instruct", tokenizer).parts
+    ((ids, keep, size),) = one(row, "instruct", tokenizer).parts
     rendered, mask = tokenizer.render(messages)
     answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
     assert ids.tolist() == rendered and keep.tolist() == mask
@@ -62,7 +73,9 @@ def test_an_instruction_has_the_ids_of_the_template_and_its_responses_learned(fo
 def test_of_a_pair_only_what_follows_the_common_turns_is_learned(form: str, tokenizer: Tokenizer) -> None:
     row, *pair, common = PREFERENCES[form]
     document = one(row, "preference", tokenizer)
-    assert len(document.parts) == 2 and document.tokens == sum(len(tokenizer.render(talk)[0]) for talk in pair)
+    assert len(document.parts) == 2 and document.tokens == sum(
+        len(tokenizer.render(talk)[0]) for talk in pair
+    )
     for (ids, keep, size), messages in zip(document.parts, pair, strict=True):
         answers = [turn["content"] for turn in messages[common:] if turn["role"] == "assistant"]
         assert ids.tolist() == tokenizer.render(messages)[0]
@@ -71,22 +84,31 @@ def test_of_a_pair_only_what_follows_the_common_turns_is_learned(form: str, toke
 
 
 def test_earlier_answers_are_learned_from_instructions_and_not_from_pairs(tokenizer: Tokenizer) -> None:
-    (ids, keep, _), = one({"messages": MULTI}, "instruct", tokenizer).parts
+    ((ids, keep, _),) = one({"messages": MULTI}, "instruct", tokenizer).parts
     assert learned(ids, keep, tokenizer) == [f"Hello!{EOS}", f"Bye.{EOS}"]
-    (ids, keep, _), _ = one({"prompt": MULTI[:4], "chosen": "Bye.", "rejected": "x"}, "preference", tokenizer).parts
+    (ids, keep, _), _ = one(
+        {"prompt": MULTI[:4], "chosen": "Bye.", "rejected": "x"}, "preference", tokenizer
+    ).parts
     assert learned(ids, keep, tokenizer) == [f"Bye.{EOS}"]
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_form_of_file_gives_the_same_documents(kind: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    found = {form: read(write(tmp_path, form, ROWS[kind]), kind, tokenizer) for form in ("jsonl", "json", "parquet")}
+    found = {
+        form: read(write(tmp_path, form, ROWS[kind]), kind, tokenizer)
+        for form in ("jsonl", "json", "parquet")
+    }
     assert [len(made) for made in found.values()] == [50, 50, 50]
     for made in found.values():
         for document, expected in zip(made, found["jsonl"], strict=True):
             assert document.key == expected.key
             for part, its in zip(document.parts, expected.parts, strict=True):
-                assert np.array_equal(part[0], its[0]) and np.array_equal(part[1], its[1]) and part[2] == its[2]
-    turns = talk(instruction_text("Add 3 and 1", "n is 3"), "4 é") if kind == "instruct" else PAIRS[3]["chosen"]
+                assert (
+                    np.array_equal(part[0], its[0]) and np.array_equal(part[1], its[1]) and part[2] == its[2]
+                )
+    turns = (
+        talk(instruction_text("Add 3 and 1", "n is 3"), "4 é") if kind == "instruct" else PAIRS[3]["chosen"]
+    )
     assert found["parquet"][3].parts[0][0].tolist() == tokenizer.render(turns)[0]
 
 
@@ -95,15 +117,22 @@ def test_equal_prompts_have_equal_keys(tokenizer: Tokenizer) -> None:
         return one(row, kind, tokenizer).key
 
     assert key("instruct", instruction="Hi", output="a") == key("instruct", messages=talk("Hi", "b"))
-    assert key("instruct", instruction="Hi", output="a") != key("instruct", instruction="Hi", input="x", output="a")
+    assert key("instruct", instruction="Hi", output="a") != key(
+        "instruct", instruction="Hi", input="x", output="a"
+    )
     assert key("preference", prompt="Hi", chosen="a", rejected="b") == key(
-        "preference", chosen=talk("Hi", "c"), rejected=talk("Hi", "d"))
-    assert key("preference", prompt="Hi", chosen="a", rejected="b") == key("instruct", instruction="Hi", output="a")
+        "preference", chosen=talk("Hi", "c"), rejected=talk("Hi", "d")
+    )
+    assert key("preference", prompt="Hi", chosen="a", rejected="b") == key(
+        "instruct", instruction="Hi", output="a"
+    )
 
 
 def test_a_special_token_in_a_row_stays_text(tokenizer: Tokenizer) -> None:
-    rows = (({"instruction": f"What is {EOS}?", "output": f"{EOS} ends."}, "instruct"),
-            ({"prompt": EOS, "chosen": EOS, "rejected": "x"}, "preference"))
+    rows = (
+        ({"instruction": f"What is {EOS}?", "output": f"{EOS} ends."}, "instruct"),
+        ({"prompt": EOS, "chosen": EOS, "rejected": "x"}, "preference"),
+    )
     for row, kind in rows:
         ids, keep, _ = one(row, kind, tokenizer).parts[0]
         assert np.flatnonzero(ids == tokenizer.eos_id).tolist() == [len(ids) - 1] and keep[-1]
@@ -112,20 +141,33 @@ def test_a_special_token_in_a_row_stays_text(tokenizer: Tokenizer) -> None:
 BAD = {
     "missing column": ("instruct", {"instruction": "Hi"}, "has no column 'output'"),
     "empty response": ("instruct", {"instruction": "Hi", "output": " "}, "the response in 'output' is empty"),
-    "unknown role": ("instruct", {"messages": [{"role": "bot", "content": "x"}]}, "has the unknown role 'bot'"),
+    "unknown role": (
+        "instruct",
+        {"messages": [{"role": "bot", "content": "x"}]},
+        "has the unknown role 'bot'",
+    ),
     "no answer": ("instruct", {"messages": talk("Hi")}, "the last turn of 'messages' is the user's"),
     "no content": ("instruct", {"messages": [{"role": "user"}]}, "not a role and a content"),
     "missing side": ("preference", {"chosen": talk("Hi", "x")}, "has no column 'rejected'"),
     "equal answers": ("preference", {"prompt": "Hi", "chosen": "x", "rejected": "x"}, "are the same"),
-    "empty answer": ("preference", {"prompt": "Hi", "chosen": "", "rejected": "x"}, "response in 'chosen' is empty"),
-    "two prompts": ("preference", {"chosen": talk("a", "x"), "rejected": talk("b", "y")}, "no turn in common"),
+    "empty answer": (
+        "preference",
+        {"prompt": "Hi", "chosen": "", "rejected": "x"},
+        "response in 'chosen' is empty",
+    ),
+    "two prompts": (
+        "preference",
+        {"chosen": talk("a", "x"), "rejected": talk("b", "y")},
+        "no turn in common",
+    ),
 }
 
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("form", ["jsonl", "json"])
-def test_a_bad_row_of_a_file_is_named_with_its_number(bad: str, form: str, tokenizer: Tokenizer,
-                                                      tmp_path: Path) -> None:
+def test_a_bad_row_of_a_file_is_named_with_its_number(
+    bad: str, form: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     kind, row, complaint = BAD[bad]
     path = write(tmp_path, form, [*ROWS[kind][:33], row, *ROWS[kind][33:]])
     with pytest.raises(UserError) as error:

@@ -52,7 +52,9 @@ def test_a_shard_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     first = ShardWriter(tmp_path, "val", 7, np.uint16, with_keep=True)
     first.add(np.array([1, 2]), np.array([0, 1]), 2, ended=True)
     assert not list(tmp_path.glob("*.bin"))
-    second = ShardWriter(tmp_path, "val", 7, np.uint16, with_keep=True)  # a second try, while the first is still open
+    second = ShardWriter(
+        tmp_path, "val", 7, np.uint16, with_keep=True
+    )  # a second try, while the first is still open
     second.add(np.array([3]), np.array([1]), 2, ended=True)
     entry = second.close()
     del first  # what it had not written yet must not reach the files of the second
@@ -75,7 +77,9 @@ def test_meta_is_read_or_the_remedy_is_said(tmp_path: Path) -> None:
         read_meta(tmp_path / "mine")
     for name in ("mine", "other"):
         (tmp_path / name).mkdir()
-    write_json(tmp_path / "other" / "meta.json", {"format": FORMAT, "kind": "text", "tokenizer": {}, "splits": {}})
+    write_json(
+        tmp_path / "other" / "meta.json", {"format": FORMAT, "kind": "text", "tokenizer": {}, "splits": {}}
+    )
     assert read_meta(tmp_path / "other")["kind"] == "text"
     with pytest.raises(UserError, match="there are: other"):
         read_meta(tmp_path / "mine")
@@ -96,20 +100,29 @@ def test_a_finished_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> No
 
 
 def test_a_folder_is_claimed_by_one(tmp_path: Path) -> None:
-    with folder_lock(tmp_path), pytest.raises(UserError, match="another process is at work"), folder_lock(tmp_path):
+    with (
+        folder_lock(tmp_path),
+        pytest.raises(UserError, match="another process is at work"),
+        folder_lock(tmp_path),
+    ):
         pass
     with folder_lock(tmp_path):
         pass
 
 
 def test_the_tail_of_one_document_is_held_out(tmp_path: Path) -> None:
-    parts = [write_shard(tmp_path, 0, [[*range(60)]], last_goes_on=True), write_shard(tmp_path, 1, [[*range(60, 100)]])]
+    parts = [
+        write_shard(tmp_path, 0, [[*range(60)]], last_goes_on=True),
+        write_shard(tmp_path, 1, [[*range(60, 100)]]),
+    ]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     made = split_validation(tmp_path, parts, "text", 0.3, np.uint16, free=2, size=len)
     assert documents(tmp_path, made["train"]) == [list(range(70))]
     assert documents(tmp_path, made["val"]) == [list(range(70, 100))]
     assert [sum(shard["bytes"] for shard in made[split]) for split in ("train", "val")] == [70, 30]
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before  # a kill leaves the old shards whole
+    assert {
+        name: (tmp_path / name).read_bytes() for name in before
+    } == before  # a kill leaves the old shards whole
 
 
 def test_a_cut_between_two_parts_ends_the_document(tmp_path: Path) -> None:
@@ -157,21 +170,26 @@ def test_documents_are_read_by_number_with_what_is_learned(tmp_path: Path) -> No
 
 
 def test_a_document_is_read_across_shards_that_it_does_not_end_in(tmp_path: Path) -> None:
-    shards = [write_shard(tmp_path, 0, [[1, 2], [3]], last_goes_on=True),
-              write_shard(tmp_path, 1, [[4, 5]], last_goes_on=True), write_shard(tmp_path, 2, [[6], [7]])]
+    shards = [
+        write_shard(tmp_path, 0, [[1, 2], [3]], last_goes_on=True),
+        write_shard(tmp_path, 1, [[4, 5]], last_goes_on=True),
+        write_shard(tmp_path, 2, [[6], [7]]),
+    ]
     data = store(tmp_path, "train", shards)
     assert data.documents == 3 and data.bounds.tolist() == [0, 2, 6, 7]
     assert [data.document(n)[0].tolist() for n in range(3)] == [[1, 2], [3, 4, 5, 6], [7]]
 
 
 def test_conversations_are_held_out_whole(tmp_path: Path) -> None:
-    made = [[n, n, 50 + n, 50, 50][:3 + n % 3] for n in range(30)]
+    made = [[n, n, 50 + n, 50, 50][: 3 + n % 3] for n in range(30)]
     shards = [write_talks(tmp_path, 0, made[:20]), write_talks(tmp_path, 1, made[20:])]
     held_out = split_validation(tmp_path, shards, "instruct", 0.25, np.uint16, free=2, size=len)
     assert talks(tmp_path, held_out["train"]) + talks(tmp_path, held_out["val"]) == made
     tokens = {split: sum(shard["tokens"] for shard in its) for split, its in held_out.items()}
     assert 0.25 <= tokens["val"] / 120 < 0.25 + 5 / 120  # the one at the cut is held out
-    assert sum(shard["bytes"] for its in held_out.values() for shard in its) == sum(len(talk) - 2 for talk in made)
+    assert sum(shard["bytes"] for its in held_out.values() for shard in its) == sum(
+        len(talk) - 2 for talk in made
+    )
 
 
 def test_a_pair_is_held_out_as_one(tmp_path: Path) -> None:
@@ -188,12 +206,18 @@ def test_a_pair_is_held_out_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["instruct", "preference"])
 def test_equal_prompts_are_held_out_together(tmp_path: Path, kind: str) -> None:
     answers = iter(range(50, 100))
-    made = [[*[prompt] * 9, next(answers), *[60] * length] for length in range(3) for prompt in (1, 2, 3)
-            for _ in range(1 + (kind == "preference"))]
+    made = [
+        [*[prompt] * 9, next(answers), *[60] * length]
+        for length in range(3)
+        for prompt in (1, 2, 3)
+        for _ in range(1 + (kind == "preference"))
+    ]
     for fraction in (0.05, 0.4, 0.6, 0.9):
         folder = tmp_path / str(fraction)
         folder.mkdir()
-        held_out = split_validation(folder, [write_talks(folder, 0, made)], kind, fraction, np.uint16, free=1, size=len)
+        held_out = split_validation(
+            folder, [write_talks(folder, 0, made)], kind, fraction, np.uint16, free=1, size=len
+        )
         train, val = talks(folder, held_out["train"]), talks(folder, held_out["val"])
         assert train and val and sorted(train + val) == sorted(made)
         assert not {ids[0] for ids in train} & {ids[0] for ids in val}

@@ -23,9 +23,11 @@ server = corpus_hub.server
 
 # Each is one document in which a careless cut changes the tokens of GPT-2.
 PROSE = {
-    "lines": "First, you know\nCaius Marcius is chief enemy.\n\nWe know't,   we know't.\n \n\t Let us kill;\n\n\n" * 40,
+    "lines": "First, you know\nCaius Marcius is chief enemy.\n\nWe know't,   we know't.\n \n\t Let us kill;\n\n\n"
+    * 40,
     "crlf": "One line.\r\nAnother  line\r\n\r\n\r\n  indented\r\n" * 60,
-    "not ascii": "Die Größe  spielt \u3000\n\u00a0 keine Rolle \u2028 – naïve café。\n你好，世界。\n\n🙂  🙂\n" * 40,
+    "not ascii": "Die Größe  spielt \u3000\n\u00a0 keine Rolle \u2028 – naïve café。\n你好，世界。\n\n🙂  🙂\n"
+    * 40,
     "whitespace": ("word" + " " * 300 + "\n" * 200 + "\t" * 100) * 10,
     "no line ends": "a single line that goes on and on  and  on, " * 100,
     "no spaces": "你好世界。\n再见。\n" * 200,
@@ -56,7 +58,7 @@ def test_a_careless_cut_would_be_seen() -> None:
 
 def test_text_without_whitespace_is_never_cut(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 5000)
-    span, = local_spans([str(tmp_path / "a.txt")], 100)
+    (span,) = local_spans([str(tmp_path / "a.txt")], 100)
     assert span.whole and texts([span]) == ["x" * 5000]
 
 
@@ -82,7 +84,9 @@ def test_json_lines_are_read_wherever_the_file_is_cut(tmp_path: Path, target: in
     rows = [f"row {n} {EOS} \u00e9\u2028" + "x" * n for n in range(40)]
     lines = [json.dumps({"id": n, "text": text}, ensure_ascii=n % 2) for n, text in enumerate(rows)]
     path = tmp_path / "a.jsonl"
-    path.write_text("\n\n" + "\r\n \n".join(lines), encoding="utf-8")  # blank lines, and no line end at the end
+    path.write_text(
+        "\n\n" + "\r\n \n".join(lines), encoding="utf-8"
+    )  # blank lines, and no line end at the end
     spans = local_spans([str(path)], target)
     assert (len(spans) > 1) == (target < 10_000)
     assert texts(spans) == rows
@@ -166,10 +170,13 @@ def test_equal_texts_are_on_one_side_and_the_share_is_right() -> None:
     held_out = [in_validation(f"text {n}", 0.2) for n in range(10_000)]
     assert held_out == [in_validation(f"text {n}", 0.2) for n in range(10_000)]
     assert 1_850 < sum(held_out) < 2_150
-    assert all(in_validation(f"text {n}", 0.5) for n in range(10_000) if held_out[n])  # a larger share holds more
+    assert all(
+        in_validation(f"text {n}", 0.5) for n in range(10_000) if held_out[n]
+    )  # a larger share holds more
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
+
 
 def test_the_hub_is_read_in_order_and_by_split(server: Hub) -> None:
     assert read() == ROWS
@@ -182,7 +189,10 @@ def test_only_the_text_of_the_row_groups_asked_for_is_moved(server: Hub) -> None
     texts(spans[:1])
     server.requests.clear()
     assert texts(spans[1:2]) == ROWS[10:20]
-    moved, wanted = sum(size for path, size in server.requests if "resolve" in path), sum(map(len, ROWS[10:20]))
+    moved, wanted = (
+        sum(size for path, size in server.requests if "resolve" in path),
+        sum(map(len, ROWS[10:20])),
+    )
     assert wanted < moved < 1.3 * wanted  # with the page's header; the footer is known by now
     assert moved < len(server.repos[DATASET.repo]["data/train-0.parquet"]) / 3
 
@@ -201,12 +211,15 @@ def test_the_hub_says_how_long_to_wait(server: Hub) -> None:
     assert server.naps == [17]
 
 
-@pytest.mark.parametrize("match, what, words", [
-    ("/api/", {"status": 503, "times": 99}, r"cannot be had.*answered 503.*try again later"),
-    ("/api/", {"status": 404, "code": "RepoNotFound"}, "is not on the hub at .*hf auth login"),
-    ("/api/", {"status": 403}, "cannot be had.*answered 403.*hf auth login"),
-    ("/resolve/", {"status": 401, "code": "GatedRepo"}, "is gated: accept its terms at .*owner/corpus"),
-])
+@pytest.mark.parametrize(
+    "match, what, words",
+    [
+        ("/api/", {"status": 503, "times": 99}, r"cannot be had.*answered 503.*try again later"),
+        ("/api/", {"status": 404, "code": "RepoNotFound"}, "is not on the hub at .*hf auth login"),
+        ("/api/", {"status": 403}, "cannot be had.*answered 403.*hf auth login"),
+        ("/resolve/", {"status": 401, "code": "GatedRepo"}, "is gated: accept its terms at .*owner/corpus"),
+    ],
+)
 def test_a_lasting_refusal_is_one_line(server: Hub, match: str, what: dict, words: str) -> None:
     server.fault(match, **what)
     with pytest.raises(UserError, match=words) as error:
@@ -238,6 +251,8 @@ def test_a_flipped_byte_is_seen(server: Hub) -> None:
 def test_no_hub_at_all_is_said(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setattr(
+            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}"
+        )
         with pytest.raises(UserError, match="cannot be had.*ConnectError.*try again later"):
             read()

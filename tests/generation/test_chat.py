@@ -16,8 +16,18 @@ from tokenizer import Tokenizer, byte_level
 from training import state
 from training.state import TrainState
 
-ARGS = ModelArgs(embeddings_dims=16, no_of_decoder_layers=1, no_of_heads=2, no_kv_heads=2, hidden_dims=16,
-                 vocab_size=320, block_size=256, dropout=0.0, attn_dropout=0.0, device="cpu")
+ARGS = ModelArgs(
+    embeddings_dims=16,
+    no_of_decoder_layers=1,
+    no_of_heads=2,
+    no_kv_heads=2,
+    hidden_dims=16,
+    vocab_size=320,
+    block_size=256,
+    dropout=0.0,
+    attn_dropout=0.0,
+    device="cpu",
+)
 QUESTION = {"role": "user", "content": "Who?"}
 
 
@@ -26,7 +36,9 @@ def make_run(runs: Path, name: str, stage: str, age: int) -> Path:
     (runs / name).mkdir(parents=True)
     run_state = {"args": {"train": stage}}
     model = Llama(ARGS)
-    step = state.save(runs / name, TrainState(1, 0, 0), model, byte_level(), model.state_dict(), {}, run_state)
+    step = state.save(
+        runs / name, TrainState(1, 0, 0), model, byte_level(), model.state_dict(), {}, run_state
+    )
     os.utime(runs / name / "latest", (1e9 - age, 1e9 - age))
     return step
 
@@ -38,13 +50,17 @@ def speaker(stage: str | None, tokenizer: Tokenizer, legacy: bool = False) -> Ch
 
 def test_a_stage_means_its_newest_run_then_what_was_downloaded(tmp_path: Path) -> None:
     args = ARGS.replace(save_checkpoint_dir=str(tmp_path))
-    with pytest.raises(UserError, match="no sft in .*trainer.py --train S.*download_model_weight.py --model_type sft"):
+    with pytest.raises(
+        UserError, match="no sft in .*trainer.py --train S.*download_model_weight.py --model_type sft"
+    ):
         choose_model("sft", args)
     (tmp_path / "got").mkdir()
     checkpoint.write_model(tmp_path / "got", Llama(ARGS), byte_level(), {"stage": "S"})
     assert choose_model("sft", args) == choose_model(None, args) == tmp_path / "got"
-    old, new, base = (make_run(tmp_path, name, stage, age) for name, stage, age in
-                      (("a", "S", 30), ("b", "S", 20), ("c", "P", 10)))
+    old, new, base = (
+        make_run(tmp_path, name, stage, age)
+        for name, stage, age in (("a", "S", 30), ("b", "S", 20), ("c", "P", 10))
+    )
     assert choose_model("sft", args) == new != old and choose_model("pretrained", args) == base
     assert choose_model(None, args) == base
     assert choose_model(str(tmp_path / "a"), args) == old
@@ -55,16 +71,22 @@ def test_a_stage_means_its_newest_run_then_what_was_downloaded(tmp_path: Path) -
     assert load_chat_model(new).answers and not load_chat_model(base).answers
 
 
-@pytest.mark.parametrize("config, stage", [('{"smolllama": {"stage": "D"}}', "D"), ("{}", None),
-                                           ('{"smolllama": 3}', None)])
+@pytest.mark.parametrize(
+    "config, stage", [('{"smolllama": {"stage": "D"}}', "D"), ("{}", None), ('{"smolllama": 3}', None)]
+)
 def test_a_foreign_folder_has_no_stage(tmp_path: Path, config: str, stage: str | None) -> None:
     (tmp_path / "config.json").write_text(config)
     assert stage_of(tmp_path) == stage
 
 
 def test_only_those_who_learned_to_answer_are_asked_in_the_template(tokenizer: Tokenizer) -> None:
-    for stage, raw, said in (("S", False, True), ("D", False, True), ("D", True, False), ("P", False, False),
-                             (None, False, False)):
+    for stage, raw, said in (
+        ("S", False, True),
+        ("D", False, True),
+        ("D", True, False),
+        ("P", False, False),
+        (None, False, False),
+    ):
         text = tokenizer.decode(speaker(stage, tokenizer).ids([QUESTION], raw))
         assert text == ("### Instruction:\nWho?\n\n### Response:\n" if said else "Who?")
     assert speaker("P", tokenizer).ids([{"role": "user", "content": ""}]) == [tokenizer.eos_id]
@@ -72,12 +94,17 @@ def test_only_those_who_learned_to_answer_are_asked_in_the_template(tokenizer: T
 
 def test_the_published_weights_are_asked_as_they_were_taught(tokenizer: Tokenizer) -> None:
     ids = speaker("S", tokenizer, legacy=True).ids([QUESTION])
-    assert tokenizer.decode(ids) == ("### Instruction: Answer the following query. \n\n ### Input: Who?.\n\n "
-                                     "### Response: ")
+    assert tokenizer.decode(ids) == (
+        "### Instruction: Answer the following query. \n\n ### Input: Who?.\n\n ### Response: "
+    )
 
 
 def conversation(questions: int) -> list[dict[str, str]]:
-    turns = [{"role": role, "content": f"{role} {n} says"} for n in range(questions) for role in ("user", "assistant")]
+    turns = [
+        {"role": role, "content": f"{role} {n} says"}
+        for n in range(questions)
+        for role in ("user", "assistant")
+    ]
     return turns[:-1]
 
 
@@ -87,7 +114,7 @@ def test_the_oldest_turns_give_way(tokenizer: Tokenizer) -> None:
         turns = conversation(questions)
         ids, dropped = someone.prompt(turns, 40)
         assert ids == someone.ids(turns[dropped:]) and len(ids) <= 256 - 40
-        assert dropped == 0 or len(someone.ids(turns[dropped - 2:])) > 256 - 40  # no more than must
+        assert dropped == 0 or len(someone.ids(turns[dropped - 2 :])) > 256 - 40  # no more than must
         assert tokenizer.decode(ids).startswith("### Instruction:\nuser")
         lost.append(dropped)
     assert lost[0] == 0 and lost[-1] >= 8 and sorted(lost) == lost
@@ -96,7 +123,9 @@ def test_the_oldest_turns_give_way(tokenizer: Tokenizer) -> None:
 def test_a_systems_turn_stays(tokenizer: Tokenizer) -> None:
     turns = [{"role": "system", "content": "Be brief."}, *conversation(9)]
     ids, dropped = speaker("S", tokenizer).prompt(turns, 40)
-    assert tokenizer.decode(ids).startswith("### System:\nBe brief.\n\n### Instruction:\nuser") and dropped > 4
+    assert (
+        tokenizer.decode(ids).startswith("### System:\nBe brief.\n\n### Instruction:\nuser") and dropped > 4
+    )
 
 
 def test_a_turn_that_does_not_fit_alone_is_refused(tokenizer: Tokenizer) -> None:
@@ -108,8 +137,11 @@ def test_a_turn_that_does_not_fit_alone_is_refused(tokenizer: Tokenizer) -> None
 
 
 def test_a_base_model_continues_what_was_said() -> None:
-    turns = [{"role": "user", "content": "Once"}, {"role": "assistant", "content": " upon"},
-             {"role": "user", "content": "a time"}]
+    turns = [
+        {"role": "user", "content": "Once"},
+        {"role": "assistant", "content": " upon"},
+        {"role": "user", "content": "a time"},
+    ]
     assert joined(turns) == "Once upon a time"
 
 

@@ -14,8 +14,17 @@ from generation import cpu_decoder
 from generation.generate import generate
 from model import KVCache, Llama
 
-MODELS = {"gqa": {}, "mha": {"no_kv_heads": 4}, "untied, odd sizes": {
-    "no_kv_heads": 1, "tie_embeddings": False, "hidden_dims": 37, "vocab_size": 101, "head_dim": 6}}
+MODELS = {
+    "gqa": {},
+    "mha": {"no_kv_heads": 4},
+    "untied, odd sizes": {
+        "no_kv_heads": 1,
+        "tie_embeddings": False,
+        "hidden_dims": 37,
+        "vocab_size": 101,
+        "head_dim": 6,
+    },
+}
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 
 
@@ -63,7 +72,9 @@ def test_bytes_are_the_rounded_model(model: Llama) -> None:
 @needs_compiler
 def test_generate_uses_it_and_says_the_same(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, step = [], cpu_decoder.Decoder.__call__
-    monkeypatch.setattr(cpu_decoder.Decoder, "__call__", lambda self, *what: calls.append(what[1]) or step(self, *what))
+    monkeypatch.setattr(
+        cpu_decoder.Decoder, "__call__", lambda self, *what: calls.append(what[1]) or step(self, *what)
+    )
     said = list(generate(model, [5, 17, 3], 9, temperature=0.0))
     assert calls == list(range(3, 11))
     monkeypatch.setattr(cpu_decoder, "library", lambda: None)
@@ -79,9 +90,12 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 KILLED = ("sh", "-c", 'echo half > "$3"; kill -9 $$', "cc")
 
 
-@pytest.mark.parametrize("command", [("no-such-compiler",), ("false",), KILLED], ids=["none", "failing", "killed"])
-def test_without_a_compiler_there_is_no_library(command: tuple[str, ...], empty_cache: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "command", [("no-such-compiler",), ("false",), KILLED], ids=["none", "failing", "killed"]
+)
+def test_without_a_compiler_there_is_no_library(
+    command: tuple[str, ...], empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_decoder, "COMMAND", command)
     assert cpu_decoder.library.__wrapped__() is None and list(empty_cache.iterdir()) == []
 
@@ -93,12 +107,19 @@ def test_without_a_home_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_compiler
-def test_two_at_once_make_one_library_for_each_processor(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_at_once_make_one_library_for_each_processor(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiles, run = [], cpu_decoder.subprocess.run
     both = threading.Barrier(2, timeout=60)
-    monkeypatch.setattr(cpu_decoder.subprocess, "run", lambda *what, **how: (both.wait(), compiles.append(1),
-                                                                        run(*what, **how)))
-    monkeypatch.setattr(cpu_decoder, "COMMAND", tuple(word for word in cpu_decoder.COMMAND if word != "-O3"))  # quicker
+    monkeypatch.setattr(
+        cpu_decoder.subprocess,
+        "run",
+        lambda *what, **how: (both.wait(), compiles.append(1), run(*what, **how)),
+    )
+    monkeypatch.setattr(
+        cpu_decoder, "COMMAND", tuple(word for word in cpu_decoder.COMMAND if word != "-O3")
+    )  # quicker
     with ThreadPoolExecutor(2) as pool:
         made = [pool.submit(cpu_decoder.library.__wrapped__) for _ in range(2)]
     assert all(future.result().step for future in made) and len(compiles) == 2

@@ -35,7 +35,11 @@ from model import Llama
 from runtime.errors import RunError
 
 PROMPT = [5, 17, 3, 80]
-CHECKPOINTS = {"gqa": {}, "mha": {"no_kv_heads": 4}, "mqa, untied": {"no_kv_heads": 1, "tie_embeddings": False}}
+CHECKPOINTS = {
+    "gqa": {},
+    "mha": {"no_kv_heads": 4},
+    "mqa, untied": {"no_kv_heads": 1, "tie_embeddings": False},
+}
 
 
 @pytest.fixture
@@ -47,8 +51,17 @@ def model(tiny: ModelArgs, spread: Callable[[Llama], Llama]) -> Llama:
 @pytest.fixture(params=CHECKPOINTS.values(), ids=CHECKPOINTS, scope="module")
 def pair(request: pytest.FixtureRequest) -> tuple[Llama, transformers.LlamaForCausalLM]:
     """A model of ours with random weights that do not always say the same, and transformers' with these weights."""
-    args = ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, hidden_dims=48, vocab_size=96,
-                     block_size=256, dropout=0.0, attn_dropout=0.0, **request.param)
+    args = ModelArgs(
+        embeddings_dims=32,
+        no_of_decoder_layers=2,
+        no_of_heads=4,
+        hidden_dims=48,
+        vocab_size=96,
+        block_size=256,
+        dropout=0.0,
+        attn_dropout=0.0,
+        **request.param,
+    )
     torch.manual_seed(len(request.param))
     ours = Llama(args).eval()
     with torch.no_grad():
@@ -59,16 +72,27 @@ def pair(request: pytest.FixtureRequest) -> tuple[Llama, transformers.LlamaForCa
     return ours, theirs
 
 
-def transformers_generate(theirs: transformers.LlamaForCausalLM, count: int, eos: int | None = None,
-                          **options) -> list[int]:
+def transformers_generate(
+    theirs: transformers.LlamaForCausalLM, count: int, eos: int | None = None, **options
+) -> list[int]:
     """What transformers generates after PROMPT, up to its end-of-text token."""
-    output = theirs.generate(torch.tensor([PROMPT]), do_sample=False, max_new_tokens=count, eos_token_id=eos,
-                             pad_token_id=0, attention_mask=torch.ones(1, len(PROMPT)), **options)[0, len(PROMPT):]
+    output = theirs.generate(
+        torch.tensor([PROMPT]),
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=eos,
+        pad_token_id=0,
+        attention_mask=torch.ones(1, len(PROMPT)),
+        **options,
+    )[0, len(PROMPT) :]
     return list(itertools.takewhile(lambda token: token != eos, output.tolist()))
 
 
-@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"num_beams": 4},
-                                     {"num_beams": 3, "repetition_penalty": 1.2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"repetition_penalty": 1.3}, {"num_beams": 4}, {"num_beams": 3, "repetition_penalty": 1.2}],
+    ids=str,
+)
 def test_200_tokens_are_those_of_transformers(pair: tuple, options: dict) -> None:
     ours, theirs = pair
     text = list(generate(ours, PROMPT, 200, temperature=0.0, **options))
@@ -113,8 +137,11 @@ def test_filters_and_penalties_are_those_of_transformers() -> None:
     logits, ids = torch.randn(6, 50) * 3, torch.randint(50, (6, 30))
     changed = 0
     for k, p in itertools.product((1, 7, 49), (0.05, 0.3, 0.9)):
-        for ours, theirs in ((keep_top_k(logits, k), TopKLogitsWarper(k)), (keep_top_p(logits, p), TopPLogitsWarper(p)),
-                             (keep_min_p(logits, p), MinPLogitsWarper(p))):
+        for ours, theirs in (
+            (keep_top_k(logits, k), TopKLogitsWarper(k)),
+            (keep_top_p(logits, p), TopPLogitsWarper(p)),
+            (keep_min_p(logits, p), MinPLogitsWarper(p)),
+        ):
             assert torch.equal(ours, processed(theirs, logits))
             changed += not torch.equal(ours, logits)
     assert changed == 27
@@ -147,7 +174,9 @@ def test_top_k_keeps_the_k_most_probable() -> None:
     assert torch.equal(filter_logits(logits, SamplingParams(temperature=0.5)), logits * 2)
 
 
-@pytest.mark.parametrize("top_p, kept", [(0.01, 1), (0.45, 1), (0.55, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4)])
+@pytest.mark.parametrize(
+    "top_p, kept", [(0.01, 1), (0.45, 1), (0.55, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4)]
+)
 def test_top_p_keeps_the_fewest_that_hold_p(top_p: float, kept: int) -> None:
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     order = [1, 3, 0, 2]
@@ -167,12 +196,24 @@ def test_a_filter_measures_what_those_before_it_leave() -> None:
     assert kept(min_p=0.6) == 2 and kept(temperature=0.2, min_p=0.6) == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.2},
-                                     {"temperature": 1.5, "top_k": 9, "top_p": 0.9, "min_p": 0.05}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 5},
+        {"top_p": 0.8},
+        {"min_p": 0.2},
+        {"temperature": 1.5, "top_k": 9, "top_p": 0.9, "min_p": 0.05},
+    ],
+    ids=str,
+)
 def test_samples_follow_the_exact_distribution(options: dict) -> None:
     logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(1)) * 1.5
     probabilities = exact_distribution(logits[0], **options)
-    tokens = sample(logits.expand(20_000, -1), SamplingParams(**options), [torch.Generator().manual_seed(2)] * 20_000)
+    tokens = sample(
+        logits.expand(20_000, -1), SamplingParams(**options), [torch.Generator().manual_seed(2)] * 20_000
+    )
     counts = torch.bincount(tokens, minlength=12).double()
     possible = probabilities > 0
     assert counts[~possible].sum() == 0 and (counts[possible] > 0).all()
@@ -181,11 +222,12 @@ def test_samples_follow_the_exact_distribution(options: dict) -> None:
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
 
 
-def exact_distribution(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-                       min_p: float = 0.0) -> Tensor:
+def exact_distribution(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Tensor:
     """The same rules, written plainly: the tokens from the most probable on, while there is room."""
     weights = (logits.double() / temperature).exp()
-    order = weights.argsort(descending=True).tolist()[:top_k or None]
+    order = weights.argsort(descending=True).tolist()[: top_k or None]
     total, kept = sum(weights[i].item() for i in order), 0.0
     result = torch.zeros(len(logits), dtype=torch.float64)
     for i in order:
@@ -208,17 +250,25 @@ def test_generate_samples_from_the_models_distribution(model: Llama) -> None:
     assert chi_square < 14  # 0.1 % of fair draws exceed it
 
 
-@pytest.mark.parametrize("how", [{"temperature": 0.0}, {"temperature": 1.0},
-                                 {"temperature": 0.0, "repetition_penalty": 1.5, "frequency_penalty": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.0},
+        {"temperature": 0.0, "repetition_penalty": 1.5, "frequency_penalty": 0.5},
+    ],
+    ids=str,
+)
 def test_a_batch_gives_the_texts_of_its_prompts(model: Llama, how: dict) -> None:
     prompts = [PROMPT, [7], [9, 2] * 15, [80, 3, 17, 5, 5, 5, 80]]
     alone = [list(generate(model, ids, 40, 11, seed=3 + row, **how)) for row, ids in enumerate(prompts)]
     steps = list(generate_batch(model, prompts, 40, 11, seed=3, **how))
     together = [[token for token in column if token is not None] for column in zip(*steps, strict=True)]
     assert together == alone and len(set(map(tuple, alone))) == 4
-    assert len(steps) == max(map(len, alone)) and all(column.count(None) == len(steps) - len(text)
-                                                      for column, text in zip(zip(*steps, strict=True), alone,
-                                                                              strict=True))
+    assert len(steps) == max(map(len, alone)) and all(
+        column.count(None) == len(steps) - len(text)
+        for column, text in zip(zip(*steps, strict=True), alone, strict=True)
+    )
 
 
 def test_every_cached_step_gives_the_uncached_choice(model: Llama) -> None:
@@ -230,17 +280,20 @@ def test_every_cached_step_gives_the_uncached_choice(model: Llama) -> None:
     assert len(ids) == 64
 
 
-@pytest.mark.parametrize("pieces, stops, text", [
-    (["one ", "two"], (), "one two"),
-    (["one t", "w", "o three"], ("two",), "one "),
-    (["one t", "he", "n two"], ("two",), "one then "),
-    (["aab", "aac"], ("aac",), "aab"),
-    (["aa", "aa", "b"], ("aab",), "aa"),
-    (["x\n", "\n", "y"], ("###", "\n\n"), "x"),
-    (["one tw"], ("two",), "one tw"),
-    (["two one"], ("two",), ""),
-    (["b a"], ("a", "b"), ""),
-])
+@pytest.mark.parametrize(
+    "pieces, stops, text",
+    [
+        (["one ", "two"], (), "one two"),
+        (["one t", "w", "o three"], ("two",), "one "),
+        (["one t", "he", "n two"], ("two",), "one then "),
+        (["aab", "aac"], ("aac",), "aab"),
+        (["aa", "aa", "b"], ("aab",), "aa"),
+        (["x\n", "\n", "y"], ("###", "\n\n"), "x"),
+        (["one tw"], ("two",), "one tw"),
+        (["two one"], ("two",), ""),
+        (["b a"], ("a", "b"), ""),
+    ],
+)
 def test_text_ends_before_a_stop_string(pieces: list[str], stops: tuple[str, ...], text: str) -> None:
     assert "".join(until(pieces, stops)) == text
 
@@ -291,14 +344,18 @@ def test_no_more_than_asked_for_and_never_past_the_context(model: Llama) -> None
     assert [int(row.argmax()) for row in logits[3:-1]] == longest  # right up to the last place
 
 
-@pytest.mark.parametrize("ids, said", [([], "empty"), ([1] * 80, "80 tokens .* 80 tokens"), ([1] * 200, "200 tokens")])
+@pytest.mark.parametrize(
+    "ids, said", [([], "empty"), ([1] * 80, "80 tokens .* 80 tokens"), ([1] * 200, "200 tokens")]
+)
 def test_a_prompt_that_does_not_fit_raises(model: Llama, ids: list[int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         next(generate(model, ids, 5))
 
 
 def test_tokens_come_one_at_a_time(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("generation.generate.decoder", lambda model, batch_size: None)  # test_cpu_decoder.py has that
+    monkeypatch.setattr(
+        "generation.generate.decoder", lambda model, batch_size: None
+    )  # test_cpu_decoder.py has that
     lengths = []
     model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
     stream = generate(model, PROMPT, 5, temperature=0.0)

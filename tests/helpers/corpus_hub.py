@@ -31,8 +31,13 @@ DATASET = HubDataset("owner/corpus", {"train": "data/train-*.parquet", "val": "d
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with a dataset of two training files and one for validation; waiting takes no time."""
-    files = {"README.md": b"", "data/train-1.parquet": parquet(ROWS[40:80]), "data/val-0.parquet": parquet(ROWS[80:]),
-             "data/train-0.parquet": parquet(ROWS[:40]), "other/train-2.parquet": parquet(["other"])}
+    files = {
+        "README.md": b"",
+        "data/train-1.parquet": parquet(ROWS[40:80]),
+        "data/val-0.parquet": parquet(ROWS[80:]),
+        "data/train-0.parquet": parquet(ROWS[:40]),
+        "other/train-2.parquet": parquet(["other"]),
+    }
     naps: list[float] = []
     with Hub({DATASET.repo: files}) as hub:
         hub.naps = naps

@@ -46,25 +46,55 @@ class Forked:
         return self.log.read_text()
 
 
-def fork(folder: Path, *extra: str, ranks: int = 1, before: Callable[[int], object] | None = None,
-         environment: dict[str, str] | None = None, **settings) -> Forked:
+def fork(
+    folder: Path,
+    *extra: str,
+    ranks: int = 1,
+    before: Callable[[int], object] | None = None,
+    environment: dict[str, str] | None = None,
+    **settings,
+) -> Forked:
     """Start trainer.py on the toy dataset as trainer() does; `before` is called with the rank in each process first."""
-    words = [*flags({**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings}), *extra]
+    words = [
+        *flags({**TINY, "data_dir": folder / "data", "save_checkpoint_dir": folder / "runs", **settings}),
+        *extra,
+    ]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     forked = Forked([], folder / f"log-{time.time_ns()}.txt")
     forked.log.touch()
     for rank in range(ranks):
-        places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": port} if ranks > 1 else {}
-        forked.pids.append(start(forked.log, trainer.main, words, {**places, **(environment or {})},
-                                 lambda rank=rank: before and before(rank)))
+        places = (
+            {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+            if ranks > 1
+            else {}
+        )
+        forked.pids.append(
+            start(
+                forked.log,
+                trainer.main,
+                words,
+                {**places, **(environment or {})},
+                lambda rank=rank: before and before(rank),
+            )
+        )
     return forked
 
 
-def start(log: Path, main: Callable[[], None], words: list[str], environment: dict[str, str],
-          before: Callable[[], object]) -> int:
+def start(
+    log: Path,
+    main: Callable[[], None],
+    words: list[str],
+    environment: dict[str, str],
+    before: Callable[[], object],
+) -> int:
     """Run a script's main in a copy of this process, its output in a file; returns the process id."""
     if pid := os.fork():
         return pid

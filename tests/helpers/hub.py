@@ -50,7 +50,9 @@ class Hub:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self) -> "Hub":
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -85,7 +87,7 @@ class Hub:
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 request.send_header(name, value)
             request.end_headers()
-            request.wfile.write(body if not fault or fault.cut is None else body[:fault.cut])
+            request.wfile.write(body if not fault or fault.cut is None else body[: fault.cut])
         except OSError:
             request.close_connection = True  # the client gave up waiting
         request.close_connection |= bool(fault)
@@ -98,21 +100,33 @@ class Hub:
                 return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": []}).encode(), {}
             if path.startswith(tree := f"{info}/tree/{REVISION}"):
                 folder = path.removeprefix(tree).strip("/")
-                rows = [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files.items()
-                        if name.rpartition("/")[0] == folder]
-                rows += [{"type": "directory", "path": name, "oid": "0"} for name in
-                         {name.rpartition("/")[0] for name in files} - {""} if name.rpartition("/")[0] == folder]
+                rows = [
+                    {"type": "file", "path": name, "size": len(data), "oid": "0"}
+                    for name, data in files.items()
+                    if name.rpartition("/")[0] == folder
+                ]
+                rows += [
+                    {"type": "directory", "path": name, "oid": "0"}
+                    for name in {name.rpartition("/")[0] for name in files} - {""}
+                    if name.rpartition("/")[0] == folder
+                ]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
             if (name := path.removeprefix(resolve)) in files and span is None:
                 return 200, files[name], {}
             if name in files:
                 first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
-                body = files[name][first:last + 1]
-                return 206, body, {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"}
+                body = files[name][first : last + 1]
+                return (
+                    206,
+                    body,
+                    {"Content-Range": f"bytes {first}-{first + len(body) - 1}/{len(files[name])}"},
+                )
         for repo, files in self.models.items():
             if path in (f"/api/models/{repo}", f"/api/models/{repo}/revision/main"):
-                rows = [{"rfilename": name, "size": len(data), "blobId": blob(data), **lfs(name, data)}
-                        for name, data in files.items()]
+                rows = [
+                    {"rfilename": name, "size": len(data), "blobId": blob(data), **lfs(name, data)}
+                    for name, data in files.items()
+                ]
                 return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": rows}).encode(), {}
             if (name := path.removeprefix(f"/{repo}/resolve/{REVISION}/")) in files:
                 first = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
@@ -136,13 +150,21 @@ class Hub:
             return 200, json.dumps({"url": f"{self.url}/{repo}"}).encode(), {}
         if path.endswith("/preupload/main"):
             names = [file["path"] for file in json.loads(sent)["files"]]
-            modes = [{"path": name, "shouldIgnore": False, "uploadMode": "lfs" if lfs(name, b"") else "regular"}
-                     for name in names]
+            modes = [
+                {"path": name, "shouldIgnore": False, "uploadMode": "lfs" if lfs(name, b"") else "regular"}
+                for name in names
+            ]
             return 200, json.dumps({"files": modes}).encode(), {}
         if path.endswith(".git/info/lfs/objects/batch"):
-            rows = [{**thing, "actions": {"upload": {"href": f"{self.url}/stored/{thing['oid']}"}}}
-                    for thing in json.loads(sent)["objects"]]
-            return 200, json.dumps({"objects": rows}).encode(), {"Content-Type": "application/vnd.git-lfs+json"}
+            rows = [
+                {**thing, "actions": {"upload": {"href": f"{self.url}/stored/{thing['oid']}"}}}
+                for thing in json.loads(sent)["objects"]
+            ]
+            return (
+                200,
+                json.dumps({"objects": rows}).encode(),
+                {"Content-Type": "application/vnd.git-lfs+json"},
+            )
         repo = path.removeprefix("/api/models/").removesuffix("/commit/main")
         files = self.models[repo]
         for operation in map(json.loads, sent.splitlines()):
@@ -163,4 +185,8 @@ def blob(data: bytes) -> str:
 def lfs(name: str, data: bytes) -> dict[str, dict]:
     """What the hub says besides of a large file, which is one by its name; nothing of another."""
     large = name.endswith((".safetensors", ".gguf", ".pt"))
-    return {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}} if large else {}
+    return (
+        {"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}}
+        if large
+        else {}
+    )

@@ -21,7 +21,11 @@ def published_state(seed: int = 0) -> dict[str, Tensor]:
 
     d, h = WIDTH, int(8 * WIDTH / 3)
     embedding = random(VOCABULARY, d) * 3
-    state = {"embeddings.weight": embedding, "linear_layer.weight": embedding, "linear_layer.bias": random(VOCABULARY)}
+    state = {
+        "embeddings.weight": embedding,
+        "linear_layer.weight": embedding,
+        "linear_layer.bias": random(VOCABULARY),
+    }
     for i in range(LAYERS):
         for norm in ("norm1", "norm2"):
             state[f"decoder.{i}.{norm}.rmsnorm_layer.weight"] = 1 + random(d)
@@ -60,11 +64,15 @@ def published_logits(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
             key, value = y @ state[f"{group}key.weight"].T, y @ state[f"{group}value.weight"].T
             heads = []
             for m in range(2):
-                scores = y @ state[f"{group}multi_query.{m}.weight"].T @ key.transpose(1, 2) / (WIDTH // 4) ** 0.5
+                scores = (
+                    y @ state[f"{group}multi_query.{m}.weight"].T @ key.transpose(1, 2) / (WIDTH // 4) ** 0.5
+                )
                 heads.append(scores.masked_fill(future, -torch.inf).softmax(-1) @ value)
             groups.append(torch.cat(heads, -1) @ state[f"{group}linear_layer.weight"].T)
         x = x + torch.cat(groups, -1) @ state[f"{layer}gqa.linear_layer.weight"].T
         y = norm(x, f"{layer}norm2")
-        gate, up, down = (state[f"{layer}feedforward_network.swiglue.linear_layer{n}.weight"] for n in (1, 2, 3))
+        gate, up, down = (
+            state[f"{layer}feedforward_network.swiglue.linear_layer{n}.weight"] for n in (1, 2, 3)
+        )
         x = x + (F.silu(y @ gate.T) * (y @ up.T)) @ down.T
     return x @ state["linear_layer.weight"].T + state["linear_layer.bias"]

@@ -13,8 +13,18 @@ from tokenizer import Tokenizer, from_ranks
 from training.metrics import Metrics
 from training.state import TrainState
 
-ARGS = ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
-                 vocab_size=97, block_size=512, dropout=0.0, attn_dropout=0.0, device="cpu")
+ARGS = ModelArgs(
+    embeddings_dims=32,
+    no_of_decoder_layers=2,
+    no_of_heads=4,
+    no_kv_heads=2,
+    hidden_dims=48,
+    vocab_size=97,
+    block_size=512,
+    dropout=0.0,
+    attn_dropout=0.0,
+    device="cpu",
+)
 STAGES = {"P": "pretraining", "S": "sft", "D": "dpo"}
 
 
@@ -29,7 +39,9 @@ def run_of(stage: str, runs: Path, step: int = 1, seed: int = 0, name: str | Non
     model = Llama(ARGS)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(8 if weight.dim() == 2 else 1)  # at the usual size every next token is about equally likely
+            weight.mul_(
+                8 if weight.dim() == 2 else 1
+            )  # at the usual size every next token is about equally likely
     run = runs / (name or f"{stage}-toy")
     run.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(run, "disabled", {})

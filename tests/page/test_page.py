@@ -21,7 +21,9 @@ from runtime.errors import UserError
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SAMPLING = (0.8, 50, 1.0, 0.0, 1.0, 0.0)  # from temperature to the penalties, in the page's order
 HOSTILE = "<script>window.hit=1</script><img src=x onerror='window.hit=2'>${window.hit=3}{{hit}}**b**$$x$$"
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")  # of the library's own use of pandas
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:gradio"
+)  # of the library's own use of pandas
 # Writes down when Enter is pressed, and each text that the reply then has.
 WATCH = """() => {
     const talk = document.querySelector("#talk");
@@ -31,8 +33,10 @@ WATCH = """() => {
         if (text && text !== window.seen.at(-1)[1]) window.seen.push([performance.now(), text]);
     }).observe(talk, {childList: true, subtree: true, characterData: true});
 }"""
-needs_browser = pytest.mark.skipif(not CHROMIUM and os.environ.get("CI") != "true",  # there nothing may be skipped
-                                   reason="no Chromium here: apt-get install chromium")
+needs_browser = pytest.mark.skipif(
+    not CHROMIUM and os.environ.get("CI") != "true",  # there nothing may be skipped
+    reason="no Chromium here: apt-get install chromium",
+)
 
 
 class Decoding:
@@ -117,9 +121,14 @@ def visit(browser, address, decoding):
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.set_default_timeout(15_000)
-        page.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda asked: None if asked.url.startswith((address, "data:")) else faults.append(asked.url))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith((address, "data:")) else faults.append(asked.url),
+        )
         page.goto(address)
         page.get_by_text("Instruct model.").first.wait_for()
         return page
@@ -139,7 +148,11 @@ def say(page, text: str) -> None:
 
 def ended(page, place: str = "#chat-status"):
     """Wait until a reply is whole; returns the line about it."""
-    line = page.locator(place).get_by_text("--max_length").or_(page.locator(place).get_by_text("ended by itself"))
+    line = (
+        page.locator(place)
+        .get_by_text("--max_length")
+        .or_(page.locator(place).get_by_text("ended by itself"))
+    )
     line.wait_for()
     return line.inner_text()
 
@@ -247,12 +260,18 @@ def test_compare_vote_and_find_the_row(visit, votes):
     button.click()
     page.get_by_text("Rows added to votes.jsonl: 2").wait_for()
     titles = page.locator(".card h2").all_inner_texts()
-    assert sorted(title.split()[1] for title in titles) == ["DPO", "Pretrained", "SFT"] and "your choice" in titles[1]
+    assert (
+        sorted(title.split()[1] for title in titles) == ["DPO", "Pretrained", "SFT"]
+        and "your choice" in titles[1]
+    )
     rows = [json.loads(line) for line in votes.read_text(encoding="utf-8").splitlines()]
     assert [row["chosen"][1]["content"] for row in rows] == [cards[1].strip()] * 2
     assert {row["rejected"][1]["content"] for row in rows} == {cards[0].strip(), cards[2].strip()}
-    assert all(row[side][0] == {"role": "user", "content": "which is best?"} for row in rows
-               for side in ("chosen", "rejected"))
+    assert all(
+        row[side][0] == {"role": "user", "content": "which is best?"}
+        for row in rows
+        for side in ("chosen", "rejected")
+    )
     assert not button.is_visible()  # one vote for one comparison
 
 
@@ -301,17 +320,24 @@ def test_tags_in_prompts_and_replies_stay_text(visit):
 
 
 @needs_browser
-@pytest.mark.parametrize("options", [
-    {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}],
-    ids=["dark", "phone"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"color_scheme": "dark"},
+        {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
+    ],
+    ids=["dark", "phone"],
+)
 def test_everybody_can_use_it(visit, options):
     """axe-core finds no serious fault on any tab, filled; nothing is wider than the window."""
     from axe_playwright_python.sync_playwright import Axe
 
     page = visit(**options)
-    for tab, box, go, there in (("Chat", "Message", "Send", "#talk .assistant"),
-                                ("Compare", "Prompt", "Compare", "#ballot button"),
-                                ("Look inside", "Text", "Look", "button.token")):
+    for tab, box, go, there in (
+        ("Chat", "Message", "Send", "#talk .assistant"),
+        ("Compare", "Prompt", "Compare", "#ballot button"),
+        ("Look inside", "Text", "Look", "button.token"),
+    ):
         page.get_by_role("tab", name=tab).click()
         page.get_by_role("textbox", name=box).fill("hello")
         page.get_by_role("button", name=go, exact=True).click()
@@ -319,8 +345,11 @@ def test_everybody_can_use_it(visit, options):
         page.locator(".writing").wait_for(state="detached")
         checked = Axe().run(page).response
         assert len(checked["passes"]) > 10
-        assert [(fault["id"], fault["nodes"][0]["html"]) for fault in checked["violations"]
-                if fault["impact"] in ("serious", "critical")] == []
+        assert [
+            (fault["id"], fault["nodes"][0]["html"])
+            for fault in checked["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ] == []
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
@@ -338,7 +367,9 @@ def test_what_cannot_be_done_is_said(visit):
 
 
 def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
-    page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env), tmp_path / "votes.jsonl")
+    page = load_app().Page(
+        Models(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env), tmp_path / "votes.jsonl"
+    )
     settings = (5, *SAMPLING, 1)
     asked = [{"role": "user", "content": "hi"}]
     assert "trainer.py --train S" in next(page.chat(asked, "sft", *settings))[-1]
@@ -349,7 +380,9 @@ def test_with_no_model_every_tab_says_how_to_make_one(tmp_path, env):
 
 
 def test_settings_are_whole_where_they_count_and_the_seed_may_be_empty(tmp_path, env):
-    page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path))), env), tmp_path / "votes")
+    page = load_app().Page(
+        Models(ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path))), env), tmp_path / "votes"
+    )
     chosen = {name: getattr(ARGS, name) for name in load_app().RANGES} | {"max_length": 20.5, "seed": None}
     args = page.settings(tuple(chosen.values()))
     assert args.max_length == 20 and type(args.top_k) is int and args.seed is None
@@ -358,7 +391,9 @@ def test_settings_are_whole_where_they_count_and_the_seed_may_be_empty(tmp_path,
 def test_the_order_of_a_comparison_is_drawn_anew(tmp_path, env):
     page = load_app().Page(Models(ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path))), env), tmp_path)
     orders = {tuple(list(page.compare("hi", 2, *SAMPLING, 1))[-1][1].order) for _ in range(12)}
-    assert len(orders) > 1 and {frozenset(order) for order in orders} == {frozenset(["pretrained", "sft", "dpo"])}
+    assert len(orders) > 1 and {frozenset(order) for order in orders} == {
+        frozenset(["pretrained", "sft", "dpo"])
+    }
 
 
 def test_twenty_people_at_once_are_served_in_turn(address, decoding, monkeypatch):
@@ -378,8 +413,17 @@ def test_it_starts_as_the_readme_says(tmp_path):
     ports, processes = (free_port(), free_port()), []
     try:
         for port, folder, script in zip(ports, (".", "gradio"), ("gradio/app.py", "app.py"), strict=True):
-            words = [sys.executable, script, "--server_port", str(port), "--save_checkpoint_dir", str(tmp_path)]
-            processes.append(subprocess.Popen(words, cwd=ROOT / folder, env=QUIET, stdout=subprocess.PIPE, text=True))
+            words = [
+                sys.executable,
+                script,
+                "--server_port",
+                str(port),
+                "--save_checkpoint_dir",
+                str(tmp_path),
+            ]
+            processes.append(
+                subprocess.Popen(words, cwd=ROOT / folder, env=QUIET, stdout=subprocess.PIPE, text=True)
+            )
         for port, process in zip(ports, processes, strict=True):
             assert process.stdout.readline().startswith(f"http://127.0.0.1:{port} ")
             assert "SmolLlama" in page_text(f"http://127.0.0.1:{port}")

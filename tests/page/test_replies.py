@@ -129,7 +129,9 @@ def test_probabilities_are_exactly_the_models(models):
             logits = model(torch.tensor([reply.prompt + reply.ids[:place]]))[0, -1]
         wanted = logits.softmax(-1)
         assert found.probability == pytest.approx(wanted[token].item(), abs=1e-6)
-        assert [value for _, value in found.alternatives] == pytest.approx(wanted.topk(4).values.tolist(), abs=1e-6)
+        assert [value for _, value in found.alternatives] == pytest.approx(
+            wanted.topk(4).values.tolist(), abs=1e-6
+        )
         assert found.text == tokenizer.decode([token])
     assert len({round(found.probability, 3) for found in seen}) > 3
 
@@ -160,7 +162,9 @@ def test_pace_keeps_the_first_and_the_last():
 
 def test_a_vote_is_preference_rows(tmp_path):
     def duel(prompt, *texts):
-        return Duel(prompt, ["pretrained", "sft", "dpo"], [text and Reply(text, [], [], 0, 0) for text in texts])
+        return Duel(
+            prompt, ["pretrained", "sft", "dpo"], [text and Reply(text, [], [], 0, 0) for text in texts]
+        )
 
     file = tmp_path / "votes.jsonl"
     assert keep_vote(file, duel("Hi ✓", "bad", " good\n", "worse"), 1) == 2
@@ -169,5 +173,12 @@ def test_a_vote_is_preference_rows(tmp_path):
     assert keep_vote(file, duel("Hi", " ", "other", "another"), 0) == 0
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [row["rejected"][1]["content"] for row in rows] == ["bad", "worse", "other"]
-    assert rows[0]["chosen"] == [{"role": "user", "content": "Hi ✓"}, {"role": "assistant", "content": "good"}]
-    assert conversations.preference(rows[0], "row 1") == (rows[0]["chosen"], rows[0]["rejected"], 1)  # as data.py reads
+    assert rows[0]["chosen"] == [
+        {"role": "user", "content": "Hi ✓"},
+        {"role": "assistant", "content": "good"},
+    ]
+    assert conversations.preference(rows[0], "row 1") == (
+        rows[0]["chosen"],
+        rows[0]["rejected"],
+        1,
+    )  # as data.py reads

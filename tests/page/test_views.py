@@ -27,19 +27,24 @@ class Reader(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("html", [
-    views.talk([{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}], True),
-    views.cards([views.Card(HOSTILE, HOSTILE, HOSTILE, HOSTILE)]),
-    views.tokens(HOSTILE, [(HOSTILE, 0.5, [(HOSTILE, 0.5)])]),
-    views.growing(HOSTILE, HOSTILE),
-    views.note(HOSTILE, "problem"),
-    views.mode(True, HOSTILE),
-    views.loss_curves([(HOSTILE, [{"split": "val", "loss": 1.0, "tokens": 10}]), (HOSTILE, [])]),
-])
+@pytest.mark.parametrize(
+    "html",
+    [
+        views.talk([{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}], True),
+        views.cards([views.Card(HOSTILE, HOSTILE, HOSTILE, HOSTILE)]),
+        views.tokens(HOSTILE, [(HOSTILE, 0.5, [(HOSTILE, 0.5)])]),
+        views.growing(HOSTILE, HOSTILE),
+        views.note(HOSTILE, "problem"),
+        views.mode(True, HOSTILE),
+        views.loss_curves([(HOSTILE, [{"split": "val", "loss": 1.0, "tokens": 10}]), (HOSTILE, [])]),
+    ],
+)
 def test_a_text_never_becomes_a_tag(html):
     read = Reader(html)
     assert HOSTILE in read.text
-    assert not {"script", "img", "b"} & set(read.tags) and not [name for name, _ in read.attributes if "on" == name[:2]]
+    assert not {"script", "img", "b"} & set(read.tags) and not [
+        name for name, _ in read.attributes if "on" == name[:2]
+    ]
 
 
 def test_a_conversation_looks_like_what_the_model_does():
@@ -56,8 +61,11 @@ def test_tokens_say_their_probability_and_the_others():
 
 
 def test_the_curve_goes_through_the_measured_points():
-    rows = [{"split": "train", "loss": 3.0, "tokens": 50}, {"split": "train", "loss": 1.0, "tokens": 100},
-            {"split": "val", "loss": 2.0, "tokens": 100}]
+    rows = [
+        {"split": "train", "loss": 3.0, "tokens": 50},
+        {"split": "train", "loss": 1.0, "tokens": 100},
+        {"split": "val", "loss": 2.0, "tokens": 100},
+    ]
     html = views.loss_curve("run", rows)
     wide, high = views.WIDTH, views.HEIGHT
     assert f'class="train" points="{wide / 2:.1f},0.0 {wide:.1f},{high:.1f}"' in html

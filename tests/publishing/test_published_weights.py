@@ -77,14 +77,15 @@ def test_an_untied_head_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_file_that_is_not_whole_or_not_weights_is_one_line_and_nothing_runs(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     good = published_file(tmp_path / "good.pt").read_bytes()
     missing = published_state()
     del missing["decoder.1.gqa.linear_layer.weight"]
     published_file(tmp_path / "missing.pt", missing)
     published_file(tmp_path / "extra.pt", {**published_state(), "decoder.0.rope.weight": torch.ones(3)})
-    (tmp_path / "cut.pt").write_bytes(good[:len(good) // 2])
+    (tmp_path / "cut.pt").write_bytes(good[: len(good) // 2])
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "page.pt").write_bytes(b"<html>503</html>")
     torch.save({"MODEL_STATE": Bomb()}, tmp_path / "bomb.pt")

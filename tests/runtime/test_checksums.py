@@ -50,7 +50,9 @@ def test_a_lost_file_is_seen_and_an_unsealed_folder_tells_nothing(folder: Path, 
     assert first_corrupt_file(tmp_path) is None
 
 
-def test_what_was_whole_is_not_read_again_until_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_whole_is_not_read_again_until_it_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read, real = [], checksums.sha256_of
 
     def sha256_of(where: Path, names: list[str]) -> dict[str, str]:
@@ -58,7 +60,10 @@ def test_what_was_whole_is_not_read_again_until_it_changes(folder: Path, monkeyp
         return real(where, names)
 
     monkeypatch.setattr(checksums, "sha256_of", sha256_of)
-    assert first_corrupt_file(folder, remember=True) is None and first_corrupt_file(folder, remember=True) is None
+    assert (
+        first_corrupt_file(folder, remember=True) is None
+        and first_corrupt_file(folder, remember=True) is None
+    )
     flip(folder / "a.bin", 3)
     assert "a.bin is damaged" in first_corrupt_file(folder, remember=True)
     assert read == [["a.bin", "inner/b c.txt"], [], ["a.bin"]]

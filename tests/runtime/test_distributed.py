@@ -29,15 +29,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told")
 def test_memory_is_kept() -> None:
-    keep, give_back = (int(subprocess.check_output([sys.executable, "-c", FAULTS, mode])) for mode in ("keep", "give"))
+    keep, give_back = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, mode])) for mode in ("keep", "give")
+    )
     assert keep < 1000 < give_back  # 64 MiB eight times: 131,072 pages
 
 
 def test_bfloat16_on_a_cpu_is_a_matter_of_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert has_bf16() in (True, False)
-    monkeypatch.setattr("time.perf_counter", None)  # not of a clock, which depends on what else the machine does
-    for there, dtype, why in (True, torch.bfloat16, "as asked"), (False, torch.float32, "no instructions for bfloat16"):
+    monkeypatch.setattr(
+        "time.perf_counter", None
+    )  # not of a clock, which depends on what else the machine does
+    for there, dtype, why in (
+        (True, torch.bfloat16, "as asked"),
+        (False, torch.float32, "no instructions for bfloat16"),
+    ):
         monkeypatch.setattr("runtime.distributed.has_bf16", lambda there=there: there)
         chosen = choose_dtype("bfloat16", cpu)
         assert chosen[0] == dtype and why in chosen[1]

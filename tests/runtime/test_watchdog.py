@@ -32,15 +32,18 @@ def test_each_signal_asks_to_stop_and_a_second_ctrl_c_leaves(handlers) -> None:
 
 def test_the_watchdog_is_wound_up_by_each_item_and_may_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
     wound = []
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, exit, file: wound.append((seconds, exit)))
+    monkeypatch.setattr(
+        faulthandler, "dump_traceback_later", lambda seconds, exit, file: wound.append((seconds, exit))
+    )
     assert list(Watchdog(0.5).watch("abc")) == ["a", "b", "c"]
     assert wound == [(30.0, True)] * 3
     Watchdog(0).beat()
     assert len(wound) == 3
 
 
-def test_a_relaunch_is_known_by_its_count_or_by_the_name_of_the_launch(tmp_path: Path,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relaunch_is_known_by_its_count_or_by_the_name_of_the_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def launched(name: str, count: int) -> bool:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))

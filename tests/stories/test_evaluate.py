@@ -26,11 +26,15 @@ def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, say) -> list[i
     for kind in (*QUESTIONS, *STORIES):
         for n in range(60):
             task = task_at("val", n, 0, kind)
-            ids, _ = tokenizer.render([{"role": "user", "content": instruction_text(task.instruction, task.input)}])
+            ids, _ = tokenizer.render(
+                [{"role": "user", "content": instruction_text(task.instruction, task.input)}]
+            )
             known[tuple(ids)] = task
     sizes = []
 
-    def generate_batch(model, prompts, max_new_tokens: int, stop_id: int, **how: float) -> Iterator[list[int | None]]:
+    def generate_batch(
+        model, prompts, max_new_tokens: int, stop_id: int, **how: float
+    ) -> Iterator[list[int | None]]:
         sizes.append(len(prompts))
         said = [[*tokenizer.encode(say(known[tuple(ids)])), None][:max_new_tokens] for ids in prompts]
         for place in range(max(map(len, said))):
@@ -46,8 +50,9 @@ def scores(tokenizer: Tokenizer) -> dict[str, float]:
     return evaluate.story_suite(ROOMY, tokenizer, questions=3 * len(QUESTIONS), stories=30)
 
 
-def test_right_answers_and_our_own_stories_have_full_marks(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
-                                                           ) -> None:
+def test_right_answers_and_our_own_stories_have_full_marks(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+) -> None:
     sizes = oracle(monkeypatch, tokenizer, lambda task: task.output)
     found = scores(tokenizer)
     assert {found[name] for name in found if name.startswith("exact")} == {1.0}
@@ -61,11 +66,17 @@ def test_what_is_wrong_is_counted(monkeypatch: pytest.MonkeyPatch, tokenizer: To
     found = scores(tokenizer)
     assert (found["exact"], found["on_subject"], found["ended"], found["complete"]) == (0, 0, 0, 0)
     assert found["repetition"] > 0.9 and found["kind"] == 1
-    oracle(monkeypatch, tokenizer, lambda task: f"{task.output} Tom was mean that day, and he was even proud of it.")
+    oracle(
+        monkeypatch,
+        tokenizer,
+        lambda task: f"{task.output} Tom was mean that day, and he was even proud of it.",
+    )
     assert scores(tokenizer)["kind"] == 0
 
 
-def test_answers_come_in_the_order_of_the_tasks(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+def test_answers_come_in_the_order_of_the_tasks(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+) -> None:
     oracle(monkeypatch, tokenizer, lambda task: task.instruction[:20])
     tasks = evaluate.held_out(tuple(QUESTIONS), 40, 0)
     assert len({task.instruction for task in tasks}) > 30

@@ -44,11 +44,15 @@ def val() -> list[Task]:
 @pytest.fixture(scope="module")
 def pairs() -> dict[str, list[tuple[str, str, str]]]:
     """(prompt, chosen, rejected) by flaw."""
+
     def pair(index: int, flaw: str) -> tuple[str, str, str]:
         row = preference_at("train", index, 0, flaw)
         (prompt, chosen), (same, rejected) = row["chosen"], row["rejected"]
-        assert prompt == same and prompt["role"] == "user" and chosen["role"] == rejected["role"] == "assistant"
+        assert (
+            prompt == same and prompt["role"] == "user" and chosen["role"] == rejected["role"] == "assistant"
+        )
         return prompt["content"], chosen["content"], rejected["content"]
+
     return {flaw: [pair(index, flaw) for index in range(200)] for flaw in FLAWS}
 
 
@@ -85,7 +89,9 @@ def test_no_phrasing_is_in_both_splits_and_held_out_ones_use_known_words() -> No
 def test_no_combination_is_in_both_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     tales = []
     sample = tasks.sample_tale
-    monkeypatch.setattr(tasks, "sample_tale", lambda split, rng: tales.append(sample(split, rng)) or tales[-1])
+    monkeypatch.setattr(
+        tasks, "sample_tale", lambda split, rng: tales.append(sample(split, rng)) or tales[-1]
+    )
     for split in ("train", "val"):
         tales.clear()
         for index in range(300):
@@ -106,7 +112,9 @@ def test_stories_are_about_what_was_asked_for(train: list[Task], val: list[Task]
         assert len((task.input + " " + task.output).split()) <= MAX_WORDS
 
 
-def test_some_stories_to_imitate_end_unkindly_and_nothing_else_does(train: list[Task], val: list[Task]) -> None:
+def test_some_stories_to_imitate_end_unkindly_and_nothing_else_does(
+    train: list[Task], val: list[Task]
+) -> None:
     rows = [instruction_at("train", index) for index in range(4_000)]
     stories = [row for row in rows if len(row["output"].split()) > 40]
     spoilt = [row for row in stories if unkind(row["output"])]
@@ -120,17 +128,23 @@ def test_some_stories_to_imitate_end_unkindly_and_nothing_else_does(train: list[
 
 def test_a_conversation_asks_about_one_story() -> None:
     rows = [conversation_at("train", index) for index in range(400)]
-    assert rows == [conversation_at("train", index) for index in range(400)] != [
-        conversation_at("train", index, 1) for index in range(400)]
+    assert (
+        rows
+        == [conversation_at("train", index) for index in range(400)]
+        != [conversation_at("train", index, 1) for index in range(400)]
+    )
     talks = [row["messages"] for row in rows if "messages" in row]
-    assert 80 < len(talks) < 220 and all(row.keys() == {"instruction", "input", "output"} for row in rows
-                                         if "messages" not in row)
+    assert 80 < len(talks) < 220 and all(
+        row.keys() == {"instruction", "input", "output"} for row in rows if "messages" not in row
+    )
     for turns in talks:
         story = turns[0]["content"].partition("### Input:\n")[2]
         questions = 5 if len(story.split()) <= TALKED_WORDS else 4
         assert [turn["role"] for turn in turns] == ["user", "assistant"] * questions
         assert len({turn["content"] for turn in turns[::2]}) == questions
-        assert "### Input:" in turns[0]["content"] and not any("### Input:" in turn["content"] for turn in turns[1:])
+        assert "### Input:" in turns[0]["content"] and not any(
+            "### Input:" in turn["content"] for turn in turns[1:]
+        )
         assert len(" ".join(turn["content"] for turn in turns).split()) < 210
 
 
@@ -161,7 +175,8 @@ def test_counting_is_right(split: str) -> None:
             assert NUMBERS.index(count) == first + sign * second, task
             plural = re.search(r"How many (.+?) (?:did|does|do|is|are|were)\b", task.instruction, re.I)[1]
             assert plural == {"scarf": "scarves", "paint box": "paint boxes"}.get(thing, thing + "s") or (
-                count != "one" and plural == thing), task
+                count != "one" and plural == thing
+            ), task
             outcomes.add(count)
     assert outcomes == set(NUMBERS[1:6])
 
@@ -196,15 +211,17 @@ def test_the_english_is_clean(train: list[Task], pairs: dict[str, list[tuple[str
 def test_rejected_answers_have_their_flaw(pairs: dict[str, list[tuple[str, str, str]]]) -> None:
     for flaw, rows in pairs.items():
         assert all(chosen != rejected and complete(chosen) for _, chosen, rejected in rows), flaw
-        assert all(len((prompt + " " + rejected).split()) < MAX_WORDS + 30 for prompt, _, rejected in rows), flaw
+        assert all(len((prompt + " " + rejected).split()) < MAX_WORDS + 30 for prompt, _, rejected in rows), (
+            flaw
+        )
     assert all(repetition(rejected) > 0.1 > repetition(chosen) for _, chosen, rejected in pairs["repetitive"])
     forms = Counter()
     for _, chosen, rejected in pairs["broken"]:
         missing = len(chosen) - len(rejected)
         end, mark = chosen.startswith(rejected), missing == 1
         start = next((n for n in range(len(rejected)) if chosen[n] != rejected[n]), len(rejected))
-        assert end or chosen[start + missing:] == rejected[start:]  # nothing but one piece is missing
-        assert complete(rejected) == (not end and not mark) or '"' in chosen[start:start + missing]
+        assert end or chosen[start + missing :] == rejected[start:]  # nothing but one piece is missing
+        assert complete(rejected) == (not end and not mark) or '"' in chosen[start : start + missing]
         forms[end, mark] += 1
     assert min(forms[True, False], forms[False, True], forms[False, False]) > len(pairs["broken"]) / 5
     for flaw, rows in pairs.items():
@@ -238,8 +255,14 @@ def test_flaws_are_drawn_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_preference_is_not_about_length(pairs: dict[str, list[tuple[str, str, str]]]) -> None:
-    sizes = [(len(chosen.split()), len(rejected.split())) for rows in pairs.values() for _, chosen, rejected in rows]
-    assert mean(rejected for _, rejected in sizes) == pytest.approx(mean(chosen for chosen, _ in sizes), rel=0.05)
+    sizes = [
+        (len(chosen.split()), len(rejected.split()))
+        for rows in pairs.values()
+        for _, chosen, rejected in rows
+    ]
+    assert mean(rejected for _, rejected in sizes) == pytest.approx(
+        mean(chosen for chosen, _ in sizes), rel=0.05
+    )
     assert mean(chosen < rejected for chosen, rejected in sizes) < 0.55
     assert mean(chosen > rejected for chosen, rejected in sizes) < 0.55
 

@@ -104,7 +104,9 @@ def test_length_and_vocabulary(train):
     vocabulary = {word for _, text in train for word in re.findall(r"[a-z]+", text.lower().replace("'s", ""))}
     assert 700 < len(vocabulary) < 1_200
     # A word that no table spells out is two words run together.
-    source = "".join(Path(file.__file__).read_text(encoding="utf-8").lower() for file in (world, world_tables))
+    source = "".join(
+        Path(file.__file__).read_text(encoding="utf-8").lower() for file in (world, world_tables)
+    )
     assert vocabulary <= set(re.findall(r"[a-z]+", source))
 
 

@@ -44,10 +44,12 @@ class FakeWandb:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch):
     """Puts a fake in the place of wandb."""
+
     def install(logged_in: bool = True, failing: str = "") -> FakeWandb:
         module = FakeWandb(logged_in, failing)
         monkeypatch.setitem(sys.modules, "wandb", module)
         return module
+
     return install
 
 
@@ -62,9 +64,17 @@ def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path, "disabled", {})
     metrics.write(1, "train", {"loss": 2.5, "tokens": 100})
     metrics.write(1, "val", {"loss": 2.0, "tokens": 100})
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]  # before the end
-    assert rows == [{"step": 1, "split": "train", "loss": 2.5, "tokens": 100},
-                    {"step": 1, "split": "val", "loss": 2.0, "tokens": 100}] == read_metrics(tmp_path / "metrics.jsonl")
+    rows = [
+        json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]  # before the end
+    assert (
+        rows
+        == [
+            {"step": 1, "split": "train", "loss": 2.5, "tokens": 100},
+            {"step": 1, "split": "val", "loss": 2.0, "tokens": 100},
+        ]
+        == read_metrics(tmp_path / "metrics.jsonl")
+    )
     metrics.close()
 
 
@@ -107,22 +117,37 @@ def test_a_resumed_run_forgets_what_it_makes_again(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
     metrics.write(4, "train", {"loss": 0.5})
     metrics.close()
-    assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 0.5)]
+    assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+        (4, 0.5),
+    ]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("mode, logged_in, becomes", [
-    ("auto", True, "online"), ("auto", False, "offline"), ("online", True, "online"), ("online", False, "offline"),
-    ("offline", True, "offline")])
-def test_wandb_is_started_without_asking(fake, tmp_path: Path, mode: str, logged_in: bool, becomes: str,
-                                         capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "mode, logged_in, becomes",
+    [
+        ("auto", True, "online"),
+        ("auto", False, "offline"),
+        ("online", True, "online"),
+        ("online", False, "offline"),
+        ("offline", True, "offline"),
+    ],
+)
+def test_wandb_is_started_without_asking(
+    fake, tmp_path: Path, mode: str, logged_in: bool, becomes: str, capsys: pytest.CaptureFixture
+) -> None:
     module = fake(logged_in)
     metrics = Metrics(tmp_path, mode, {"max_lr": 1.0})
     metrics.write(7, "train", {"loss": 2.5})
     metrics.close()
     calls = dict(module.calls)
     assert calls["init"]["mode"] == becomes and calls["init"]["config"] == {"max_lr": 1.0}
-    assert calls["init"]["settings"]["finish_timeout"] == FINISH_SECONDS <= 60  # gone at the end, it is not waited for
+    assert (
+        calls["init"]["settings"]["finish_timeout"] == FINISH_SECONDS <= 60
+    )  # gone at the end, it is not waited for
     assert calls["log"] == (7, {"train/loss": 2.5}) and "finish" in calls
     assert calls.get("login", {}).get("prompt", False) is False and ("login" in calls) == (mode != "offline")
     assert ("wandb login" in capsys.readouterr().err) == (mode == "online" and not logged_in)
@@ -136,8 +161,9 @@ def test_disabled_wandb_is_not_even_imported(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize("failing", ["import", "login", "init", "log", "finish"])
-def test_wandb_never_stops_a_run(fake, failing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                 capsys: pytest.CaptureFixture) -> None:
+def test_wandb_never_stops_a_run(
+    fake, failing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     module = fake(failing=failing)
     if failing == "import":
         monkeypatch.setitem(sys.modules, "wandb", None)

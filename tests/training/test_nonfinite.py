@@ -38,6 +38,7 @@ def state(step):
 
 def dies_in_step(number, before):
     """As `before`, and SIGKILL in a step of the process."""
+
     def both(rank):
         before(rank)
         real, count = trainer.train_step, [0]
@@ -47,7 +48,9 @@ def dies_in_step(number, before):
             if count[0] == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args)
+
         trainer.train_step = train_step
+
     return both
 
 
@@ -57,8 +60,11 @@ def test_one_bad_row_costs_one_step_on_all_ranks_alike(folder):
     whole = fork(folder, run_name="whole", **settings)
     assert whole.wait() == [0, 0], whole.said
     run = folder / "runs" / "whole"
-    assert re.search(r"step 3: loss nan, gradient norm nan in rows 16 to 23, not finite in rows 22 to 23: the step is "
-                     r"left out \(1 of 3 in a row\)", whole.said)
+    assert re.search(
+        r"step 3: loss nan, gradient norm nan in rows 16 to 23, not finite in rows 22 to 23: the step is "
+        r"left out \(1 of 3 in a row\)",
+        whole.said,
+    )
     assert [row["step"] for row in metrics(run)] == [1, 2, 4, 5, 6]
     assert "step_000003" not in os.listdir(run)  # of a run of failed steps nothing is kept that is due
     assert all(value.isfinite().all() for value in weights(run).values())
@@ -80,8 +86,12 @@ def test_rows_that_fail_again_and_again_are_passed_over(folder):
     run, rows = folder / "runs" / "whole", [json.loads(line) for line in taken.read_text().splitlines()]
     assert [row[0] for row in rows] == [0, 8, 16, 24, 32, 40, 48, 56]
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4, 5, 6]
-    assert state(run / "step_000006")["skips"] == {"in_a_row": 0, "first": 16, "returned_to": [2],
-                                                   "left_out": [[16, 16]]}
+    assert state(run / "step_000006")["skips"] == {
+        "in_a_row": 0,
+        "first": 16,
+        "returned_to": [2],
+        "left_out": [[16, 16]],
+    }
     assert state(run / "step_000006")["cursor"] == 48
     dying = dies_in_step(8, plant([20, 25]))  # the last one: step 6, after step 4 has been saved
     broken = fork(folder, run_name="broken", skip_limit=2, before=dying)
@@ -91,9 +101,16 @@ def test_rows_that_fail_again_and_again_are_passed_over(folder):
     assert same(run, folder / "runs" / "broken")
 
 
-@pytest.mark.parametrize("bad, said", [
-    (range(16, 1000), "again after going back to step_000002: go on from there with --resume and a smaller --max_lr"),
-    (range(1000), "there is no checkpoint to go back to: a smaller --max_lr")])
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (
+            range(16, 1000),
+            "again after going back to step_000002: go on from there with --resume and a smaller --max_lr",
+        ),
+        (range(1000), "there is no checkpoint to go back to: a smaller --max_lr"),
+    ],
+)
 def test_a_run_that_cannot_be_cured_stops_with_one_line(folder, bad, said):
     failed = fork(folder, skip_limit=2, before=plant(bad))
     assert failed.wait() == [1]

@@ -48,7 +48,9 @@ def random_batch(args: ModelArgs, B: int, T: int, ignored: float = 0.0) -> Batch
     return Batch(tokens[:, :-1], tokens[:, 1:].masked_fill(nothing, IGNORE))
 
 
-@pytest.mark.parametrize("V, N", [(5, 7), (257, 100), (50304, 400), (70000, 300)])  # the last two in several chunks
+@pytest.mark.parametrize(
+    "V, N", [(5, 7), (257, 100), (50304, 400), (70000, 300)]
+)  # the last two in several chunks
 @pytest.mark.parametrize("autocast", [False, True])
 def test_head_loss_is_the_plain_cross_entropy(V: int, N: int, autocast: bool) -> None:
     torch.manual_seed(V)
@@ -78,7 +80,11 @@ def test_a_loss_in_parts_has_the_gradients_of_the_plain_one(ends: list[int] | No
     def loss(logps: Tensor) -> Tensor:
         calls.append(logps)
         weighted = 0.1 * coefficients * logps
-        sums = weighted if ends is None else torch.stack([part.sum() for part in weighted.tensor_split(ends[:-1])])
+        sums = (
+            weighted
+            if ends is None
+            else torch.stack([part.sum() for part in weighted.tensor_split(ends[:-1])])
+        )
         return F.softplus(sums).sum()
 
     found, logps = chunked_linear_loss(states, weight, labels, loss, ends)
@@ -89,16 +95,29 @@ def test_a_loss_in_parts_has_the_gradients_of_the_plain_one(ends: list[int] | No
     assert found.item() == pytest.approx(loss(expected).item(), rel=1e-5)
     with torch.no_grad():
         assert torch.equal(chunked_linear_loss(states, weight, labels, loss, ends)[0], found)
-    pairs = zip(*(torch.autograd.grad(3 * each, (states, weight)) for each in (found, loss(expected))), strict=True)
+    pairs = zip(
+        *(torch.autograd.grad(3 * each, (states, weight)) for each in (found, loss(expected))), strict=True
+    )
     for ours, theirs in pairs:
         assert theirs.norm() > 0 and (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
-@pytest.mark.parametrize("rows, ends, parts", [
-    (10, None, [10]), (11, None, [5, 11]), (24, None, [8, 16, 24]), (0, None, [0]),
-    (24, [3, 15, 24], [3, 15, 24]), (24, [24], [24]), (24, [1, 2, 3, 24], [3, 24]), (12, [11, 11, 12], [11, 12])])
-def test_parts_are_even_and_end_where_they_may(monkeypatch: pytest.MonkeyPatch, rows: int, ends: list[int] | None,
-                                               parts: list[int]) -> None:
+@pytest.mark.parametrize(
+    "rows, ends, parts",
+    [
+        (10, None, [10]),
+        (11, None, [5, 11]),
+        (24, None, [8, 16, 24]),
+        (0, None, [0]),
+        (24, [3, 15, 24], [3, 15, 24]),
+        (24, [24], [24]),
+        (24, [1, 2, 3, 24], [3, 24]),
+        (12, [11, 11, 12], [11, 12]),
+    ],
+)
+def test_parts_are_even_and_end_where_they_may(
+    monkeypatch: pytest.MonkeyPatch, rows: int, ends: list[int] | None, parts: list[int]
+) -> None:
     monkeypatch.setattr(chunked_loss, "ROWS", 7)
     monkeypatch.setattr(chunked_loss, "LOGITS", 100)
     found = chunked_loss._parts(rows, 100, ends)
@@ -159,7 +178,9 @@ def test_autocast_keeps_the_loss_in_float32(tiny: ModelArgs, spread, env: Distri
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluation_is_without_dropout_and_leaves_no_trace(tiny: ModelArgs, env: DistributedEnv, training: bool) -> None:
+def test_evaluation_is_without_dropout_and_leaves_no_trace(
+    tiny: ModelArgs, env: DistributedEnv, training: bool
+) -> None:
     model = Llama(tiny.replace(dropout=0.5)).train(training)
     batches = [random_batch(tiny, B, 16, ignored=B / 8) for B in (1, 2, 5)]
     before = torch.get_rng_state()
@@ -172,9 +193,15 @@ def test_evaluation_is_without_dropout_and_leaves_no_trace(tiny: ModelArgs, env:
 
 
 def test_means_divide_once(env: DistributedEnv) -> None:
-    results = [(torch.tensor(10.0), torch.tensor(1), {"right": torch.tensor(1.0)}),
-               (torch.tensor(10.0), torch.tensor(9), {"right": torch.tensor(3.0)})]
-    assert global_means(results, env) == {"loss": 2.0, "count": 10.0, "right": 0.4}  # means of means: 5.6 and 0.67
+    results = [
+        (torch.tensor(10.0), torch.tensor(1), {"right": torch.tensor(1.0)}),
+        (torch.tensor(10.0), torch.tensor(9), {"right": torch.tensor(3.0)}),
+    ]
+    assert global_means(results, env) == {
+        "loss": 2.0,
+        "count": 10.0,
+        "right": 0.4,
+    }  # means of means: 5.6 and 0.67
 
 
 def test_a_wrapped_model_has_the_same_head(tiny: ModelArgs) -> None:
@@ -193,18 +220,35 @@ def test_a_wrapped_model_has_the_same_head(tiny: ModelArgs) -> None:
 
 # --- conversations and pairs, against transformers one by one --------------------------------------------------------
 
-SPEAKING = [{"messages": MULTI}, {"instruction": "Greet", "input": "in French", "output": "Salut, ça va ?"},
-            {"messages": talk("One?", "Two", "Three?", "Four")}, *toy_rows("instruct", 20, 0)]
-PREFERRING = [{"prompt": MULTI[:4], "chosen": "Goodbye, then.", "rejected": "Go."},
-              {"chosen": talk("Hi", "Hello, you", "So?", "Good"), "rejected": talk("Hi", "Hello, me")},
-              *toy_rows("preference", 20, 0)]
+SPEAKING = [
+    {"messages": MULTI},
+    {"instruction": "Greet", "input": "in French", "output": "Salut, ça va ?"},
+    {"messages": talk("One?", "Two", "Three?", "Four")},
+    *toy_rows("instruct", 20, 0),
+]
+PREFERRING = [
+    {"prompt": MULTI[:4], "chosen": "Goodbye, then.", "rejected": "Go."},
+    {"chosen": talk("Hi", "Hello, you", "So?", "Good"), "rejected": talk("Hi", "Hello, me")},
+    *toy_rows("preference", 20, 0),
+]
 
 
 @pytest.fixture
 def talking() -> ModelArgs:
     """Settings of a tiny model of bytes whose context holds a conversation."""
-    return ModelArgs(embeddings_dims=32, no_of_decoder_layers=2, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
-                     vocab_size=257, block_size=192, dropout=0.0, attn_dropout=0.0, device="cpu", train="D")
+    return ModelArgs(
+        embeddings_dims=32,
+        no_of_decoder_layers=2,
+        no_of_heads=4,
+        no_kv_heads=2,
+        hidden_dims=48,
+        vocab_size=257,
+        block_size=192,
+        dropout=0.0,
+        attn_dropout=0.0,
+        device="cpu",
+        train="D",
+    )
 
 
 @pytest.fixture
@@ -245,7 +289,9 @@ def test_packed_conversations_have_the_loss_of_each_alone(ours: Llama, tmp_path:
     store, theirs = prepared(tmp_path, "instruct", SPEAKING), in_transformers(ours)
     rows = PackedRows(store, 160, seed=0)
     batches = list(fixed_batches(rows, 3, 0, 1))
-    assert max(map(len, rows.members)) > 2 and len(batches) > 2  # several in a row, padding, several micro-batches
+    assert (
+        max(map(len, rows.members)) > 2 and len(batches) > 2
+    )  # several in a row, padding, several micro-batches
     assert any((batch.labels == IGNORE).all(0).any() for batch in batches)
     results = [next_token(ours, batch) for batch in batches]
     alone = [store.document(number) for number in range(store.documents)]
@@ -254,7 +300,9 @@ def test_packed_conversations_have_the_loss_of_each_alone(ours: Llama, tmp_path:
     assert sum(int(count) for _, count, _ in results) == sum(tokens)
     loss, plain = sum(result[0] for result in results) / sum(tokens), sum(expected) / sum(tokens)
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    mean_of_means = sum(each.item() / count for each, count in zip(expected, tokens, strict=True)) / len(tokens)
+    mean_of_means = sum(each.item() / count for each, count in zip(expected, tokens, strict=True)) / len(
+        tokens
+    )
     assert abs(mean_of_means - plain.item()) > 1e-3 * plain.item()
     same_gradients(loss, ours, plain, theirs)
 
@@ -265,7 +313,7 @@ def test_truncated_conversations_have_the_loss_of_what_is_left(ours: Llama, tmp_
     loss, count, _ = next_token(ours, collate([row for row in map(PackedRows(store, 63, 0).at, range(2))]))
     (prompted, _), (hi, keep) = (store.document(number) for number in range(2))
     start = int(keep.argmax())
-    left = [prompted[-64:], hi[start - 32:start + 32]]  # the end of the prompt; half the room for each
+    left = [prompted[-64:], hi[start - 32 : start + 32]]  # the end of the prompt; half the room for each
     kept = [np.arange(64) >= 64 - 6, np.arange(64) >= 32]
     assert count == 6 + 32 and start > 32
     expected = sum(nats(theirs, *each).item() for each in zip(left, kept, strict=True))
@@ -277,15 +325,21 @@ def pairs(ours: Llama, tmp_path: Path) -> tuple[PairRows, Llama]:
     """Rows of pairs with the log-probs of a reference that is near the model, and the reference."""
     rows, reference = PairRows(prepared(tmp_path, "preference", PREFERRING), 192, seed=0), Llama(ours.args)
     torch.manual_seed(1)
-    reference.load_state_dict({name: weight + 0.02 * weight.std() * torch.randn_like(weight)
-                               for name, weight in ours.state_dict().items()})
+    reference.load_state_dict(
+        {
+            name: weight + 0.02 * weight.std() * torch.randn_like(weight)
+            for name, weight in ours.state_dict().items()
+        }
+    )
     with torch.no_grad():
         for place, members in enumerate(rows.members):
             rows.reference[members] = completion_logps(reference, collate([rows.at(place)])).view(-1, 2)
     return rows, reference
 
 
-def plain_logps(model: Llama, store: TokenDataset, pairs: int) -> tuple[transformers.LlamaForCausalLM, Tensor]:
+def plain_logps(
+    model: Llama, store: TokenDataset, pairs: int
+) -> tuple[transformers.LlamaForCausalLM, Tensor]:
     """(transformers' model, log-probs (pairs, 2)) of each answer with its prompt, alone."""
     theirs = in_transformers(model)
     logps = [-nats(theirs, *store.document(number)) for number in range(2 * pairs)]
@@ -300,8 +354,9 @@ KINDS = [{}, {"beta": 0.5}, {"label_smoothing": 0.2}, {"dpo_loss": "ipo", "beta"
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_packed_pairs_have_the_loss_of_each_answer_alone(ours: Llama, pairs: tuple[PairRows, Llama],
-                                                         options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_pairs_have_the_loss_of_each_answer_alone(
+    ours: Llama, pairs: tuple[PairRows, Llama], options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chunked_loss, "ROWS", 50)  # so that a batch is several parts
     monkeypatch.setattr(chunked_loss, "LOGITS", 1)
     rows, reference = pairs
@@ -318,7 +373,9 @@ def test_packed_pairs_have_the_loss_of_each_answer_alone(ours: Llama, pairs: tup
 
     ratios = policy - frozen
     if args.dpo_loss == "ipo":
-        learned = torch.tensor([int(rows.store.document(n)[1].sum()) for n in range(2 * len(PREFERRING))]).view(-1, 2)
+        learned = torch.tensor(
+            [int(rows.store.document(n)[1].sum()) for n in range(2 * len(PREFERRING))]
+        ).view(-1, 2)
         margins = (ratios / learned).diff().neg()
         plain = ((margins - 1 / (2 * args.beta)) ** 2).mean()
     else:
@@ -329,17 +386,27 @@ def test_packed_pairs_have_the_loss_of_each_answer_alone(ours: Llama, pairs: tup
 
     sums = {name: sum(result[2][name] for result in results).item() / count.item() for name in results[0][2]}
     rewards, logps = (args.beta * ratios).detach(), policy.detach()
-    assert sums == {name: pytest.approx(value.item(), rel=1e-4, abs=1e-4) for name, value in {
-        "accuracy": (rewards[:, 0] > rewards[:, 1]).double().mean(), "margin": (rewards[:, 0] - rewards[:, 1]).mean(),
-        "chosen_reward": rewards[:, 0].mean(), "rejected_reward": rewards[:, 1].mean(),
-        "chosen_logps": logps[:, 0].mean(), "rejected_logps": logps[:, 1].mean()}.items()}
+    assert sums == {
+        name: pytest.approx(value.item(), rel=1e-4, abs=1e-4)
+        for name, value in {
+            "accuracy": (rewards[:, 0] > rewards[:, 1]).double().mean(),
+            "margin": (rewards[:, 0] - rewards[:, 1]).mean(),
+            "chosen_reward": rewards[:, 0].mean(),
+            "rejected_reward": rewards[:, 1].mean(),
+            "chosen_logps": logps[:, 0].mean(),
+            "rejected_logps": logps[:, 1].mean(),
+        }.items()
+    }
     assert 0 < sums["accuracy"] < 1
 
 
-@pytest.mark.parametrize("options, first", [({}, math.log(2)), ({"label_smoothing": 0.3}, math.log(2)),
-                                            ({"dpo_loss": "ipo", "beta": 0.5}, 1.0)])
-def test_the_first_loss_is_that_of_no_preference(ours: Llama, pairs: tuple[PairRows, Llama], env: DistributedEnv, options: dict,
-                                                 first: float) -> None:
+@pytest.mark.parametrize(
+    "options, first",
+    [({}, math.log(2)), ({"label_smoothing": 0.3}, math.log(2)), ({"dpo_loss": "ipo", "beta": 0.5}, 1.0)],
+)
+def test_the_first_loss_is_that_of_no_preference(
+    ours: Llama, pairs: tuple[PairRows, Llama], env: DistributedEnv, options: dict, first: float
+) -> None:
     rows, reference = pairs
     objective = objective_of(ours.args, **options)
     means = evaluate(objective, reference, fixed_batches(rows, 3, 0, 1), env)
@@ -368,12 +435,14 @@ def test_learning_moves_the_policy_and_not_the_reference(ours: Llama, pairs: tup
 
 def test_neither_padding_nor_neighbours_matter(ours: Llama, pairs: tuple[PairRows, Llama]) -> None:
     rows, objective = pairs[0], preference(ours.args)
-    whole, = fixed_batches(rows, 100, 0, 1)
+    (whole,) = fixed_batches(rows, 100, 0, 1)
     padding = (whole.branches == 0) & (whole.positions == 0) & (whole.tokens == 0)
     assert padding.sum() > 10
     other = whole._replace(tokens=whole.tokens.masked_fill(padding, 7))
     assert torch.equal(completion_logps(ours, other), completion_logps(ours, whole))
-    first = whole._replace(tokens=torch.where(whole.doc_ids == 0, 7, whole.tokens))  # other words in the first pairs
+    first = whole._replace(
+        tokens=torch.where(whole.doc_ids == 0, 7, whole.tokens)
+    )  # other words in the first pairs
     same = completion_logps(ours, first).isclose(completion_logps(ours, whole), rtol=1e-5, atol=1e-5)
     assert (~same).sum() == 2 * len(rows)
     counts = lengths(whole).long().tolist()
@@ -384,11 +453,15 @@ def test_neither_padding_nor_neighbours_matter(ours: Llama, pairs: tuple[PairRow
 
 def test_the_log_probs_of_long_answers_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     logps = torch.randn(2_000, generator=torch.Generator().manual_seed(0)) - 10
-    batch = Batch(logps, logps, completion_index=torch.zeros(len(logps), dtype=torch.long), reference=torch.zeros(2))
+    batch = Batch(
+        logps, logps, completion_index=torch.zeros(len(logps), dtype=torch.long), reference=torch.zeros(2)
+    )
     monkeypatch.setattr(objectives, "hidden_at_labels", lambda model, batch: ())
     monkeypatch.setattr(objectives, "label_logps", lambda: logps)
     exact = logps.double().sum().float()
-    assert torch.zeros(1).index_add(0, batch.completion_index, logps)[0] != exact  # one after another in float32
+    assert (
+        torch.zeros(1).index_add(0, batch.completion_index, logps)[0] != exact
+    )  # one after another in float32
     assert completion_logps(None, batch).tolist() == [exact.item(), 0.0]
 
 
@@ -397,23 +470,34 @@ def test_the_preference_loss_by_hand() -> None:
     sigmoid = [1 / (1 + math.exp(-0.1 * difference)) for difference in (1, -2, 0)]
     assert preference_loss(chosen, rejected, 0.1).tolist() == pytest.approx([-math.log(p) for p in sigmoid])
     assert preference_loss(chosen, rejected, 0.1, 0.25).tolist() == pytest.approx(
-        [-0.75 * math.log(p) - 0.25 * math.log(1 - p) for p in sigmoid])
-    assert preference_loss(chosen, rejected, 0.25, kind="ipo").tolist() == [1.0, 16.0, 4.0]  # (difference - 2)^2
+        [-0.75 * math.log(p) - 0.25 * math.log(1 - p) for p in sigmoid]
+    )
+    assert preference_loss(chosen, rejected, 0.25, kind="ipo").tolist() == [
+        1.0,
+        16.0,
+        4.0,
+    ]  # (difference - 2)^2
     huge = torch.tensor([-1e6], requires_grad=True)
     loss = preference_loss(huge, -huge, 1.0)
     assert loss.item() == 2e6 and torch.autograd.grad(loss, huge)[0].item() == -2.0  # no overflow
 
 
-def test_fast_steps_have_the_losses_of_plain_ones(ours: Llama, tmp_path: Path, env: DistributedEnv,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_steps_have_the_losses_of_plain_ones(
+    ours: Llama, tmp_path: Path, env: DistributedEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """50 steps of trainer.py on packed rows against the textbook: all logits, a mask, clip_grad_norm_, plain AdamW."""
     monkeypatch.setattr(chunked_loss, "ROWS", 50)  # so that there are several
     monkeypatch.setattr(chunked_loss, "LOGITS", 1)
     args = ours.args.replace(train="S", micro_batch_size=2, gradient_accumulation_steps=2, max_lr=3e-3)
     rows, plain = PackedRows(prepared(tmp_path, "instruct", SPEAKING), 160, seed=0), deepcopy(ours)
     optimizers, scaler = build_optimizers(ours, args), torch.amp.GradScaler("cpu", enabled=False)
-    groups = [{"params": [p for p in plain.parameters() if (p.dim() == 2) == decays],
-               "weight_decay": args.weight_decay_optim * decays} for decays in (True, False)]
+    groups = [
+        {
+            "params": [p for p in plain.parameters() if (p.dim() == 2) == decays],
+            "weight_decay": args.weight_decay_optim * decays,
+        }
+        for decays in (True, False)
+    ]
     textbook = torch.optim.AdamW(groups, lr=args.max_lr, betas=(args.beta_1, args.beta_2), foreach=False)
     mine, theirs, norms = [], [], []
     loaders = [Loader(rows, 2, 0, 1) for _ in range(2)]
@@ -423,8 +507,15 @@ def test_fast_steps_have_the_losses_of_plain_ones(ours: Llama, tmp_path: Path, e
         norms.append(means["grad_norm"])
         batches = [loaders[1].next() for _ in range(2)]
         assert all(batch.segments is not None and batch.loss_positions is not None for batch in batches)
-        nats = [F.cross_entropy(plain(batch.tokens, batch.doc_ids).flatten(0, 1), batch.labels.flatten(),
-                                ignore_index=IGNORE, reduction="sum") for batch in batches]
+        nats = [
+            F.cross_entropy(
+                plain(batch.tokens, batch.doc_ids).flatten(0, 1),
+                batch.labels.flatten(),
+                ignore_index=IGNORE,
+                reduction="sum",
+            )
+            for batch in batches
+        ]
         loss = sum(nats) / sum((batch.labels != IGNORE).sum() for batch in batches)
         loss.backward()
         nn.utils.clip_grad_norm_(plain.parameters(), args.clip)

@@ -13,18 +13,24 @@ from training.optimizers import MuonFloat32, build_optimizers, orthogonalize, sc
 
 @pytest.fixture
 def args(tiny: ModelArgs) -> ModelArgs:
-    return tiny.replace(max_lr=1.0, min_lr=0.1, warmup_iters=10, total_iters=110, muon_lr=0.5, muon_momentum=0.7)
+    return tiny.replace(
+        max_lr=1.0, min_lr=0.1, warmup_iters=10, total_iters=110, muon_lr=0.5, muon_momentum=0.7
+    )
 
 
 def test_schedule_at_its_corners(args: ModelArgs) -> None:
     rates = [schedule(step, args, 110) for step in range(200)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0  # never 0, full at the end of warm-up
+    assert (
+        rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
+    )  # never 0, full at the end of warm-up
     assert rates[60] == pytest.approx(0.55)
     assert rates[110] == pytest.approx(0.1) and set(rates[110:]) == {rates[110]}
     assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
     assert all(a > b for a, b in zip(rates[10:110], rates[11:111], strict=True))
     assert schedule(0, args.replace(warmup_iters=0), 110) == 1.0
-    assert schedule(5, args, 5) == 0.6 and schedule(10, args, 5) == args.min_lr  # the end is inside the warm-up
+    assert (
+        schedule(5, args, 5) == 0.6 and schedule(10, args, 5) == args.min_lr
+    )  # the end is inside the warm-up
     assert schedule(11, args, 10) == pytest.approx(0.1)  # and exactly at its end
 
 
@@ -34,7 +40,12 @@ def test_every_parameter_is_in_one_group(args: ModelArgs, optimizer: str, tied: 
     model = Llama(args.replace(optimizer=optimizer, tie_embeddings=tied))
     name_of = {id(p): name for name, p in model.named_parameters()}
     optimizers = build_optimizers(model, model.args)
-    places = {name_of[id(p)]: (type(o), group) for o in optimizers for group in o.param_groups for p in group["params"]}
+    places = {
+        name_of[id(p)]: (type(o), group)
+        for o in optimizers
+        for group in o.param_groups
+        for p in group["params"]
+    }
     members = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     assert len(members) == len(places) == len(name_of)
     assert len(optimizers) == (1 if optimizer == "adamw" else 2)
@@ -75,8 +86,10 @@ def test_muon_follows_torchs_own() -> None:
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
     start = [p.detach().clone() for p in ours]
-    optimizers = [kind([{"params": weights}], lr=0.1, weight_decay=0.1)
-                  for kind, weights in ((MuonFloat32, ours), (torch.optim.Muon, theirs))]
+    optimizers = [
+        kind([{"params": weights}], lr=0.1, weight_decay=0.1)
+        for kind, weights in ((MuonFloat32, ours), (torch.optim.Muon, theirs))
+    ]
     for _ in range(5):
         for p, q in zip(ours, theirs, strict=True):
             p.grad = torch.randn(p.shape) * torch.logspace(0, -1, p.shape[1])

@@ -27,7 +27,9 @@ def like_the_run_of_one(folder, name):
         for a, b in zip(ours, theirs, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
             assert a.get("grad_norm", 0) == pytest.approx(b.get("grad_norm", 0), rel=1e-4)
-    ours, theirs = (load_file(folder / "runs" / run / "step_000006" / "model.safetensors") for run in ("alone", name))
+    ours, theirs = (
+        load_file(folder / "runs" / run / "step_000006" / "model.safetensors") for run in ("alone", name)
+    )
     for key, value in ours.items():
         torch.testing.assert_close(theirs[key], value, rtol=1e-4, atol=1e-5)
 
@@ -36,8 +38,16 @@ def like_the_run_of_one(folder, name):
 def test_parts_have_the_losses_of_copies_and_of_one(alone, optimizer):
     """Two micro-batches on each of two ranks, layers made again in backward."""
     name = f"parts-{optimizer}"
-    done = fork(alone, run_name=name, ranks=2, parallel="fsdp", activation_checkpointing=True, micro_batch_size=2,
-                optimizer=optimizer, **STILL)
+    done = fork(
+        alone,
+        run_name=name,
+        ranks=2,
+        parallel="fsdp",
+        activation_checkpointing=True,
+        micro_batch_size=2,
+        optimizer=optimizer,
+        **STILL,
+    )
     assert done.wait() == [0, 0], done.said
     if optimizer == "adamw":
         like_the_run_of_one(alone, name)
@@ -50,9 +60,23 @@ def test_parts_have_the_losses_of_copies_and_of_one(alone, optimizer):
 
 def test_a_run_goes_from_parts_to_one_to_copies(alone):
     """Steps 1 and 2 in parts on two ranks, 3 and 4 on one, 5 and 6 in copies on two."""
-    for steps, ranks, kind, words in (2, 2, "fsdp", []), (4, 1, "ddp", ["--resume"]), (6, 2, "ddp", ["--resume"]):
-        done = fork(alone, *words, run_name="moved", ranks=ranks, parallel=kind, micro_batch_size=8 // ranks,
-                    **STILL, total_iters=steps, lr_decay_iters=6, eval_iters=100 if steps < 6 else 3)
+    for steps, ranks, kind, words in (
+        (2, 2, "fsdp", []),
+        (4, 1, "ddp", ["--resume"]),
+        (6, 2, "ddp", ["--resume"]),
+    ):
+        done = fork(
+            alone,
+            *words,
+            run_name="moved",
+            ranks=ranks,
+            parallel=kind,
+            micro_batch_size=8 // ranks,
+            **STILL,
+            total_iters=steps,
+            lr_decay_iters=6,
+            eval_iters=100 if steps < 6 else 3,
+        )
         assert done.wait() == [0] * ranks, done.said
     rows = metrics(alone / "runs" / "moved")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]

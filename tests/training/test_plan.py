@@ -20,7 +20,9 @@ def test_tokens_per_step_are_shown_as_a_product():
 
 
 def test_notes_name_what_is_not_as_it_seems():
-    assert any("--gradient_accumulation_steps is given" in line for line in lines(gradient_accumulation_steps=3))
+    assert any(
+        "--gradient_accumulation_steps is given" in line for line in lines(gradient_accumulation_steps=3)
+    )
     assert any("no multiple of the micro-batches" in line for line in lines(total_batch_size=500_000))
     assert any("inside --warmup_iters 700" in line for line in lines(steps=5, lr_decay_iters=5))
     assert any("--lr_decay_iters 5 is inside --warmup_iters 700" in line for line in lines(lr_decay_iters=5))

@@ -13,7 +13,9 @@ from training.plots import draw, loss_curves
 
 
 @pytest.mark.parametrize("splits", [("train", "val"), ("train",)], ids=str)
-def test_loss_curves_are_drawn(splits: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_curves_are_drawn(
+    splits: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     metrics = Metrics(tmp_path, "disabled", {})
     for step in range(1, 5):
         for split in splits:
@@ -34,9 +36,11 @@ def test_loss_curves_are_drawn(splits: tuple[str, ...], tmp_path: Path, monkeypa
 
 def keep(figures: list, savefig):
     """savefig that remembers its figure."""
+
     def save(figure, *args, **options):
         figures.append(figure)
         return savefig(figure, *args, **options)
+
     return save
 
 
@@ -50,7 +54,9 @@ def test_the_picture_is_redrawn(tmp_path: Path) -> None:
     assert len(set(pictures)) == 3
 
 
-def test_runs_are_drawn_side_by_side_with_their_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_drawn_side_by_side_with_their_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, values in (("P-a", {}), ("D-b", {"accuracy": 0.75})):
         (tmp_path / name).mkdir()
         metrics = Metrics(tmp_path / name, "disabled", {})

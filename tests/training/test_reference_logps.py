@@ -22,8 +22,20 @@ from training.reference_logps import make_table, read_table, reference_key, tabl
 @pytest.fixture
 def model() -> Llama:
     torch.manual_seed(0)
-    return Llama(ModelArgs(embeddings_dims=32, no_of_decoder_layers=1, no_of_heads=4, no_kv_heads=2, hidden_dims=48,
-                           vocab_size=257, block_size=64, dropout=0.0, attn_dropout=0.0, device="cpu")).eval()
+    return Llama(
+        ModelArgs(
+            embeddings_dims=32,
+            no_of_decoder_layers=1,
+            no_of_heads=4,
+            no_kv_heads=2,
+            hidden_dims=48,
+            vocab_size=257,
+            block_size=64,
+            dropout=0.0,
+            attn_dropout=0.0,
+            device="cpu",
+        )
+    ).eval()
 
 
 @pytest.fixture
@@ -34,7 +46,9 @@ def rows(tmp_path: Path) -> PairRows:
     return PairRows(TokenDataset(folder, "train", read_meta(folder)), 64, seed=0)
 
 
-def test_a_table_holds_each_pair_under_the_model(model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path) -> None:
+def test_a_table_holds_each_pair_under_the_model(
+    model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path
+) -> None:
     path, calls = table_path(tmp_path, "key", "train"), []
 
     def score(batch: Batch) -> torch.Tensor:
@@ -63,13 +77,23 @@ def test_a_table_holds_each_pair_under_the_model(model: Llama, rows: PairRows, e
     assert np.array_equal(batch.reference.view(-1, 2), table[rows.members[0]])
 
 
-def test_ranks_take_shares_of_a_table(model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path) -> None:
+def test_ranks_take_shares_of_a_table(
+    model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path
+) -> None:
     def score(batch: Batch) -> torch.Tensor:
         return completion_logps(model, batch)
 
     whole = make_table(tmp_path / "alone" / "a.npy", rows, score, 100, env)
-    shares = [make_table(tmp_path / "shared" / f"{rank}.npy", rows, score, 2,
-                         dataclasses.replace(env, rank=rank, world_size=3)) for rank in range(3)]
+    shares = [
+        make_table(
+            tmp_path / "shared" / f"{rank}.npy",
+            rows,
+            score,
+            2,
+            dataclasses.replace(env, rank=rank, world_size=3),
+        )
+        for rank in range(3)
+    ]
     assert all((share == 0).all(1).sum() > 1 for share in shares)  # nobody scored them all
     np.testing.assert_allclose(sum(shares), whole, rtol=1e-5)
     assert [path.name for path in (tmp_path / "shared").glob("*.npy")] == ["0.npy"]  # one rank writes
@@ -78,23 +102,30 @@ def test_ranks_take_shares_of_a_table(model: Llama, rows: PairRows, env: Distrib
 def test_a_table_is_named_by_all_that_it_depends_on(model: Llama) -> None:
     key = reference_key(model, "data", 64, torch.float32)
     assert key == reference_key(model, "data", 64, torch.float32)
-    others = {reference_key(model, *what) for what in (("other", 64, torch.float32), ("data", 65, torch.float32),
-                                                       ("data", 64, torch.bfloat16))}
+    others = {
+        reference_key(model, *what)
+        for what in (("other", 64, torch.float32), ("data", 65, torch.float32), ("data", 64, torch.bfloat16))
+    }
     with torch.no_grad():
         next(model.parameters()).view(-1)[7] += 1e-6
     others.add(reference_key(model, "data", 64, torch.float32))
     assert len(others - {key}) == 4
 
 
-@pytest.mark.parametrize("harm, words", [
-    (lambda path: path.with_suffix(".sha256").write_text("0" * 64), "is damaged .* delete both"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-9]), "cannot be read .*delete the file"),
-    (lambda path: path.write_bytes(b""), "cannot be read .*delete the file"),
-    (lambda path: path.write_text("not an array"), "cannot be read .*delete the file"),
-    (lambda path: np.save(path, np.zeros((22, 2))), "holds 22 pairs, the data 23: delete the file"),
-    (lambda path: np.save(path, np.array([{}], object)), "cannot be read .*delete the file"),
-])
-def test_a_damaged_table_is_refused(rows: PairRows, env: DistributedEnv, tmp_path: Path, harm, words: str) -> None:
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda path: path.with_suffix(".sha256").write_text("0" * 64), "is damaged .* delete both"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "cannot be read .*delete the file"),
+        (lambda path: path.write_bytes(b""), "cannot be read .*delete the file"),
+        (lambda path: path.write_text("not an array"), "cannot be read .*delete the file"),
+        (lambda path: np.save(path, np.zeros((22, 2))), "holds 22 pairs, the data 23: delete the file"),
+        (lambda path: np.save(path, np.array([{}], object)), "cannot be read .*delete the file"),
+    ],
+)
+def test_a_damaged_table_is_refused(
+    rows: PairRows, env: DistributedEnv, tmp_path: Path, harm, words: str
+) -> None:
     path = tmp_path / "table.npy"
     np.save(path, np.ones((23, 2), np.float32))
     assert np.array_equal(read_table(path, 23), np.ones((23, 2)))
