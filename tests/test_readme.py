@@ -1,7 +1,8 @@
-"""The README says what is true: its settings are the generated ones, its commands parse, its files are there."""
+"""README, docs and CONTRIBUTING say what is true: settings, commands, files, pictures, names."""
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from stand_ins import load_app
@@ -16,8 +17,8 @@ import inference_sft
 import tokenizer
 import trainer
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 SCRIPTS = {
     "data.py": data,
     "trainer.py": trainer,
@@ -28,47 +29,102 @@ SCRIPTS = {
     "tokenizer.py": tokenizer,
     "app.py": load_app(),
 }
-COMMANDS = [line for line in BLOCKS.splitlines() if re.search(r"\w+\.py\b", line)]
 
 
-def test_settings_table_is_the_generated_one():
-    assert config.settings_table() in README
+def shell_blocks(text: str) -> str:
+    """Return the contents of all bash blocks, continued lines joined."""
+    return "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+
+
+COMMANDS = sorted(
+    {
+        line.strip()
+        for text in TEXTS.values()
+        for line in shell_blocks(text).splitlines()
+        if re.search(rf"(^|\s)({'|'.join(map(re.escape, SCRIPTS))})\b", line)
+    }
+)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+    assert len(TEXTS["CONTRIBUTING.md"].splitlines()) <= 80
+
+
+def test_settings_table_is_the_generated_one() -> None:
+    assert config.settings_table() in TEXTS["SETTINGS.md"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_parses(command, monkeypatch):
-    """The script is stopped as soon as its flags are read."""
+def test_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the script until its flags are parsed."""
     words = shlex.split(command, comments=True)
-    place = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    script = next(i for i, word in enumerate(words) if word in SCRIPTS)
 
     class Parsed(Exception):
         pass
 
     real = config.Parser.parse_args
 
-    def parse_args(self, *args):
+    def parse_args(self: config.Parser, *args: object) -> None:
         real(self, *args)
         raise Parsed
 
     monkeypatch.setattr(config.Parser, "parse_args", parse_args)
-    monkeypatch.setattr("sys.argv", words[place:])
+    monkeypatch.setattr("sys.argv", words[script:])
     with pytest.raises(Parsed):
-        SCRIPTS[words[place]].main()
+        SCRIPTS[words[script]].main()
 
 
-def test_there_are_commands_to_check():
-    assert len(COMMANDS) >= 8
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 30
+    assert {word for command in COMMANDS for word in command.split() if word in SCRIPTS} == set(SCRIPTS)
 
 
-def test_every_file_named_is_there_and_every_script_is_named():
-    table = README[README.index("## The files") : README.index("## Settings")]
-    named = set(re.findall(r"`((?:\w+/)?\w+\.py)`", table)) - {"gradio/app.py", "tests/test_house.py"}
-    folders = "runtime generation stories dataprep dataloader training publishing".split()
-    there = {
-        str(path.relative_to(ROOT))
-        for place in (".", "gradio", *folders)
-        for path in (ROOT / place).glob("*.py")
+def linked_paths(page: Path) -> set[str]:
+    """Return the paths of the repository that a page names or links to."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+(?:\.(?:py|md|c|css|slurm|sh)|/))`", text)
+    links = [
+        link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith(("http://", "https://"))
+    ]
+    return {*named, *(str((page.parent / link).resolve().relative_to(ROOT)) for link in links)}
+
+
+# Folders and files that a user has and the repository does not.
+OF_USERS = {"tokenizer/", "data/", "train_state/"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_named_exists(page: Path) -> None:
+    missing = {
+        path
+        for path in linked_paths(page) - OF_USERS
+        if not (ROOT / path).exists() and not list(ROOT.glob(f"*/{path}"))
     }
-    assert named == {name for name in there if not name.endswith("__init__.py")} - {"gradio/app.py"}
-    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / picture).is_file(), picture
+    assert not missing - {path for path in missing if "<" in path}
+
+
+def test_paths_are_seen() -> None:
+    assert {"model.py", "generation/", "images/quickstart_loss.png", "docs/DATA.md"} <= linked_paths(PAGES[0])
+
+
+def test_the_readme_lists_every_folder_and_script() -> None:
+    table = TEXTS["README.md"].split("## The folders")[1].split("##")[0]
+    named = set(re.findall(r"`([\w./]+)`", table))
+    scripts = {path.name for path in ROOT.glob("*.py")}
+    folders = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")} | {"gradio/"}
+    assert named - {"tests/test_house.py"} == scripts | folders
+
+
+def test_names_in_contributing_exist() -> None:
+    """Each `Name` beside a `file.py` in CONTRIBUTING's tables and paths is defined in that file."""
+    text = TEXTS["CONTRIBUTING.md"].split("## To change X")[1]
+    pairs = re.findall(r"`(\w+)`(?:, `(\w+)`)? in `([\w/]+\.py)`", text)
+    pairs += [(name, "", path) for path, name in re.findall(r"`([\w/]+\.py)` `(\w+)(?:\.\w+)?`", text)]
+    assert len(pairs) >= 8
+
+    for first, second, path in pairs:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        for name in filter(None, (first, second)):
+            assert re.search(rf"^(?:def |class )?{name}\b", source, re.MULTILINE), f"{path} has no {name}"
