@@ -4,23 +4,33 @@
 #   bash install.sh               install into the active environment, or into .venv if none is active
 #   bash install.sh quickstart    install, then pretrain, fine-tune and align a small Llama on stories, offline, on a CPU
 #   bash install.sh test          install the test extras, check the style, run the tests
+#   bash install.sh doctor        print what this machine has: Python, torch, device, compiler, memory, disk, accounts
 set -euo pipefail
 cd "$(dirname "$0")"
+activate=""  # what a person types to use .venv, where this script had to make one
 
-usage() { sed -n '2,6s/^# \{0,1\}//p' install.sh; }
+usage() { sed -n '2,7s/^# \{0,1\}//p' install.sh; }
 
+# Use the active environment, else .venv. conda's `base` is shared by all programs, so it counts as none.
 choose_python() {
-    if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        local found
-        found=$(command -v python3 || command -v python) || { echo "error: no python3 on the PATH: install Python 3.11 or newer" >&2; exit 2; }
-        [ -x .venv/bin/python ] || "$found" -m venv .venv
+    if [ -z "${VIRTUAL_ENV:-}" ] && { [ -z "${CONDA_PREFIX:-}" ] || [ "${CONDA_DEFAULT_ENV:-}" = base ]; }; then
+        local outer
+        outer=$(command -v python3 || command -v python) || {
+            echo "error: no python3 on the PATH: install Python 3.11, 3.12 or 3.13" >&2
+            exit 2
+        }
+        [ -x .venv/bin/python ] || "$outer" -m venv .venv
         PATH="$PWD/.venv/bin:$PATH"
+        export VIRTUAL_ENV="$PWD/.venv"
+        activate="source .venv/bin/activate"
     fi
-    python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        { echo "error: $(command -v python) is older than Python 3.11: activate a newer environment" >&2; exit 2; }
+    python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "error: $(command -v python) is older than Python 3.11: activate a newer environment" >&2
+        exit 2
+    }
 }
 
-# Whether all packages are there as pyproject.toml pins them: then no network is needed.
+# Check that all packages are installed as pyproject.toml pins them: then no network is needed.
 complete() {
     python - <<'END'
 import sys, tomllib
@@ -33,11 +43,18 @@ except PackageNotFoundError:
 END
 }
 
+# uv picks the build of torch for this machine; pip on Linux always brings the CUDA build.
 install() {
+    if command -v uv > /dev/null; then
+        echo "Installing with uv: about 0.5 GB to download without a GPU, about 3 GB with one."
+        uv pip install --quiet --torch-backend=auto "$1" && return
+        echo "uv failed; trying pip."
+    fi
+    echo "Installing with pip: up to 3 GB to download on Linux (torch with CUDA), 0.5 GB elsewhere."
     python -m pip install --quiet --disable-pip-version-check "$1"
 }
 
-# Train a preset, or go on with a run that was broken off.
+# Train a preset, or resume its run.
 stage() {
     local run=checkpoints/$1
     if [ -f "$run/latest" ]; then
@@ -61,7 +78,14 @@ quickstart() {
 }
 
 case "${1:-}" in
-    "") choose_python && install . && printf 'Installed. Next: bash install.sh quickstart\n' ;;
+    "")
+        choose_python
+        install .
+        echo "Installed."
+        [ -z "$activate" ] || printf 'All commands of the README want this first, in each new terminal:\n\n    %s\n\n' "$activate"
+        echo "Next: bash install.sh quickstart"
+        ;;
+    doctor) choose_python && python -m runtime.doctor ;;
     quickstart) choose_python && { complete || install .; } && quickstart ;;
     test) choose_python && install ".[test]" && ruff check . && python -m pytest "${@:2}" ;;
     *) usage >&2; exit 2 ;;
