@@ -16,7 +16,7 @@ from config import IGNORE
 
 
 class Row(NamedTuple):
-    """One row of T positions, as NumPy arrays; a field that a stage does not have is None.
+    """Row of T positions, as NumPy arrays; a field that a stage does not have is None.
 
     | field     | shape | dtype   | stages | meaning                                                         |
     |-----------|-------|---------|--------|-----------------------------------------------------------------|
@@ -82,7 +82,7 @@ class Batch(NamedTuple):
     reference: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device; copies to CUDA run beside the computation, from pinned memory."""
+        """Return the batch on a device; copies to CUDA go from pinned memory and do not block."""
         fields = {}
         for name, value in self._asdict().items():
             if isinstance(value, Tensor):
@@ -99,38 +99,54 @@ def collate(rows: list[Row], device: torch.device | None = None) -> Batch:
     labels = np.stack([row.labels for row in rows])  # B T
     doc_ids = np.stack([row.doc_ids for row in rows])  # B T
     loss_positions = np.flatnonzero(labels != IGNORE)  # N
-    has_pairs = rows[0].branches is not None
-    is_packed = (doc_ids != doc_ids[:, :1]).any()
 
     fields = {"tokens": tokens, "labels": labels}
-    pair_boundaries = None
 
     if len(loss_positions) < labels.size:
         fields["loss_positions"] = loss_positions
 
+    has_pairs = rows[0].branches is not None
     if has_pairs:
-        branches = np.stack([row.branches for row in rows])  # B T
-        fields["branches"] = branches
-        fields["positions"] = np.stack([row.positions for row in rows])  # B T
-        fields["reference"] = np.concatenate([row.reference for row in rows])  # 2P
+        fields |= _pair_fields(rows, doc_ids, loss_positions)
 
-        # Rows number their own pairs from 0; in the batch they follow each other.
-        pairs_per_row = [len(row.reference) // 2 for row in rows]
-        first_pair = np.cumsum([0, *pairs_per_row[:-1]])  # B
-        pair_of_token = doc_ids + first_pair[:, None]  # B T
-        completion_index = (2 * pair_of_token + branches - 1).ravel()[loss_positions]  # N
-        labels_per_pair = np.bincount(completion_index // 2, minlength=sum(pairs_per_row))  # P
-        fields["completion_index"] = completion_index
-        pair_boundaries = labels_per_pair.cumsum().tolist()
-
-    # Rows of one document each need neither: plain causal attention is faster.
-    if has_pairs or is_packed:
+    # Rows of one document each need neither ids nor segments: plain causal attention is faster.
+    if has_pairs or (doc_ids != doc_ids[:, :1]).any():
         fields["doc_ids"] = doc_ids
         fields["segments"] = attention_segments(doc_ids, fields.get("branches"))
 
-    tensors = {name: torch.from_numpy(array) for name, array in fields.items()}
-    batch = Batch(**tensors, pair_boundaries=pair_boundaries)
-    return batch.to(device) if device else batch
+    for name, value in fields.items():
+        if isinstance(value, np.ndarray):
+            fields[name] = torch.from_numpy(value)
+    batch = Batch(**fields)
+
+    if device is None:
+        return batch
+    return batch.to(device)
+
+
+def _pair_fields(rows: list[Row], doc_ids: np.ndarray, loss_positions: np.ndarray) -> dict[str, object]:
+    """Return the fields of a batch that preference pairs have alone."""
+    branches = np.stack([row.branches for row in rows])  # B T
+    positions = np.stack([row.positions for row in rows])  # B T
+    reference = np.concatenate([row.reference for row in rows])  # 2P
+
+    # doc_ids number the pairs of each row from 0. In the batch, they continue from row to row.
+    pairs_per_row = [len(row.reference) // 2 for row in rows]
+    first_pair = np.cumsum([0, *pairs_per_row[:-1]])  # B
+    pair_of_token = doc_ids + first_pair[:, None]  # B T
+
+    # Branch 1 is the chosen answer, branch 2 the rejected one; the prompt, branch 0, has no labels.
+    completion_of_token = 2 * pair_of_token + branches - 1  # B T
+    completion_index = completion_of_token.ravel()[loss_positions]  # N
+    labels_per_pair = np.bincount(completion_index // 2, minlength=sum(pairs_per_row))  # P
+
+    return {
+        "branches": branches,
+        "positions": positions,
+        "reference": reference,
+        "completion_index": completion_index,
+        "pair_boundaries": labels_per_pair.cumsum().tolist(),
+    }
 
 
 def attention_segments(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:

@@ -10,7 +10,8 @@ import torch
 from config import IGNORE
 from dataloader.batch import Batch, Row, collate
 
-GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # these two constants are SplitMix64's
+# The constants of SplitMix64.
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 MULTIPLIER = 0xBF58476D1CE4E5B9
 UINT64 = (1 << 64) - 1
 
@@ -18,7 +19,7 @@ UINT64 = (1 << 64) - 1
 class Rows(Protocol):
     """Rows of a prepared dataset by number: StreamRows, StreamValidation, PackedRows and PairRows."""
 
-    seed: int  # of the order, which the Loader draws
+    seed: int  # names the order in which a Loader reads the rows
 
     def __len__(self) -> int:
         """Return the number of rows in an epoch."""
@@ -133,7 +134,8 @@ def feistel_shuffle(n: int, size: int, key: int) -> int:
         left = n >> half
         right = n & mask
         for round_number in range(4):
-            # Each round has a key of its own: the key rotated by 16 more bits.
+            # Each round has a key of its own: the key rotated by 16 more bits. Bits past the 64th take part
+            # in the mix: to mask them here would change the row order of every run.
             shift = 16 * round_number
             round_key = (key >> shift) | (key << (64 - shift))
             left, right = right, left ^ (_splitmix64(right, round_key) & mask)
@@ -144,7 +146,7 @@ def feistel_shuffle(n: int, size: int, key: int) -> int:
 
 
 def _splitmix64(n: int, key: int) -> int:
-    """Return 32 mixed bits of n and a key: a round of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    """Return 32 mixed bits of n and a key: the first step of SplitMix64 (Steele et al., OOPSLA 2014)."""
     mixed = (n + 1) * GOLDEN_GAMMA + key
     mixed = (mixed ^ (mixed >> 29)) * MULTIPLIER
     return (mixed & UINT64) >> 32

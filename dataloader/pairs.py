@@ -28,12 +28,12 @@ class Pair:
 
     @property
     def size(self) -> int:
-        """Number of positions in a row: the last token of an answer is a label only."""
+        """Return the number of positions in a row: the last token of an answer is a label only."""
         return len(self.prompt_ids) + len(self.chosen[0]) - 1 + len(self.rejected[0]) - 1
 
     @property
     def differs(self) -> bool:
-        """False where both answers have the same tokens."""
+        """Return False if both answers have the same tokens."""
         return not np.array_equal(self.chosen[0], self.rejected[0])
 
 

@@ -1,4 +1,4 @@
-"""Batch: its tables and its worked example are what collate makes, and segments are those of the documents."""
+"""Batch: its tables and its worked example agree with collate, and segments with the documents."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Order and position: a shuffle that is a bijection, one order on any number of ranks, one integer to resume from."""
+"""Order and position: the shuffle is a bijection, ranks share one order, one integer is enough to resume."""
 
 from collections.abc import Callable
 

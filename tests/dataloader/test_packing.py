@@ -32,7 +32,7 @@ def test_first_fit_decreasing_is_the_textbooks(room: int, count: int) -> None:
 
 
 def check_truncation(answers: list[Document], room: int) -> list[Document]:
-    """Return what `truncate_to_context` leaves of answers to one prompt, after checking it against its rules."""
+    """Return answers to one prompt truncated, after checking them against the rules."""
     truncated = truncate_to_context(answers, room)
     starts = [len(mask) - int((~mask[::-1]).argmax()) for _, mask in answers]  # of the last responses
     longest = max(len(ids) - start for (ids, _), start in zip(answers, starts, strict=True))

@@ -1,4 +1,4 @@
-"""Rows of text and conversations: every token once an epoch, cuts that move, documents named, validation complete."""
+"""Rows of text and conversations: every token once an epoch, documents numbered, validation complete."""
 
 from collections.abc import Callable
 
@@ -148,7 +148,8 @@ def test_the_end_of_a_response_is_a_label_and_truncation_is_noted(
     ]
     rows = PackedRows(make_store([conversations], kind="instruct"), 16, seed=0)
     assert rows.notes == [
-        "2 of 3 conversations in the train set exceed --block_size 16 + 1 tokens and are truncated (prompt first)"
+        "2 of 3 conversations in the train set exceed --block_size 16 + 1 tokens and are truncated "
+        "(prompt first)"
     ]
     labels = np.concatenate([rows.at(index).labels for index in range(len(rows))])
     assert sorted(labels[labels != IGNORE].tolist()) == [*range(15, 19), *range(130, 134), *range(203, 217)]

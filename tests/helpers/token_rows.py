@@ -20,7 +20,7 @@ def token_conversation(start: int, prompt: int, response: int) -> Document:
 
 
 def unique_conversations(count: int) -> tuple[list[Document], np.ndarray]:
-    """Return conversations in which no id comes twice, some of several turns, and their ids with loss in order."""
+    """Return conversations without a repeated id, some of several turns, and their ids with loss in order."""
     random = np.random.default_rng(1)
     conversations = []
     start = 1
@@ -36,7 +36,7 @@ def unique_conversations(count: int) -> tuple[list[Document], np.ndarray]:
 
 
 def unique_pairs(count: int) -> list[tuple[Document, Document]]:
-    """Return pairs whose answers begin alike for 0 to 2 tokens; no id is in two pairs, nor twice in one answer."""
+    """Return pairs whose answers share 0 to 2 first tokens; no id is in two pairs, nor twice in an answer."""
     random = np.random.default_rng(2)
     pairs = []
     for number in range(count):
