@@ -25,7 +25,9 @@ import yaml
 from checkpoint import find_model, load_llama, load_model
 from config import ModelArgs, Parser, resolve
 from dataloader.batch import Batch
-from dataloader.loader import PackedRows, PairRows, StreamValidation, fixed_batches
+from dataloader.loader import fixed_batches
+from dataloader.pairs import PairRows
+from dataloader.rows import PackedRows, StreamValidation
 from dataprep.shards import TokenDataset, read_meta
 from generation.cpu_decoder import quantize
 from model import Llama

@@ -59,7 +59,7 @@ def train(run: Run) -> None:
             means = train_step(run.objective, run.wrapped, run.optimizers, run.scaler, run.loader, args, env)
         except NotFinite as error:
             means = error
-        first_row, progress.cursor = progress.cursor, run.loader.cursor
+        first_row, progress.cursor = progress.cursor, run.loader.rows_consumed
         progress.step, progress.tokens = progress.step + 1, progress.tokens + args.tokens_per_step
         if isinstance(means, NotFinite):
             if run.leave_out(means, first_row):
@@ -121,7 +121,7 @@ def train_step(
     """
     results = []
     for micro_step in range(args.gradient_accumulation_steps):
-        batch = loader.next().to(env.device)
+        batch = loader.next(env.device)
         with parallel.gradient_sync_context(model, last=micro_step == args.gradient_accumulation_steps - 1):
             with env.autocast():
                 loss, count, sums = objective(model, batch)

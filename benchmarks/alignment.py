@@ -29,7 +29,8 @@ def pair_rate(seconds: list[float], before: float = 0.0) -> Figures:
 
 def ours() -> Figures:
     """trainer.py's own step on packed pairs, after the reference pass."""
-    from dataloader.loader import Loader, PairRows
+    from dataloader.loader import Loader
+    from dataloader.pairs import PairRows
     from trainer import train_step
     from training.objectives import completion_logps, preference
     from training.reference_logps import make_table
@@ -40,13 +41,15 @@ def ours() -> Figures:
         at_a_time = max(1, round(len(rows) / STEPS))
 
         def reference() -> None:
-            rows.reference = make_table(
+            nonlocal rows
+            table = make_table(
                 Path(folder) / "reference.npy",
                 rows,
                 lambda batch: completion_logps(model, batch),
                 at_a_time,
                 env,
             )
+            rows = rows.with_reference(table)
 
         before, loader = timed(reference, 1)[0], Loader(rows, at_a_time, 0, 1)
         step = timed(

@@ -63,7 +63,8 @@ def our_model(stage: str) -> tuple:
 
 def ours() -> Figures:
     """trainer.py's own step on rows that are packed whole; 3 rows hold about 8 conversations."""
-    from dataloader.loader import Loader, PackedRows
+    from dataloader.loader import Loader
+    from dataloader.rows import PackedRows
     from trainer import train_step
     from training.objectives import next_token
 

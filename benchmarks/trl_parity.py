@@ -25,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import checkpoint
 from config import ModelArgs
 from dataloader.batch import Batch
-from dataloader.loader import PackedRows, PairRows, fixed_batches
+from dataloader.loader import fixed_batches
+from dataloader.pairs import PairRows
+from dataloader.rows import PackedRows
 from dataprep import conversations, sources
 from dataprep.documents import row_documents
 from dataprep.shards import ShardWriter, TokenDataset, id_dtype

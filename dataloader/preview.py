@@ -1,56 +1,83 @@
-"""A prepared row as a person can check it: what is learned in green, ends of text and cuts visible."""
+"""Preview of a prepared row: tokens with loss in green, the others gray, truncated parts marked in red."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-from dataloader.loader import truncate_to_context
+from dataloader.packing import truncate_to_context
 from dataprep.shards import TokenDataset, read_meta
 from runtime.errors import UserError
 from tokenizer import Tokenizer, load_tokenizer
 
-GREEN, GRAY, RED, PLAIN = "\x1b[32m", "\x1b[90m", "\x1b[31m", "\x1b[0m"
-WIDEST = 4096  # tokens of one text that are shown
+GREEN = "\x1b[32m"
+GRAY = "\x1b[90m"
+RED = "\x1b[31m"
+PLAIN = "\x1b[0m"
+
+MAX_SHOWN = 4096  # tokens of one text
 
 
 def show(folder: Path, split: str, row: int, block_size: int | None) -> str:
-    """Row `row`, from 1, of a split: a text, a conversation, or the answers of a pair. Raises UserError past the end.
+    """Return row `row`, from 1, of a split for a terminal: a text, a conversation, or both answers of a pair.
 
-    Learned tokens are green, the others gray; with a block_size, marks in red tell what training leaves out.
+    With a block_size, red marks stand where training truncates. Raises UserError past the last row.
     """
     meta = read_meta(folder)
-    store, tokenizer = TokenDataset(folder, split, meta), load_tokenizer(folder / "tokenizer")
-    names = ("chosen: ", "rejected: ") if meta["kind"] == "preference" else ("",)
-    rows = store.documents // len(names)
+    dataset = TokenDataset(folder, split, meta)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+
+    # Document 2i of preference data is the chosen, 2i + 1 the rejected answer of pair i.
+    labels = [""]
+    if meta["kind"] == "preference":
+        labels = ["chosen: ", "rejected: "]
+
+    rows = dataset.documents // len(labels)
     if row > rows:
-        raise UserError(f"--row {row}: the {split} set of {folder} has {rows:,} rows")
-    lines = [f"row {row:,} of {rows:,}, {split} set of {folder} ({meta['kind']})"]
-    texts = [store.document((row - 1) * len(names) + n) for n in range(len(names))]
-    places = [(np.arange(len(ids)), keep) for ids, keep in texts]
+        raise UserError(
+            f"--row {row}: the {split} set of {folder} has {rows:,} rows: choose a smaller number"
+        )
+
+    first = (row - 1) * len(labels)
+    documents = [dataset.document(first + number) for number in range(len(labels))]
+
+    # Truncate positions in place of ids, so that the tokens missing on either side can be counted.
+    kept = [(np.arange(len(ids)), loss_mask) for ids, loss_mask in documents]
     if block_size and meta["kind"] != "text":
-        places = truncate_to_context(places, block_size + 1)
-    for name, (ids, _), (left, keep) in zip(names, texts, places, strict=True):
-        left, keep = left[:WIDEST], keep[:WIDEST]
-        lines.append(f"{name}{len(ids):,} tokens, {int(keep.sum()):,} of those below learned")
-        lines.append(_cut(left[0]) + _painted(ids[left], keep, tokenizer) + _cut(len(ids) - 1 - left[-1]))
+        kept = truncate_to_context(kept, block_size + 1)
+
+    lines = [f"row {row:,} of {rows:,}, {split} set of {folder} ({meta['kind']})"]
+    for label, (ids, _), (positions, loss_mask) in zip(labels, documents, kept, strict=True):
+        positions = positions[:MAX_SHOWN]
+        loss_mask = loss_mask[:MAX_SHOWN]
+        before = int(positions[0])
+        after = len(ids) - 1 - int(positions[-1])
+
+        lines.append(f"{label}{len(ids):,} tokens, loss on {int(loss_mask.sum()):,} of those below")
+        lines.append(_gap(before) + _colored_text(ids[positions], loss_mask, tokenizer) + _gap(after))
     return "\n".join(lines)
 
 
-def _painted(ids: np.ndarray, keep: np.ndarray, tokenizer: Tokenizer) -> str:
-    """The text of ids (T,), run by run of what is learned and what is not."""
-    runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(keep)) + 1)
-    return "".join(
-        _colored(
-            tokenizer.hf.decode(ids[run].tolist(), skip_special_tokens=False), GREEN if keep[run[0]] else GRAY
-        )
-        for run in runs
-    )
+def _colored_text(ids: np.ndarray, loss_mask: np.ndarray, tokenizer: Tokenizer) -> str:
+    """Return the text of ids (T,), colored by the loss mask (T,)."""
+    changes = np.flatnonzero(np.diff(loss_mask)) + 1
+    text = ""
+    for stretch in np.split(np.arange(len(ids)), changes):
+        color = GREEN if loss_mask[stretch[0]] else GRAY
+        decoded = tokenizer.hf.decode(ids[stretch].tolist(), skip_special_tokens=False)
+        text += _colored(decoded, color)
+    return text
 
 
-def _cut(tokens: int) -> str:
-    return _colored(f"[... {tokens:,} tokens ...]", RED) if tokens else ""
+def _gap(tokens: int) -> str:
+    """Return the red mark of tokens that are not shown, nothing for none."""
+    if tokens == 0:
+        return ""
+    return _colored(f"[... {tokens:,} tokens ...]", RED)
 
 
 def _colored(text: str, color: str) -> str:
-    return text if "NO_COLOR" in os.environ else color + text + PLAIN
+    """Return a text in a color, or plain where NO_COLOR is set."""
+    if "NO_COLOR" in os.environ:
+        return text
+    return color + text + PLAIN

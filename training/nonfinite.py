@@ -70,6 +70,7 @@ def where(fault: NotFinite, loader: Loader, first: int, env: DistributedEnv) -> 
         for rank, micro_steps in enumerate(gather_objects(fault.micro_steps))
         for i in micro_steps
     ]
-    rows = [f"{loader.number(place)} to {loader.number(place + size - 1)}" for place in sorted(places)]
+    rows = [f"{loader.row_index(place)} to {loader.row_index(place + size - 1)}" for place in sorted(places)]
     blamed = f", not finite in rows {', '.join(rows)}" if rows else ", with a finite loss in each micro-batch"
-    return f"{fault} in rows {loader.number(first)} to {loader.number(loader.cursor - 1)}{blamed}"
+    last = loader.row_index(loader.rows_consumed - 1)
+    return f"{fault} in rows {loader.row_index(first)} to {last}{blamed}"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataloader.batch import Batch, collate
-from dataloader.loader import PairRows
+from dataloader.pairs import PairRows
 from runtime.checksums import sha256_of
 from runtime.distributed import DistributedEnv, all_reduce_sum, barrier
 from runtime.errors import UserError
@@ -73,7 +73,7 @@ def make_table(
     batches = range(env.rank * batch_size, len(rows), batch_size * env.world_size)
     for first in tqdm(
         batches,
-        desc=f"reference of the {rows.store.split} set",
+        desc=f"reference of the {rows.dataset.split} set",
         unit=" batches",
         disable=not env.is_main_process,
         mininterval=0.2 if sys.stderr.isatty() else 10,

@@ -15,16 +15,9 @@ from tqdm import tqdm
 
 import checkpoint
 from config import ModelArgs, resolve
-from dataloader.loader import (
-    FixedRows,
-    Loader,
-    PackedRows,
-    PairRows,
-    Rows,
-    StreamRows,
-    StreamValidation,
-    fixed_batches,
-)
+from dataloader.loader import Loader, Rows, fixed_batches
+from dataloader.pairs import PairRows
+from dataloader.rows import PackedRows, StreamRows, StreamValidation
 from dataprep.shards import SPLITS, TokenDataset, read_meta, verify_dataset
 from generation.generate import generate, sampling_params
 from model import Llama
@@ -53,7 +46,7 @@ class Stage:
     name: str
     kind: str
     rows: Callable[[TokenDataset, int, int], Rows]
-    fixed_rows: Callable[[TokenDataset, int, int], FixedRows]
+    fixed_rows: Callable[[TokenDataset, int, int], Rows]
     objective: Callable[[ModelArgs], Objective]
     prepare: Callable[["Run"], None]
 
@@ -156,7 +149,7 @@ class Run:
         long = self.peak and plan.expected_seconds(self.args, env, remaining, self.peak) > PROBE_SECONDS
         asked = self.args.compile
         self.may_compile = (env.device.type == "cuda" or bool(long)) if asked is None else asked
-        train, val = self.rows.store, self.val_rows.store
+        train, val = self.rows.dataset, self.val_rows.dataset
         head = [
             f"{self.stage.name} on {self.args.dataset} ({len(train):,} tokens, {train.documents:,} documents; "
             f"validation {len(val):,} tokens) -> {self.folder}"
@@ -217,7 +210,7 @@ class Run:
     def faster(self, compiled: nn.Module) -> bool:
         """Whether a compiled micro-batch takes less time than a plain one, all ranks together."""
         env, best = self.env, {}
-        batch = Loader(self.rows, self.args.micro_batch_size, env.rank, env.world_size).next().to(env.device)
+        batch = Loader(self.rows, self.args.micro_batch_size, env.rank, env.world_size).next(env.device)
         for model in (compiled, self.model):
             for _ in range(4):  # the first compiles and warms up
                 t0 = time.perf_counter()
@@ -284,12 +277,12 @@ class Run:
             tqdm.write(said, sys.stderr)
         if self.skips.in_a_row < self.args.skip_limit:
             return False
-        source = self.skips.rollback_target(self.folder, self.loader.cursor, "a smaller --max_lr")
+        source = self.skips.rollback_target(self.folder, self.loader.rows_consumed, "a smaller --max_lr")
         checkpoint.verify_checkpoint(source, resumed=True)
         parallel.load_full_state_dict(self.model, checkpoint.read_weights(source, self.model))
         training_state.restore(source, self.model, self.optimizers, self.scaler, self.env)
         vars(self.progress).update(vars(training_state.load_state(source)[0]))
-        self.loader.cursor = self.progress.cursor
+        self.loader.rows_consumed = self.progress.cursor
         if self.env.is_main_process:
             tqdm.write(f"back to {source.name}; the rows of these steps are passed over", sys.stderr)
         return True
@@ -354,6 +347,7 @@ def attach_reference_logps(run: Run) -> None:
         )
         run.start["reference_dtype"] = str(env.dtype).removeprefix("torch.")
     run.model.eval()
+    tables = []
     for split, rows in zip(SPLITS, (run.rows, run.val_rows), strict=True):
         path = table_path(run.dataset, run.start["reference"], split)
         if run.progress.step and not path.is_file():
@@ -361,9 +355,13 @@ def attach_reference_logps(run: Run) -> None:
                 f"the reference log-probs of this run are gone ({path}): start it again with --init_from "
                 f"{training_state.initial_weights_folder(run.source, run.start)}"
             )
-        rows.reference = make_table(
-            path, rows, lambda batch: completion_logps(run.model, batch), args.micro_batch_size, env
+        tables.append(
+            make_table(
+                path, rows, lambda batch: completion_logps(run.model, batch), args.micro_batch_size, env
+            )
         )
+    run.rows = run.rows.with_reference(tables[0])
+    run.val_rows = run.val_rows.with_reference(tables[1])
     if not run.progress.step:
         batches = fixed_batches(
             run.rows, args.micro_batch_size, env.rank, env.world_size, limit=args.micro_batch_size

@@ -1,4 +1,4 @@
-"""A prepared row as it is shown: the whole text, what is learned apart, ends and cuts visible."""
+"""Preview of a prepared row: complete text, loss in green, ends and truncation visible."""
 
 import re
 from pathlib import Path
@@ -28,53 +28,61 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def runs(shown: str) -> list[tuple[str, str]]:
-    """(color, text) of each painted run."""
+def colored_parts(shown: str) -> list[tuple[str, str]]:
+    """Return (color, text) of each colored part."""
     return re.findall(r"(\x1b\[\d\dm)(.*?)\x1b\[0m", shown, re.DOTALL)
 
 
 def plain(shown: str) -> str:
+    """Return the text without its colors."""
     return re.sub(r"\x1b\[\d+m", "", shown)
 
 
-def test_learned_tokens_are_green_and_the_others_gray(data: Path) -> None:
+def test_tokens_with_loss_are_green_and_the_others_gray(data: Path) -> None:
     shown = show(data / "instruct", "train", 1, None)
     assert shown.startswith(
-        f"row 1 of 2, train set of {data / 'instruct'} (instruct)\n66 tokens, 10 of those below"
+        f"row 1 of 2, train set of {data / 'instruct'} (instruct)\n66 tokens, loss on 10 of those below"
     )
-    assert runs(shown) == [
+    assert colored_parts(shown) == [
         (GRAY, "### Instruction:\nAdd\n\n### Input:\n1 and 2\n\n### Response:\n"),
         (GREEN, f"It is 3é{EOS}"),
     ]
-    colors = [color for color, _ in runs(show(data / "instruct", "train", 2, None))]
+    colors = [color for color, _ in colored_parts(show(data / "instruct", "train", 2, None))]
     assert colors == [GRAY, GREEN, GRAY, GREEN]
 
 
 def test_every_kind_and_split_is_shown(data: Path) -> None:
-    assert runs(show(data / "text", "train", 2, None)) == [(GREEN, f"two{EOS}")]
-    assert runs(show(data / "text", "val", 1, 2)) == [(GREEN, f"three{EOS}")]  # texts are not cut to fit
+    assert colored_parts(show(data / "text", "train", 2, None)) == [(GREEN, f"two{EOS}")]
+    assert colored_parts(show(data / "text", "val", 1, 2)) == [
+        (GREEN, f"three{EOS}")
+    ]  # texts are not truncated
     assert "row 1 of 1, val set" in show(data / "instruct", "val", 1, None)
     shown = show(data / "preference", "train", 1, None)
     prompt = (GRAY, "### Instruction:\nSay hi to all of them\n\n### Response:\n")
-    assert "\nchosen: 58 tokens, 4 " in shown and "\nrejected: 68 tokens, 14 " in shown
-    assert runs(shown) == [prompt, (GREEN, f"Hi!{EOS}"), prompt, (GREEN, f"Why should I?{EOS}")]
+    assert "\nchosen: 58 tokens, loss on 4 " in shown
+    assert "\nrejected: 68 tokens, loss on 14 " in shown
+    assert colored_parts(shown) == [prompt, (GREEN, f"Hi!{EOS}"), prompt, (GREEN, f"Why should I?{EOS}")]
 
 
-def test_what_a_context_leaves_out_is_marked(data: Path) -> None:
-    whole = show(data / "instruct", "train", 1, 70)
-    assert RED not in whole and whole == show(data / "instruct", "train", 1, None)
-    shown = show(
-        data / "instruct", "train", 1, 40
-    )  # 41 tokens and labels: ten of the response, 31 of the prompt
-    assert runs(shown)[0] == (RED, "[... 25 tokens ...]") and runs(shown)[-1] == (GREEN, f"It is 3é{EOS}")
-    assert runs(shown)[1] == (GRAY, " Input:\n1 and 2\n\n### Response:\n")
-    shown = show(data / "preference", "train", 1, 15)  # 16 = 8 of the prompt, and 8 of the longer answer
-    assert [text for color, text in runs(shown) if color == RED] == [
+def test_truncation_is_marked(data: Path) -> None:
+    complete = show(data / "instruct", "train", 1, 70)
+    assert RED not in complete
+    assert complete == show(data / "instruct", "train", 1, None)
+
+    # 41 tokens and labels: ten of the response, 31 of the prompt.
+    shown = show(data / "instruct", "train", 1, 40)
+    assert colored_parts(shown)[0] == (RED, "[... 25 tokens ...]")
+    assert colored_parts(shown)[-1] == (GREEN, f"It is 3é{EOS}")
+    assert colored_parts(shown)[1] == (GRAY, " Input:\n1 and 2\n\n### Response:\n")
+
+    # 16 = 8 of the prompt, and 8 of the longer answer.
+    shown = show(data / "preference", "train", 1, 15)
+    assert [text for color, text in colored_parts(shown) if color == RED] == [
         "[... 46 tokens ...]",
         "[... 46 tokens ...]",
         "[... 6 tokens ...]",
     ]
-    assert [text for color, text in runs(shown) if color == GREEN] == [f"Hi!{EOS}", "Why shou"]
+    assert [text for color, text in colored_parts(shown) if color == GREEN] == [f"Hi!{EOS}", "Why shou"]
 
 
 def test_without_colors_the_text_is_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

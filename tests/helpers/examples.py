@@ -178,13 +178,13 @@ def plant(bad, taken=None):
         real, own = run.next_token, []
 
         class Noting(Loader):
-            def next(self):
-                first = self.cursor + self.rank * self.batch_size
-                own[:] = [self.number(n) for n in range(first, first + self.batch_size)]
+            def next(self, device=None):
+                first = self.rows_consumed + self.rank * self.batch_size
+                own[:] = [self.row_index(n) for n in range(first, first + self.batch_size)]
                 if taken:
                     with open(taken, "a") as file:
                         file.write(json.dumps(own) + "\n")
-                return super().next()
+                return super().next(device)
 
         def objective(model, batch):
             loss, count, sums = real(model, batch)

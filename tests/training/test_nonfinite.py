@@ -118,8 +118,8 @@ def test_a_run_that_cannot_be_cured_stops_with_one_line(folder, bad, said):
 
 
 def test_positions_after_what_is_left_out_are_whole_on_any_split():
-    loader = Loader(None, 4, 0, 1, left_out=[[16, 16], [20, 5]])
-    rows = [loader.number(n) for n in range(100)]
+    loader = Loader(range(100), 4, 0, 1, skipped_ranges=[[16, 16], [20, 5]])
+    rows = [loader.row_index(n) for n in range(100)]
     assert rows[:16] == list(range(16)) and rows[16:20] == [32, 33, 34, 35]
     assert rows[20] == 41 and len(set(rows)) == 100
     assert set(range(121)) - set(rows) == {*range(16, 32), *range(36, 41)}

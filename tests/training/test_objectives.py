@@ -16,7 +16,9 @@ from toy import toy_rows, write_rows
 from checkpoint import hf_config
 from config import IGNORE, ModelArgs
 from dataloader.batch import Batch, collate
-from dataloader.loader import Loader, PackedRows, PairRows, fixed_batches
+from dataloader.loader import Loader, fixed_batches
+from dataloader.pairs import PairRows
+from dataloader.rows import PackedRows
 from dataprep.shards import TokenDataset, read_meta
 from model import Llama
 from runtime.distributed import DistributedEnv
@@ -360,8 +362,8 @@ def test_packed_pairs_have_the_loss_of_each_answer_alone(
     monkeypatch.setattr(chunked_loss, "ROWS", 50)  # so that a batch is several parts
     monkeypatch.setattr(chunked_loss, "LOGITS", 1)
     rows, reference = pairs
-    theirs, policy = plain_logps(ours, rows.store, len(PREFERRING))
-    frozen = plain_logps(reference, rows.store, len(PREFERRING))[1].detach()
+    theirs, policy = plain_logps(ours, rows.dataset, len(PREFERRING))
+    frozen = plain_logps(reference, rows.dataset, len(PREFERRING))[1].detach()
     assert (policy - frozen).abs().min() > 1e-3
     torch.testing.assert_close(torch.from_numpy(rows.reference), frozen, rtol=1e-5, atol=1e-4)
     batches = list(fixed_batches(rows, 2, 0, 1))
@@ -374,7 +376,7 @@ def test_packed_pairs_have_the_loss_of_each_answer_alone(
     ratios = policy - frozen
     if args.dpo_loss == "ipo":
         learned = torch.tensor(
-            [int(rows.store.document(n)[1].sum()) for n in range(2 * len(PREFERRING))]
+            [int(rows.dataset.document(n)[1].sum()) for n in range(2 * len(PREFERRING))]
         ).view(-1, 2)
         margins = (ratios / learned).diff().neg()
         plain = ((margins - 1 / (2 * args.beta)) ** 2).mean()
@@ -447,7 +449,9 @@ def test_neither_padding_nor_neighbours_matter(ours: Llama, pairs: tuple[PairRow
     assert (~same).sum() == 2 * len(rows)
     counts = lengths(whole).long().tolist()
     order = np.concatenate(rows.members)
-    assert counts == [int(rows.store.document(2 * pair + side)[1].sum()) for pair in order for side in (0, 1)]
+    assert counts == [
+        int(rows.dataset.document(2 * pair + side)[1].sum()) for pair in order for side in (0, 1)
+    ]
     assert objective(ours, whole)[1] == len(order)
 
 

@@ -10,7 +10,7 @@ from toy import toy_rows, write_rows
 
 from config import ModelArgs
 from dataloader.batch import Batch, collate
-from dataloader.loader import PairRows
+from dataloader.pairs import PairRows
 from dataprep.shards import TokenDataset, read_meta
 from model import Llama
 from runtime.distributed import DistributedEnv
@@ -61,7 +61,7 @@ def test_a_table_holds_each_pair_under_the_model(
     assert table.shape == (23, 2) and table.dtype == np.float32 and len(calls) == -(-len(rows) // 3) > 1
     for pair in range(22):
         for side in range(2):
-            ids, keep = rows.store.document(2 * pair + side)
+            ids, keep = rows.dataset.document(2 * pair + side)
             with torch.no_grad():
                 logps = model(torch.from_numpy(ids)[None])[0].log_softmax(-1)
             alone = sum(logps[place - 1, ids[place]].item() for place in np.flatnonzero(keep))
@@ -72,8 +72,7 @@ def test_a_table_holds_each_pair_under_the_model(
         raise AssertionError("it is known already")
 
     assert np.array_equal(make_table(path, rows, never, 3, env), table)
-    rows.reference = table
-    batch = collate([rows.at(0)])
+    batch = collate([rows.with_reference(table).at(0)])
     assert np.array_equal(batch.reference.view(-1, 2), table[rows.members[0]])
 
 
