@@ -9,7 +9,7 @@ from pathlib import Path
 
 import views
 from loss_curves import loss_curves
-from replies import PAGE_STAGES, Reply, StageModels, check_prompt
+from replies import PAGE_STAGES, StageModels, check_prompt
 from sampling_form import args_from_form
 from streams import step_together, throttle
 from votes import Comparison, append_vote
@@ -194,10 +194,10 @@ class PageHandlers:
             args = args_from_form(self.models.args, values)
             messages = [{"role": "user", "content": prompt}]
 
-            reply: Reply
             for reply in throttle(self.models.stream_reply(stage, messages, args)):
                 yield views.growing_text(prompt, reply.text), views.note(reply.summary)
 
+            # The last reply is the complete one.
             tokens = self.models.token_probs(stage, reply)
             yield views.colored_tokens(prompt, tokens), views.note(reply.summary)
         except UserError as error:
