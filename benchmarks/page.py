@@ -113,7 +113,7 @@ def figures(results: list[dict]) -> dict:
             "median": round(statistics.median(waits), 2),
             "last": round(max(waits), 2),
         },
-        "turn_s": round(statistics.median(durations), 2),
+        "reply_s": round(statistics.median(durations), 2),
         "next_begins_after_s": [round(min(gaps), 3), round(max(gaps), 3)],
     }
 

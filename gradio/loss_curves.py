@@ -18,12 +18,7 @@ def loss_curves(runs: Iterable[tuple[str, Sequence[dict]]]) -> str:
 
 def loss_curve(name: str, rows: Sequence[dict]) -> str:
     """Return training and validation loss of a run over its tokens as a figure."""
-    curves = {}  # split -> [(tokens, loss), ...]
-    for split in SPLIT_NAMES:
-        curve = [(row["tokens"], row["loss"]) for row in rows if row["split"] == split]
-        if curve:
-            curves[split] = curve
-
+    curves = _points_by_split(rows)
     if not curves:
         return f'<figure class="curve"><figcaption>{escape(name)}: no measurements</figcaption></figure>'
 
@@ -55,3 +50,13 @@ def loss_curve(name: str, rows: Sequence[dict]) -> str:
         f'<div class="axis"><span>{max_loss:.2f} to {min_loss:.2f}</span>'
         f"<span>{max_tokens / 1e6:.2f}M tokens</span></div></figure>"
     )
+
+
+def _points_by_split(rows: Sequence[dict]) -> dict[str, list[tuple[int, float]]]:
+    """Return the points (tokens, loss) of each split that has some."""
+    curves = {}
+    for split in SPLIT_NAMES:
+        points = [(row["tokens"], row["loss"]) for row in rows if row["split"] == split]
+        if points:
+            curves[split] = points
+    return curves

@@ -10,7 +10,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class Card:
-    """One reply beside others: title, a line of detail, the prompt that it continues, whether it was chosen."""
+    """Reply beside others: title, a line of detail, text, the prompt that it continues, and if it was chosen."""
 
     title: str
     detail: str
