@@ -1,8 +1,8 @@
-"""Twenty people at the page at once, one model on a CPU: who fails, how long each waits, what memory does.
+"""Load test of the demo page: 20 visitors at once, one model on a CPU; failures, waits and memory.
 
     python benchmarks/page.py --save_checkpoint_dir checkpoints [--clients 20] [--rounds 3]      prints one JSON line
 
-Starts gradio/app.py on this machine, sends to it alone, and ends it. A round is one reply for each client.
+Starts gradio/app.py on this machine, sends requests to it alone, and stops it. A round is one reply for each client.
 """
 
 import argparse
@@ -26,70 +26,67 @@ SAMPLING = (0.8, 50, 1.0, 0.0, 1.0, 0.0)  # temperature, top_k, top_p, min_p and
 
 
 @contextlib.contextmanager
-def served(checkpoints: str | Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The page, started for these runs on a free port of this machine: its address and its process."""
+def serve_page(checkpoints: str | Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Start the page for these runs on a free port; yield its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    votes = tempfile.TemporaryDirectory()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            ROOT / "gradio" / "app.py",
-            "--server_port",
-            str(port),
-            "--device",
-            "cpu",
-            "--save_checkpoint_dir",
-            checkpoints,
-            "--votes",
-            f"{votes.name}/votes.jsonl",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        address = process.stdout.readline().split()[0]
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            time.sleep(0.1)
-        yield address, process
-    finally:
-        process.terminate()
-        process.wait(20)
-        votes.cleanup()
+
+    with tempfile.TemporaryDirectory() as votes_folder:
+        command = [sys.executable, ROOT / "gradio" / "app.py"]
+        command += ["--server_port", str(port), "--device", "cpu"]
+        command += ["--save_checkpoint_dir", checkpoints, "--votes", f"{votes_folder}/votes.jsonl"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            address = process.stdout.readline().split()[0]
+            wait_for_server(address)
+            yield address, process
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
-def memory(process: subprocess.Popen) -> float:
-    """Resident memory of a process in MiB."""
+def wait_for_server(address: str, seconds: float = 60) -> None:
+    """Wait until a server answers, or until the time is over: then the first request reports the error."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        time.sleep(0.1)
+
+
+def resident_mib(process: subprocess.Popen) -> float:
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    kib = int(status.split("VmRSS:")[1].split()[0])
+    return kib / 1024
 
 
-def ask(client: Client, seed: int, max_length: int, start: threading.Barrier, results: list[dict]) -> None:
-    """One reply, streamed; appends when it was sent, began, ended, and what went wrong."""
+def request_reply(
+    client: Client, seed: int, max_length: int, start: threading.Barrier, results: list[dict]
+) -> None:
+    """Stream one reply; append the times at which it was sent, began and ended, and the error if there is one."""
     start.wait(60)
     result = {"sent": time.perf_counter(), "error": None}
     try:
-        for _ in client.submit(
+        updates = client.submit(
             "Once upon a time", "pretrained", max_length, *SAMPLING, seed, api_name="/look"
-        ):
+        )
+        for _ in updates:
             result.setdefault("first", time.perf_counter())
         result["end"] = time.perf_counter()
-    except Exception as error:  # whatever a client meets is a figure here
+    except Exception as error:  # any error of a client is a result of the load test
         result["error"] = repr(error)
     results.append(result)
 
 
-def one_round(clients: list[Client], max_length: int = 100) -> list[dict]:
-    """All clients ask at the same moment."""
+def run_round(clients: list[Client], max_length: int = 100) -> list[dict]:
+    """Send one request from each client at the same moment; return their results."""
     results: list[dict] = []
     start = threading.Barrier(len(clients))
     threads = [
-        threading.Thread(target=ask, args=(client, seed, max_length, start, results))
+        threading.Thread(target=request_reply, args=(client, seed, max_length, start, results))
         for seed, client in enumerate(clients)
     ]
     for thread in threads:
@@ -100,25 +97,29 @@ def one_round(clients: list[Client], max_length: int = 100) -> list[dict]:
 
 
 def figures(results: list[dict]) -> dict:
-    """Failures, waits to the first token, and how soon after one reply's end the next one began."""
-    done = sorted((result for result in results if "end" in result), key=lambda result: result["first"])
+    """Return failures, waits for the first token, and the gap between the end of a reply and the next first token."""
+    done = [result for result in results if "end" in result]
+    done.sort(key=lambda result: result["first"])
+
     waits = [result["first"] - result["sent"] for result in done]
+    durations = [result["end"] - result["first"] for result in done]
     gaps = [later["first"] - earlier["end"] for earlier, later in zip(done, done[1:], strict=False)]
+    errors = {result["error"] for result in results if result["error"]}
     return {
         "failures": len(results) - len(done),
-        "errors": sorted({r["error"] for r in results if r["error"]}),
+        "errors": sorted(errors),
         "first_token_s": {
             "first": round(min(waits), 2),
             "median": round(statistics.median(waits), 2),
             "last": round(max(waits), 2),
         },
-        "turn_s": round(statistics.median(result["end"] - result["first"] for result in done), 2),
+        "reply_s": round(statistics.median(durations), 2),
         "next_begins_after_s": [round(min(gaps), 3), round(max(gaps), 3)],
     }
 
 
 def main() -> None:
-    """Start the page, measure, end it."""
+    """Start the page, measure, print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -126,16 +127,19 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    with served(args.save_checkpoint_dir) as (address, process):
+
+    with serve_page(args.save_checkpoint_dir) as (address, process):
         clients = [Client(address, verbose=False) for _ in range(args.clients)]
-        ask(clients[0], 0, 100, threading.Barrier(1), [])  # loads the model
-        resident, rounds = [memory(process)], []
+        # The first request loads the model and is not measured.
+        request_reply(clients[0], 0, 100, threading.Barrier(1), [])
+
+        memory = [round(resident_mib(process))]
+        rounds = []
         for _ in range(args.rounds):
-            rounds.append(figures(one_round(clients)))
-            resident.append(memory(process))
-    print(
-        json.dumps({"clients": args.clients, "rounds": rounds, "resident_mib": [round(m) for m in resident]})
-    )
+            rounds.append(figures(run_round(clients)))
+            memory.append(round(resident_mib(process)))
+
+    print(json.dumps({"clients": args.clients, "rounds": rounds, "resident_mib": memory}))
 
 
 if __name__ == "__main__":

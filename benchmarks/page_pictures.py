@@ -1,4 +1,4 @@
-"""Pictures of the page's three tabs, from the newest runs: images/page_chat.png, page_compare.png, page_look.png.
+"""Pictures of the page's three tabs with the newest runs: images/page_{chat,compare,look}.png.
 
 python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt "..."]      needs Chromium
 """
@@ -6,36 +6,58 @@ python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt
 import argparse
 import shutil
 
-from page import ROOT, served
+from page import ROOT, serve_page
 from playwright.sync_api import Browser, Page, sync_playwright
 
-CHAT = ("What is the opposite of big?", "Write a story about Tom and a bell.")
+IMAGES = ROOT / "images"
+MESSAGES = ("What is the opposite of big?", "Write a story about Tom and a bell.")
 
-# Opens the token whose probability is nearest to two fifths: there the model had a choice.
-UNDECIDED = """() => {
-    const far = token => Math.abs(token.style.getPropertyValue("--p") - 0.4);
-    [...document.querySelectorAll("button.token")].sort((a, b) => far(a) - far(b))[0].focus({preventScroll: true});
+# Opens the token whose probability is nearest to 40 %: there the model had a choice.
+FOCUS_UNSURE_TOKEN = """() => {
+    const distance = token => Math.abs(token.style.getPropertyValue("--p") - 0.4);
+    const tokens = [...document.querySelectorAll("button.token")];
+    tokens.sort((a, b) => distance(a) - distance(b))[0].focus({preventScroll: true});
 }"""
 
 
-def open_page(browser: Browser, address: str, scheme: str) -> Page:
-    """The page in a window of its own, with its settings for a small model."""
+def open_page(browser: Browser, address: str, color_scheme: str) -> Page:
+    """Open the page in a new window, with sampling settings for a small model."""
     page = browser.new_page(
-        viewport={"width": 1180, "height": 760}, device_scale_factor=1.5, color_scheme=scheme
+        viewport={"width": 1180, "height": 760}, device_scale_factor=1.5, color_scheme=color_scheme
     )
     page.goto(address)
     page.get_by_text("model.").first.wait_for()
-    for name, value in (("max_length", 220), ("temperature", 0.3)):
-        page.get_by_role("spinbutton", name=name).fill(str(value))
+    page.get_by_role("spinbutton", name="max_length").fill("220")
+    page.get_by_role("spinbutton", name="temperature").fill("0.3")
     return page
 
 
-def ask(page: Page, box: str, text: str, button: str) -> None:
-    """Write into a box, press its button, wait for the whole reply."""
+def send(page: Page, box: str, text: str, button: str) -> None:
+    """Write into a box, press its button and wait for the complete reply."""
     page.get_by_role("textbox", name=box).fill(text)
     page.get_by_role("button", name=button, exact=True).click()
     page.get_by_role("button", name="Stop").wait_for()
     page.get_by_role("button", name="Stop").wait_for(state="hidden")
+
+
+def take_pictures(browser: Browser, address: str, prompt: str, choice: str) -> None:
+    """Use each tab like a visitor and save a picture of it."""
+    page = open_page(browser, address, "light")
+    for message in MESSAGES:
+        send(page, "Message", message, "Send")
+    page.screenshot(path=IMAGES / "page_chat.png")
+
+    page.get_by_role("tab", name="Compare").click()
+    send(page, "Prompt", prompt, "Compare")
+    page.get_by_role("button", name=f"{choice} is better").click()
+    page.get_by_text("Rows added").wait_for()
+    page.screenshot(path=IMAGES / "page_compare.png", full_page=True)
+
+    page = open_page(browser, address, "dark")
+    page.get_by_role("tab", name="Look inside").click()
+    send(page, "Text", prompt, "Look")
+    page.evaluate(FOCUS_UNSURE_TOKEN)
+    page.screenshot(path=IMAGES / "page_look.png", full_page=True)
 
 
 def main() -> None:
@@ -44,25 +66,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--save_checkpoint_dir", default=ROOT / "checkpoints")
-    parser.add_argument("--prompt", default=CHAT[1], help="for the tabs that compare and look inside")
-    parser.add_argument("--choice", default="A", help="the reply that is voted for")
+    parser.add_argument("--prompt", default=MESSAGES[1], help="for the tabs Compare and Look inside")
+    parser.add_argument("--choice", default="A", help="the reply that gets the vote")
     args = parser.parse_args()
-    with served(args.save_checkpoint_dir) as (address, _), sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = open_page(browser, address, "light")
-        for message in CHAT:
-            ask(page, "Message", message, "Send")
-        page.screenshot(path=ROOT / "images" / "page_chat.png")
-        page.get_by_role("tab", name="Compare").click()
-        ask(page, "Prompt", args.prompt, "Compare")
-        page.get_by_role("button", name=f"{args.choice} is better").click()
-        page.get_by_text("Rows added").wait_for()
-        page.screenshot(path=ROOT / "images" / "page_compare.png", full_page=True)
-        page = open_page(browser, address, "dark")
-        page.get_by_role("tab", name="Look inside").click()
-        ask(page, "Text", args.prompt, "Look")
-        page.evaluate(UNDECIDED)
-        page.screenshot(path=ROOT / "images" / "page_look.png", full_page=True)
+
+    with serve_page(args.save_checkpoint_dir) as (address, _), sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        take_pictures(browser, address, args.prompt, args.choice)
         browser.close()
 
 

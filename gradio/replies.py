@@ -1,18 +1,15 @@
-"""What the demo page works with: the newest model of each stage, replies as they grow, probabilities, votes; no page.
+"""Models of the three stages and their replies: loading, streaming, and the probability of each token.
 
-Models are loaded on first use and kept; where a newer run or step has appeared, it takes the older one's place.
+A model is loaded on first use and kept. If a newer run or step appears, the next request loads that one instead.
 """
 
 import contextlib
-import json
-import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
@@ -22,129 +19,152 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from tokenizer import Tokenizer
 
-Item = TypeVar("Item")
-PROMPT_LIMIT = 8_000  # characters
-BY_ITSELF = "ended by itself"
+MAX_PROMPT_CHARS = 8_000
+ENDED_WITH_EOS = "ended with EOS"
 
 
-class Stage(NamedTuple):
-    """A stage of training on the page: its title, and whether its models answer or continue."""
+class PageStage(NamedTuple):
+    """Training stage on the page: its title, and whether its models answer (instruct) or continue a text."""
 
     title: str
     instruct: bool
 
 
-STAGES = {"pretrained": Stage("Pretrained", False), "sft": Stage("SFT", True), "dpo": Stage("DPO", True)}
+PAGE_STAGES = {
+    "pretrained": PageStage("Pretrained", instruct=False),
+    "sft": PageStage("SFT", instruct=True),
+    "dpo": PageStage("DPO", instruct=True),
+}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply so far: its text, the prompt's ids and its own, seconds to the first token and in all, what ended it.
+    """Reply so far: text, token ids, seconds to the first token and in total, and why it ended (None: not yet).
 
-    `dropped` are the turns of the conversation that had to be left out, the oldest ones.
+    `dropped_turns` counts the oldest turns of the conversation that did not fit the context.
     """
 
     text: str
-    prompt: list[int]
-    ids: list[int]
-    first: float
+    prompt_ids: list[int]
+    output_ids: list[int]
+    first_token_seconds: float
     seconds: float
-    dropped: int = 0
-    ended: str | None = None
+    dropped_turns: int = 0
+    end_reason: str | None = None
 
     @property
     def summary(self) -> str:
-        """What is known of it, in a line; the speed leaves out the wait for the first token."""
-        known = [f"{len(self.ids)} tokens"]
-        if len(self.ids) > 1:
-            known.append(f"{(len(self.ids) - 1) / (self.seconds - self.first):.0f} tokens/s")
-        known += [f"first after {1000 * self.first:.0f} ms", *filter(None, [self.ended])]
-        if self.dropped:
-            known.append(f"the context is full: the oldest {self.dropped} turns left out")
-        return " · ".join(known)
+        """Return one line of figures; the speed does not count the wait for the first token."""
+        num_tokens = len(self.output_ids)
+        parts = [f"{num_tokens} tokens"]
+
+        if num_tokens > 1:
+            speed = (num_tokens - 1) / (self.seconds - self.first_token_seconds)
+            parts.append(f"{speed:.0f} tokens/s")
+
+        parts.append(f"first after {1000 * self.first_token_seconds:.0f} ms")
+        if self.end_reason:
+            parts.append(self.end_reason)
+        if self.dropped_turns:
+            parts.append(f"the context is full: skipped the oldest {self.dropped_turns} turns")
+        return " · ".join(parts)
 
 
-@dataclass(frozen=True)
-class Duel:
-    """Replies of several stages to one prompt, in the order in which they are shown."""
-
-    prompt: str
-    order: list[str]
-    replies: list[Reply | None]
-
-    @property
-    def texts(self) -> list[str]:
-        """The replies' texts; empty where nothing has come yet."""
-        return [reply.text if reply else "" for reply in self.replies]
-
-
-class Seen(NamedTuple):
-    """A token, the probability that the model gave to it, and the most probable ones in its place."""
+class TokenProbs(NamedTuple):
+    """Token of a reply, the probability that the model gave to it, and the most probable tokens at its position."""
 
     text: str
     probability: float
     alternatives: list[tuple[str, float]]
 
 
-class Models:
-    """The models of the three stages under --save_checkpoint_dir, each loaded when it is first asked for."""
+class LoadedModel(NamedTuple):
+    """Model in memory with the version of the folder that it was loaded from."""
+
+    version: tuple[Path, int, int]
+    chat_model: ChatModel
+
+
+class StageModels:
+    """Newest model of each stage under --save_checkpoint_dir, loaded on first use."""
 
     def __init__(self, args: ModelArgs, env: DistributedEnv):
-        self.args, self.env = args, env
-        self.kept: dict[str, tuple[tuple[Path, int, int], ChatModel]] = {}
+        self.args = args
+        self.env = env
+        self.loaded: dict[str, LoadedModel] = {}
         self.lock = threading.Lock()
 
-    def find(self, stage: str) -> Path:
-        """The newest model folder of a stage. Raises UserError with the commands that make one."""
+    def newest_folder(self, stage: str) -> Path:
+        """Return the newest model folder of a stage.
+
+        Raises UserError with the commands that make one.
+        """
         return choose_model(stage, self.args)
 
-    def found(self) -> dict[str, Path]:
-        """The newest model folder of each stage that has one, in the order of the stages."""
+    def newest_folders(self) -> dict[str, Path]:
+        """Return the newest model folder of each stage that has one, in the order of the stages."""
         folders = {}
-        for stage in STAGES:
+        for stage in PAGE_STAGES:
             with contextlib.suppress(UserError):
-                folders[stage] = self.find(stage)
+                folders[stage] = self.newest_folder(stage)
         return folders
 
     def load(self, stage: str) -> ChatModel:
-        """The newest model of a stage, on its device. Raises UserError when there is none or it cannot be read."""
-        with self.lock:
-            folder = self.find(stage)
-            stat = folder.stat()
-            version = (
-                folder,
-                stat.st_ino,
-                stat.st_mtime_ns,
-            )  # a run trained anew has folders of the same names
-            if stage not in self.kept or self.kept[stage][0] != version:
-                self.kept[stage] = version, load_chat_model(folder)
-                self.kept[stage][1].model.to(self.env.device)
-            return self.kept[stage][1]
+        """Load the newest model of a stage onto the device, or return it if it is loaded already.
 
-    def reply(self, stage: str, messages: Messages, args: ModelArgs) -> Iterator[Reply]:
-        """Yield the reply to a conversation as it grows, the last time with what ended it; closing it ends the work.
-
-        Raises UserError where the prompt does not fit.
+        Raises UserError when there is no model or it cannot be read.
         """
-        speaker = self.load(stage)
-        prompt, dropped = speaker.prompt(messages, args.max_length)
-        count = min(args.max_length, speaker.model.args.block_size - len(prompt))
-        ids: list[int] = []
-        text, first, t0 = "", 0.0, time.perf_counter()
-        for piece in self._steps(speaker.reply(prompt, args, ids)):
-            text, first = text + piece, first or time.perf_counter() - t0
-            yield Reply(text, prompt, list(ids), first, time.perf_counter() - t0, dropped)
-        ended = (
-            ("the context is full" if count < args.max_length else "reached --max_length")
-            if len(ids) >= count
-            else "met --stop or ended"
-            if args.stop
-            else BY_ITSELF
-        )
-        yield Reply(text, prompt, ids, first, time.perf_counter() - t0, dropped, ended)
+        with self.lock:
+            folder = self.newest_folder(stage)
 
-    def _steps(self, pieces: Iterator[str]) -> Iterator[str]:
-        """The pieces; autocast belongs to a thread, and each step may run in another one, so it is entered for each."""
+            # A repeated run writes folders of the same names, so the path alone does not identify a model.
+            stat = folder.stat()
+            version = (folder, stat.st_ino, stat.st_mtime_ns)
+
+            loaded = self.loaded.get(stage)
+            if loaded is None or loaded.version != version:
+                loaded = LoadedModel(version, load_chat_model(folder))
+                loaded.chat_model.model.to(self.env.device)
+                self.loaded[stage] = loaded
+            return loaded.chat_model
+
+    def stream_reply(self, stage: str, messages: Messages, args: ModelArgs) -> Iterator[Reply]:
+        """Yield the reply to a conversation as it grows; the last one has its `end_reason`.
+
+        Closing the generator stops the decoding. Raises UserError if the prompt does not fit the context.
+        """
+        chat_model = self.load(stage)
+        prompt_ids, dropped_turns = chat_model.prompt(messages, args.max_length)
+        output_ids: list[int] = []
+        text = ""
+        first_token_seconds = 0.0
+        start = time.perf_counter()
+
+        def reply_so_far(end_reason: str | None = None) -> Reply:
+            return Reply(
+                text=text,
+                prompt_ids=prompt_ids,
+                output_ids=list(output_ids),
+                first_token_seconds=first_token_seconds,
+                seconds=time.perf_counter() - start,
+                dropped_turns=dropped_turns,
+                end_reason=end_reason,
+            )
+
+        for piece in self._with_autocast(chat_model.reply(prompt_ids, args, output_ids)):
+            text += piece
+            if not first_token_seconds:
+                first_token_seconds = time.perf_counter() - start
+            yield reply_so_far()
+
+        room = chat_model.model.args.block_size - len(prompt_ids)
+        yield reply_so_far(reply_end_reason(len(output_ids), room, args))
+
+    def _with_autocast(self, pieces: Iterator[str]) -> Iterator[str]:
+        """Yield the pieces, each computed under autocast.
+
+        Autocast is a state of the thread, and Gradio may run each step in another thread: enter it at each step.
+        """
         while True:
             with self.env.autocast():
                 piece = next(pieces, None)
@@ -153,77 +173,60 @@ class Models:
             yield piece
 
     @torch.inference_mode()
-    def look(self, stage: str, reply: Reply, top: int = 6) -> list[Seen]:
-        """The reply's tokens as the model sees them: one pass without a cache, at temperature 1, nothing filtered."""
-        speaker = self.load(stage)
-        ids = [*reply.ids, speaker.tokenizer.eos_id] if reply.ended == BY_ITSELF else reply.ids
-        tokens = torch.tensor([reply.prompt + ids], device=self.env.device)
+    def token_probs(self, stage: str, reply: Reply, top: int = 6) -> list[TokenProbs]:
+        """Return the probabilities of the reply's tokens: one pass without a cache, temperature 1, no filters."""
+        chat_model = self.load(stage)
+        tokenizer = chat_model.tokenizer
+
+        output_ids = list(reply.output_ids)
+        if reply.end_reason == ENDED_WITH_EOS:
+            output_ids.append(tokenizer.eos_id)
+
+        tokens = torch.tensor([reply.prompt_ids + output_ids], device=self.env.device)  # 1 T
         with self.env.autocast():
-            states = speaker.model(tokens[:, :-1], return_hidden=True)[0, len(reply.prompt) - 1 :]
-            probabilities = speaker.model.lm_head(states).float().softmax(-1)  # (T, V)
-        text = partial(token_text, speaker.tokenizer)
-        best, places = (found.tolist() for found in probabilities.topk(min(top, probabilities.shape[-1])))
-        return [
-            Seen(text(token), row[token].item(), list(zip(map(text, others), values, strict=True)))
-            for token, row, others, values in zip(ids, probabilities, places, best, strict=True)
-        ]
+            hidden = chat_model.model(tokens[:, :-1], return_hidden=True)  # 1 T-1 C
+            # The hidden state of the last prompt token predicts the first token of the reply.
+            hidden = hidden[0, len(reply.prompt_ids) - 1 :]  # N C, N tokens of the reply
+            probs = chat_model.model.lm_head(hidden).float().softmax(-1)  # N V
+
+        top_probs, top_ids = probs.topk(min(top, probs.shape[-1]))  # N top
+        result = []
+        for position, token in enumerate(output_ids):
+            alternatives = [
+                (token_text(tokenizer, other), probability)
+                for other, probability in zip(
+                    top_ids[position].tolist(), top_probs[position].tolist(), strict=True
+                )
+            ]
+            probability = probs[position, token].item()
+            result.append(TokenProbs(token_text(tokenizer, token), probability, alternatives))
+        return result
 
 
-def check(prompt: str) -> None:
-    """Raises UserError for a prompt that is empty or longer than the page takes."""
+def reply_end_reason(num_tokens: int, room: int, args: ModelArgs) -> str:
+    """Return why a reply ended after `num_tokens` tokens, where the context had room for `room`."""
+    if num_tokens >= min(args.max_length, room):
+        if room < args.max_length:
+            return "the context is full"
+        return "reached --max_length"
+
+    if args.stop:
+        return "ended with EOS or a --stop text"
+    return ENDED_WITH_EOS
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise UserError if the prompt is empty or longer than the page accepts."""
     if not prompt.strip():
-        raise UserError("Write something first.")
-    if len(prompt) > PROMPT_LIMIT:
-        raise UserError(f"The text has {len(prompt):,} characters; the page takes {PROMPT_LIMIT:,}.")
+        raise UserError("The text is empty: write something first.")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise UserError(
+            f"The text has {len(prompt):,} characters, the limit is {MAX_PROMPT_CHARS:,}: shorten it."
+        )
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """The text of one token; the end of text by its name."""
-    return "⟨end⟩" if token == tokenizer.eos_id else tokenizer.decode([token])
-
-
-def side_by_side(streams: Sequence[Iterator[Item]]) -> Iterator[list[Item | None]]:
-    """Yield what each stream has brought last, one step of each stream at a time, until all have ended."""
-    last: list[Item | None] = [None] * len(streams)
-    going = list(range(len(streams)))
-    while going:
-        for place in list(going):
-            item = next(streams[place], None)
-            if item is None:
-                going.remove(place)
-            else:
-                last[place] = item
-        if going:
-            yield list(last)
-
-
-def paced(items: Iterable[Item], seconds: float = 0.05) -> Iterator[Item]:
-    """The first item at once, then at most one in so many seconds, and the last one: a browser needs no more."""
-    due, waiting = 0.0, []
-    for item in items:
-        waiting = [item]
-        if time.perf_counter() >= due:
-            yield waiting.pop()
-            due = time.perf_counter() + seconds
-    yield from waiting
-
-
-def keep_vote(file: Path, duel: Duel, choice: int) -> int:
-    """Append a preference row for each other text that the chosen one was better than; returns how many.
-
-    Equal and empty texts teach nothing and make no row.
-    """
-    best, *others = dict.fromkeys(text.strip() for text in [duel.texts[choice], *duel.texts])
-    rows = [
-        {
-            side: [{"role": "user", "content": duel.prompt}, {"role": "assistant", "content": text}]
-            for side, text in (("chosen", best), ("rejected", other))
-        }
-        for other in others
-        if best and other
-    ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with file.open("ab", buffering=0) as output:  # one write, so that two votes never mix
-        output.write(lines.encode())
-        os.fsync(output.fileno())
-    return len(rows)
+    """Return the text of one token; EOS has no text of its own and is shown as ⟨end⟩."""
+    if token == tokenizer.eos_id:
+        return "⟨end⟩"
+    return tokenizer.decode([token])

@@ -1,4 +1,4 @@
-"""Untrained models in the place of trained ones: a run of each stage, made in milliseconds, a token for each letter."""
+"""Untrained stand-ins for trained models: a run of each stage, created in milliseconds, one token for each letter."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ from config import ModelArgs
 from model import Llama
 from tokenizer import Tokenizer, from_ranks
 from training.metrics import Metrics
-from training.state import TrainState
+from training.state import TrainState, save
 
 ARGS = ModelArgs(
     embeddings_dims=32,
@@ -29,19 +29,20 @@ STAGES = {"P": "pretraining", "S": "sft", "D": "dpo"}
 
 
 def letters() -> Tokenizer:
-    """A token for each printable character of ASCII and for the line's end: whatever a model says can be read."""
+    """Return a tokenizer with one token for each printable ASCII character and for the line break."""
     return from_ranks({bytes([code]): rank for rank, code in enumerate([10, *range(32, 127)])})
 
 
 def run_of(stage: str, runs: Path, step: int = 1, seed: int = 0, name: str | None = None) -> Path:
-    """Save a model of a stage as the newest step of its run; returns the step's folder."""
+    """Save a model of a stage as the newest step of its run; return the step's folder."""
     torch.manual_seed(seed)
     model = Llama(ARGS)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(
-                8 if weight.dim() == 2 else 1
-            )  # at the usual size every next token is about equally likely
+            # At the usual size of weights every next token is about equally likely.
+            if weight.dim() == 2:
+                weight.mul_(8)
+
     run = runs / (name or f"{stage}-toy")
     run.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(run, "disabled", {})
@@ -49,19 +50,20 @@ def run_of(stage: str, runs: Path, step: int = 1, seed: int = 0, name: str | Non
         metrics.write(number, "train", {"loss": 5.5 / number, "tokens": 256 * number})
     metrics.write(5, "val", {"loss": 1.25, "tokens": 1280})
     metrics.close()
+
     state = {"args": {"train": stage}, "stage": STAGES[stage]}
-    return state.save(run, TrainState(step, 0, 0), model, letters(), model.state_dict(), {}, state)
+    return save(run, TrainState(step, 0, 0), model, letters(), model.state_dict(), {}, state)
 
 
 def three_runs(runs: Path) -> Path:
-    """A run of each stage, each with weights of its own; returns the folder of the runs."""
+    """Save a run of each stage, each with weights of its own; return the folder of the runs."""
     for seed, stage in enumerate(STAGES):
         run_of(stage, runs, seed=seed)
     return runs
 
 
 def load_app() -> ModuleType:
-    """gradio/app.py as a module: its folder is no package, so that `gradio` stays the library."""
+    """Load gradio/app.py as a module: its folder is no package, so that `gradio` stays the library."""
     spec = importlib.util.spec_from_file_location("page_app", ROOT / "gradio" / "app.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,48 +1,50 @@
-"""The page's models without a page: finding, loading, streaming, closing, probabilities, votes."""
+"""Models of the page without a page: newest run, loading, streaming, closing, probabilities."""
 
-import json
 import os
 import re
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 import replies
 import torch
-from replies import Duel, Models, Reply, keep_vote, paced, side_by_side
+from replies import ENDED_WITH_EOS, MAX_PROMPT_CHARS, Reply, StageModels, check_prompt
 from stand_ins import ARGS, run_of, three_runs
+from streams import throttle
 
-from dataprep import conversations
 from generation import chat
 from runtime.errors import UserError
 
-ASK = [{"role": "user", "content": "tell me"}]
+QUESTION = [{"role": "user", "content": "tell me"}]
 
 
 @pytest.fixture
 def models(tmp_path, env):
-    """Three models that nobody has asked for yet."""
+    """A model for each stage, none of them loaded."""
     three_runs(tmp_path)
-    return Models(ARGS.replace(save_checkpoint_dir=str(tmp_path), max_length=12, seed=5), env)
+    return StageModels(ARGS.replace(save_checkpoint_dir=str(tmp_path), max_length=12, seed=5), env)
 
 
-def last(replies) -> Reply:
-    """The finished reply."""
+def last(replies: Iterable[Reply]) -> Reply:
+    """Return the complete reply."""
     *_, reply = replies
     return reply
 
 
 def test_each_stage_finds_its_newest_run(models, tmp_path):
-    assert models.find("sft").parent.name == "S-toy"
+    assert models.newest_folder("sft").parent.name == "S-toy"
     newer = run_of("S", tmp_path, name="S-other")
-    os.utime(newer.parent / "latest", (time.time() + 5,) * 2)
-    assert models.find("sft") == newer and models.find("dpo").parent.name == "D-toy"
+    soon = time.time() + 5
+    os.utime(newer.parent / "latest", (soon, soon))
+    assert models.newest_folder("sft") == newer
+    assert models.newest_folder("dpo").parent.name == "D-toy"
 
 
 def test_a_missing_stage_names_the_command_that_makes_it(tmp_path, env):
-    models = Models(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env)
+    models = StageModels(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env)
     run_of("P", tmp_path)
-    assert models.find("pretrained")
+    assert models.newest_folder("pretrained")
     for stage, command in (("sft", "trainer.py --train S"), ("dpo", "trainer.py --train D")):
         with pytest.raises(UserError, match=command):
             models.load(stage)
@@ -50,135 +52,128 @@ def test_a_missing_stage_names_the_command_that_makes_it(tmp_path, env):
 
 def test_a_model_is_loaded_once_and_replaced_by_a_newer_step(models, tmp_path, monkeypatch):
     loads = []
-    real = replies.load_chat_model
-    monkeypatch.setattr(replies, "load_chat_model", lambda folder: loads.append(folder) or real(folder))
+    load_chat_model = replies.load_chat_model
+
+    def count_loads(folder):
+        loads.append(folder)
+        return load_chat_model(folder)
+
+    monkeypatch.setattr(replies, "load_chat_model", count_loads)
     threads = [threading.Thread(target=models.load, args=("sft",)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(loads) == 1 and list(models.kept) == ["sft"]
+    assert len(loads) == 1 and list(models.loaded) == ["sft"]
+
     newer = run_of("S", tmp_path, step=2)
-    assert models.load("sft") and loads[1:] == [newer] and list(models.kept) == ["sft"]
-    newer.parent.rename(tmp_path / "S-toy.old1")  # trained anew under the same name, to the same step
+    old_weight = models.load("sft").model.lm_head.weight
+    assert loads[1:] == [newer] and list(models.loaded) == ["sft"]
+
+    # The run is repeated under the same name, up to the same step.
+    newer.parent.rename(tmp_path / "S-toy.old1")
     os.utime(tmp_path / "S-toy.old1" / "latest", (0, 0))
     assert run_of("S", tmp_path, step=2, seed=9) == newer
-    old, new = models.kept["sft"][1].model.lm_head.weight, models.load("sft").model.lm_head.weight
-    assert not torch.equal(old, new) and models.load("sft") and loads[1:] == [newer, newer]
+    new_weight = models.load("sft").model.lm_head.weight
+    assert not torch.equal(old_weight, new_weight)
+    assert models.load("sft") and loads[1:] == [newer, newer]
 
 
 def test_a_reply_grows_and_is_the_same_for_the_same_seed(models):
-    replies = list(models.reply("sft", ASK, models.args))
-    texts = [reply.text for reply in replies]
-    assert len(set(texts)) >= 4 and all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
-    assert [bool(reply.ended) for reply in replies] == [False] * (len(replies) - 1) + [True]
-    end = replies[-1]
-    assert len(end.ids) == 12 and end.ended == "reached --max_length" and 0 < end.first <= end.seconds
-    assert re.fullmatch(r"12 tokens · \d+ tokens/s · first after \d+ ms · reached --max_length", end.summary)
-    assert last(models.reply("sft", ASK, models.args)).ids == end.ids
-    assert last(models.reply("sft", ASK, models.args.replace(seed=6))).ids != end.ids
-    assert last(models.reply("dpo", ASK, models.args)).ids != end.ids
+    stream = list(models.stream_reply("sft", QUESTION, models.args))
+    texts = [reply.text for reply in stream]
+    assert len(set(texts)) >= 4
+    assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+    assert [reply.end_reason for reply in stream[:-1]] == [None] * (len(stream) - 1)
+
+    reply = stream[-1]
+    assert len(reply.output_ids) == 12 and reply.end_reason == "reached --max_length"
+    assert 0 < reply.first_token_seconds <= reply.seconds
+    assert re.fullmatch(
+        r"12 tokens · \d+ tokens/s · first after \d+ ms · reached --max_length", reply.summary
+    )
+
+    other_seed = models.args.replace(seed=6)
+    assert last(models.stream_reply("sft", QUESTION, models.args)).output_ids == reply.output_ids
+    assert last(models.stream_reply("sft", QUESTION, other_seed)).output_ids != reply.output_ids
+    assert last(models.stream_reply("dpo", QUESTION, models.args)).output_ids != reply.output_ids
 
 
-def test_a_stop_string_ends_a_reply_before_it(models):
-    whole = last(models.reply("sft", ASK, models.args)).text
-    end = last(models.reply("sft", ASK, models.args.replace(stop=(whole[5:7],))))
-    assert whole.startswith(end.text) and len(end.text) <= 5 and end.ended == "met --stop or ended"
+def test_a_stop_text_ends_a_reply_before_it(models):
+    complete = last(models.stream_reply("sft", QUESTION, models.args)).text
+    stopped = last(models.stream_reply("sft", QUESTION, models.args.replace(stop=(complete[5:7],))))
+    assert complete.startswith(stopped.text) and len(stopped.text) <= 5
+    assert stopped.end_reason == "ended with EOS or a --stop text"
 
 
-def test_a_reply_ends_where_the_context_ends_and_a_longer_prompt_is_refused(models):
-    long = [{"role": "user", "content": "x" * 505}]
-    end = last(models.reply("pretrained", long, models.args))
-    assert len(end.prompt) + len(end.ids) <= ARGS.block_size and end.ended == "the context is full"
-    with pytest.raises(UserError, match="has 512 tokens; the context holds 512"):
-        next(models.reply("pretrained", [{"role": "user", "content": "x" * 512}], models.args))
+def test_a_reply_ends_where_the_context_ends(models):
+    messages = [{"role": "user", "content": "x" * 505}]
+    reply = last(models.stream_reply("pretrained", messages, models.args))
+    assert len(reply.prompt_ids) + len(reply.output_ids) <= ARGS.block_size
+    assert reply.end_reason == "the context is full"
 
 
-def test_turns_that_do_not_fit_are_left_out_and_it_is_said(models):
-    chat = [{"role": role, "content": "x" * 150} for role in ("user", "assistant")] * 3 + ASK
-    end = last(models.reply("sft", chat, models.args))
-    assert end.dropped == 4 and end.summary.endswith("the context is full: the oldest 4 turns left out")
+def test_a_prompt_longer_than_the_context_is_refused(models):
+    messages = [{"role": "user", "content": "x" * 512}]
+    with pytest.raises(UserError, match="512 tokens.* 512"):
+        next(models.stream_reply("pretrained", messages, models.args))
+
+
+def test_the_oldest_turns_are_dropped_if_the_conversation_does_not_fit(models):
+    turns = [{"role": role, "content": "x" * 150} for role in ("user", "assistant")] * 3
+    reply = last(models.stream_reply("sft", turns + QUESTION, models.args))
+    assert reply.dropped_turns == 4
+    assert reply.summary.endswith("the context is full: skipped the oldest 4 turns")
 
 
 def test_closing_a_reply_ends_the_decoding(models, monkeypatch):
-    made, closed = [], []
-    real = chat.generate
+    tokens = []
+    closed = []
+    generate = chat.generate
 
-    def watched(*args, **options):
+    def recorded_generate(*args, **options):
         try:
-            for token in real(*args, **options):
-                made.append(token)
+            for token in generate(*args, **options):
+                tokens.append(token)
                 yield token
         finally:
             closed.append(True)
 
-    monkeypatch.setattr(chat, "generate", watched)
-    replies = paced(models.reply("sft", ASK, models.args.replace(max_length=200)), 0)
-    next(replies), next(replies)
-    assert 2 <= len(made) < 12 and not closed
-    replies.close()
-    assert closed == [True] and len(made) < 12
+    monkeypatch.setattr(chat, "generate", recorded_generate)
+    stream = throttle(models.stream_reply("sft", QUESTION, models.args.replace(max_length=200)), 0)
+    next(stream)
+    next(stream)
+    assert 2 <= len(tokens) < 12 and not closed
+    stream.close()
+    assert closed == [True] and len(tokens) < 12
 
 
-def test_probabilities_are_exactly_the_models(models):
-    reply = last(models.reply("sft", ASK, models.args))
-    seen = models.look("sft", reply, top=4)
-    model, tokenizer = models.load("sft").model, models.load("sft").tokenizer
-    for place, (token, found) in enumerate(zip(reply.ids, seen, strict=True)):
+def test_token_probabilities_equal_the_models(models):
+    reply = last(models.stream_reply("sft", QUESTION, models.args))
+    token_probs = models.token_probs("sft", reply, top=4)
+    chat_model = models.load("sft")
+
+    for position, (token, result) in enumerate(zip(reply.output_ids, token_probs, strict=True)):
+        prefix = torch.tensor([reply.prompt_ids + reply.output_ids[:position]])
         with torch.no_grad():
-            logits = model(torch.tensor([reply.prompt + reply.ids[:place]]))[0, -1]
-        wanted = logits.softmax(-1)
-        assert found.probability == pytest.approx(wanted[token].item(), abs=1e-6)
-        assert [value for _, value in found.alternatives] == pytest.approx(
-            wanted.topk(4).values.tolist(), abs=1e-6
-        )
-        assert found.text == tokenizer.decode([token])
-    assert len({round(found.probability, 3) for found in seen}) > 3
+            expected = chat_model.model(prefix)[0, -1].softmax(-1)
+        top_probs = [probability for _, probability in result.alternatives]
+        assert result.probability == pytest.approx(expected[token].item(), abs=1e-6)
+        assert top_probs == pytest.approx(expected.topk(4).values.tolist(), abs=1e-6)
+        assert result.text == chat_model.tokenizer.decode([token])
+
+    assert len({round(result.probability, 3) for result in token_probs}) > 3
 
 
-def test_the_end_of_text_is_seen_too(models):
+def test_eos_has_a_probability_too(models):
     encode = models.load("sft").tokenizer.encode
-    seen = models.look("sft", Reply("ab", encode("hello"), encode("ab"), 0.1, 0.2, 0, "ended by itself"))
-    assert [token.text for token in seen] == ["a", "b", "⟨end⟩"]
+    reply = Reply("ab", encode("hello"), encode("ab"), 0.1, 0.2, 0, ENDED_WITH_EOS)
+    assert [token.text for token in models.token_probs("sft", reply)] == ["a", "b", "⟨end⟩"]
 
 
-def test_streams_take_turns_and_end_on_their_own():
-    pulls = []
-
-    def stream(name, count):
-        for number in range(count):
-            pulls.append(name)
-            yield f"{name}{number}"
-
-    shown = list(side_by_side([stream("a", 3), stream("b", 1), stream("c", 2)]))
-    assert shown == [["a0", "b0", "c0"], ["a1", "b0", "c1"], ["a2", "b0", "c1"]]
-    assert "".join(pulls) == "abcaca"
-
-
-def test_pace_keeps_the_first_and_the_last():
-    assert list(paced(range(100), 60)) == [0, 99]
-    assert list(paced(range(5), 0)) == [0, 1, 2, 3, 4] and list(paced([], 0)) == []
-
-
-def test_a_vote_is_preference_rows(tmp_path):
-    def duel(prompt, *texts):
-        return Duel(
-            prompt, ["pretrained", "sft", "dpo"], [text and Reply(text, [], [], 0, 0) for text in texts]
-        )
-
-    file = tmp_path / "votes.jsonl"
-    assert keep_vote(file, duel("Hi ✓", "bad", " good\n", "worse"), 1) == 2
-    assert keep_vote(file, duel("Hi", "same", "same ", "other"), 0) == 1
-    assert keep_vote(file, duel("Hi", "one", None, "one"), 0) == 0
-    assert keep_vote(file, duel("Hi", " ", "other", "another"), 0) == 0
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert [row["rejected"][1]["content"] for row in rows] == ["bad", "worse", "other"]
-    assert rows[0]["chosen"] == [
-        {"role": "user", "content": "Hi ✓"},
-        {"role": "assistant", "content": "good"},
-    ]
-    assert conversations.preference(rows[0], "row 1") == (
-        rows[0]["chosen"],
-        rows[0]["rejected"],
-        1,
-    )  # as data.py reads
+def test_empty_and_long_prompts_are_refused():
+    check_prompt("x" * MAX_PROMPT_CHARS)
+    with pytest.raises(UserError, match="empty"):
+        check_prompt(" \n")
+    with pytest.raises(UserError, match="has 8,001 characters, the limit is 8,000"):
+        check_prompt("x" * 8_001)

@@ -1,73 +1,79 @@
-"""What the page shows: every text is escaped, whatever it says, and what is drawn is what was measured."""
+"""HTML of the page: every text is escaped, and the classes that the style sheet needs are present."""
 
 from html.parser import HTMLParser
 
 import pytest
 import views
+from loss_curves import loss_curves
 
 HOSTILE = "<script>hit()</script><img src=x onerror=hit()>\"'`${hit()}{{hit}}&lt;b&gt;"
 
 
 class Reader(HTMLParser):
-    """Collects the tags, the attributes and the text of a piece of HTML."""
+    """Parser that collects the tags, the attributes and the text of a piece of HTML."""
 
     def __init__(self, html: str):
         super().__init__()
-        self.tags, self.attributes, self.text = [], [], ""
+        self.tags = []
+        self.attributes = []
+        self.text = ""
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag, attrs):
-        """A tag with its attributes."""
+        """Collect a tag with its attributes."""
         self.tags.append(tag)
         self.attributes += attrs
 
     def handle_data(self, data):
-        """Text between tags."""
+        """Collect text between tags."""
         self.text += data
 
 
 @pytest.mark.parametrize(
     "html",
     [
-        views.talk([{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}], True),
-        views.cards([views.Card(HOSTILE, HOSTILE, HOSTILE, HOSTILE)]),
-        views.tokens(HOSTILE, [(HOSTILE, 0.5, [(HOSTILE, 0.5)])]),
-        views.growing(HOSTILE, HOSTILE),
-        views.note(HOSTILE, "problem"),
-        views.mode(True, HOSTILE),
-        views.loss_curves([(HOSTILE, [{"split": "val", "loss": 1.0, "tokens": 10}]), (HOSTILE, [])]),
+        views.conversation(
+            [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}], True
+        ),
+        views.reply_cards([views.Card(HOSTILE, HOSTILE, HOSTILE, HOSTILE)]),
+        views.colored_tokens(HOSTILE, [(HOSTILE, 0.5, [(HOSTILE, 0.5)])]),
+        views.growing_text(HOSTILE, HOSTILE),
+        views.note(HOSTILE),
+        views.problem(HOSTILE),
+        views.model_line(True, HOSTILE),
+        loss_curves([(HOSTILE, [{"split": "val", "loss": 1.0, "tokens": 10}]), (HOSTILE, [])]),
     ],
 )
-def test_a_text_never_becomes_a_tag(html):
-    read = Reader(html)
-    assert HOSTILE in read.text
-    assert not {"script", "img", "b"} & set(read.tags) and not [
-        name for name, _ in read.attributes if "on" == name[:2]
-    ]
+def test_text_never_becomes_a_tag(html):
+    parsed = Reader(html)
+    assert HOSTILE in parsed.text
+    assert not {"script", "img", "b"} & set(parsed.tags)
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
 
 
-def test_a_conversation_looks_like_what_the_model_does():
+def test_an_instruct_model_shows_turns_and_a_base_model_running_text():
     messages = [{"role": "user", "content": "once"}, {"role": "assistant", "content": " upon"}]
-    assert 'class="talk continues"' in views.talk(messages, instruct=False)
-    assert 'class="talk answers writing"' in views.talk(messages, instruct=True, writing=True)
-    assert Reader(views.talk(messages, False)).text == "You: onceModel:  upon"
+    assert 'class="conversation continues"' in views.conversation(messages, instruct=False)
+    assert 'class="conversation answers writing"' in views.conversation(messages, instruct=True, writing=True)
+    assert Reader(views.conversation(messages, instruct=False)).text == "You: onceModel:  upon"
+    assert Reader(views.conversation(messages, instruct=True)).text == "You: onceModel: upon"
 
 
-def test_tokens_say_their_probability_and_the_others():
-    html = views.tokens("a", [("\nb", 0.25, [("c", 0.5), ("\nb", 0.25)])])
-    assert "--p:0.250" in html and 'aria-label="⏎b, 25.0%"' in html and html.count('class="guess') == 2
-    assert html.count('class="guess taken"') == 1 and "width:50.0%" in html and "<br>" in html
+def test_a_card_keeps_leading_space_only_after_its_prompt():
+    continued = views.reply_cards([views.Card("A", "", " upon", prompt="once", chosen=True)])
+    answered = views.reply_cards([views.Card("A", "", " upon")])
+    assert Reader(continued).text == "A your choiceonce upon" and "card chosen" in continued
+    assert Reader(answered).text == "Aupon" and "chosen" not in answered
 
 
-def test_the_curve_goes_through_the_measured_points():
-    rows = [
-        {"split": "train", "loss": 3.0, "tokens": 50},
-        {"split": "train", "loss": 1.0, "tokens": 100},
-        {"split": "val", "loss": 2.0, "tokens": 100},
-    ]
-    html = views.loss_curve("run", rows)
-    wide, high = views.WIDTH, views.HEIGHT
-    assert f'class="train" points="{wide / 2:.1f},0.0 {wide:.1f},{high:.1f}"' in html
-    assert f'class="val" points="{wide:.1f},{high / 2:.1f}"' in html
-    assert 'aria-label="Loss of run: training 1.000, validation 2.000 after 100 tokens"' in html
+def test_tokens_show_their_probability_and_the_alternatives():
+    html = views.colored_tokens("a", [("\nb", 0.25, [("c", 0.5), ("\nb", 0.25)])])
+    assert "--p:0.250" in html and 'aria-label="⏎b, 25.0%"' in html
+    assert html.count('class="alternative') == 3  # the list and two rows
+    assert html.count('class="alternative sampled"') == 1
+    assert "width:50.0%" in html and "<br>" in html
+
+
+def test_an_empty_note_is_nothing():
+    assert views.note("") == ""

@@ -1,0 +1,218 @@
+"""Handlers of the page's events: chat, comparison and token probabilities; tabs.py connects them to components.
+
+A handler returns one value for each output component, in the order of the outputs listed in tabs.py.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import views
+from loss_curves import loss_curves
+from replies import PAGE_STAGES, StageModels, check_prompt
+from sampling_form import args_from_form
+from streams import step_together, throttle
+from votes import Comparison, append_vote
+
+import gradio as gr
+from runtime.errors import UserError
+from training.metrics import read_metrics
+
+LETTERS = "ABC"  # names of the replies while the models are hidden, one for each stage
+
+
+class PageHandlers:
+    """Handlers of all events; state of a visitor is in Gradio's State components, not here."""
+
+    def __init__(self, models: StageModels, votes_path: Path):
+        self.models = models
+        self.votes_path = votes_path
+
+    # The page opens, or another model is chosen.
+
+    def open_page(self) -> tuple:
+        """Return the first stage and its line, for both tabs that choose a stage, and the loss curves."""
+        stage = self.newest_stage()
+        line = self.model_line(stage)
+
+        runs = []
+        for folder in self.models.newest_folders().values():
+            # A step's folder lies in its run; a downloaded model is a folder of its own.
+            is_step = (folder.parent / "latest").is_file()
+            run = folder.parent if is_step else folder
+            runs.append((run.name, read_metrics(run / "metrics.jsonl")))
+
+        return stage, line, stage, line, loss_curves(runs)
+
+    def newest_stage(self) -> str:
+        """Return the last stage of training that has a model; "pretrained" if none has."""
+        stages = list(self.models.newest_folders())
+        return stages[-1] if stages else "pretrained"
+
+    def model_line(self, stage: str) -> str:
+        """Return a line on how the stage's model replies, or on how to make one."""
+        try:
+            folder = self.models.newest_folder(stage)
+        except UserError as error:
+            return views.problem(str(error))
+        return views.model_line(PAGE_STAGES[stage].instruct, f"{folder.parent.name}/{folder.name}")
+
+    # Chat
+
+    def show_conversation(self, conversation: list[dict], stage: str, writing: bool = False) -> str:
+        """Return a conversation in the style of the stage's model."""
+        return views.conversation(conversation, PAGE_STAGES[stage].instruct, writing)
+
+    def add_message(self, message: str, conversation: list[dict], stage: str, writing: bool) -> tuple:
+        """Add the message to the conversation at once; while a reply is written, the message stays in its box."""
+        if writing:
+            return (gr.skip(),) * 6
+
+        conversation = [*conversation, {"role": "user", "content": message}]
+        html = self.show_conversation(conversation, stage, writing=True)
+        return "", conversation, True, html, *start_and_stop(running=True)
+
+    def stream_chat(self, conversation: list[dict], stage: str, *values: float) -> Iterator[tuple]:
+        """Yield the conversation with the growing reply.
+
+        Yields nothing if no message waits for a reply, as after a message that stayed in its box.
+        """
+        if not is_unanswered(conversation):
+            return
+
+        try:
+            check_prompt(conversation[-1]["content"])
+            args = args_from_form(self.models.args, values)
+            for reply in throttle(self.models.stream_reply(stage, conversation, args)):
+                answered = [*conversation, {"role": "assistant", "content": reply.text}]
+                html = self.show_conversation(answered, stage, writing=reply.end_reason is None)
+                yield answered, html, views.note(reply.summary)
+        except UserError as error:
+            yield conversation, gr.skip(), views.problem(str(error))
+
+    def finish_chat(self, conversation: list[dict], stage: str) -> tuple:
+        """Show that nothing is being written; return a message without a reply to its box."""
+        box = gr.skip()
+        if is_unanswered(conversation):
+            *conversation, message = conversation
+            box = message["content"]
+
+        html = self.show_conversation(conversation, stage)
+        return box, conversation, False, html, *start_and_stop(running=False)
+
+    def clear_chat(self, stage: str) -> tuple:
+        """Start a new conversation and clear the status line."""
+        return *self.finish_chat([], stage), ""
+
+    # Compare
+
+    def start_comparison(self, _prompt: str) -> tuple:
+        """Forget the last comparison and hide its vote buttons."""
+        return None, *start_and_stop(running=True), gr.update(visible=False), ""
+
+    def stream_comparison(self, prompt: str, *values: float) -> Iterator[tuple]:
+        """Yield the growing replies of all stages to one prompt with one seed.
+
+        The order is random; only the server knows it until the visitor has voted.
+        """
+        try:
+            check_prompt(prompt)
+            order = self._random_order()
+            args = args_from_form(self.models.args, values)
+            messages = [{"role": "user", "content": prompt}]
+            streams = [self.models.stream_reply(stage, messages, args) for stage in order]
+
+            for replies in throttle(step_together(streams)):
+                comparison = Comparison(prompt, order, replies)
+                finished = all(reply and reply.end_reason for reply in replies)
+                html = self._anonymous_cards(comparison, writing=not finished)
+
+                ballot = gr.update(visible=finished)
+                third_button = gr.update(visible=len(order) > 2)
+                yield html, comparison, ballot, third_button, ""
+        except UserError as error:
+            yield "", None, gr.update(visible=False), gr.skip(), views.problem(str(error))
+
+    def finish_comparison(self, comparison: Comparison | None) -> tuple:
+        """Show that nothing is being written."""
+        html = ""
+        if comparison is not None:
+            html = self._anonymous_cards(comparison)
+        return html, *start_and_stop(running=False)
+
+    def vote(self, comparison: Comparison, choice: int | None) -> tuple:
+        """Save the choice, if there is one, and reveal which model wrote which reply."""
+        status = ""
+        if choice is not None:
+            try:
+                num_rows = append_vote(self.votes_path, comparison, choice)
+                status = views.note(f"Rows added to {self.votes_path.name}: {num_rows}")
+            except OSError as error:
+                status = views.problem(
+                    f"cannot write {self.votes_path} ({error.strerror}): choose another file with --votes"
+                )
+
+        cards = []
+        for index, (stage, text) in enumerate(zip(comparison.order, comparison.texts, strict=True)):
+            title, instruct = PAGE_STAGES[stage]
+            card = views.Card(
+                title=f"{LETTERS[index]}: {title}",
+                detail=views.reply_style(instruct),
+                text=text,
+                prompt="" if instruct else comparison.prompt,
+                chosen=index == choice,
+            )
+            cards.append(card)
+        return views.reply_cards(cards), None, gr.update(visible=False), status
+
+    def _random_order(self) -> list[str]:
+        """Return the stages that have a model in random order; raise UserError if there are fewer than two."""
+        folders = self.models.newest_folders()
+        if len(folders) < 2:
+            missing = next(stage for stage in PAGE_STAGES if stage not in folders)
+            self.models.newest_folder(missing)  # raises UserError with the command that makes one
+
+        # The system's generator: a seed that somebody set elsewhere must not fix the order.
+        return random.SystemRandom().sample(list(folders), len(folders))
+
+    def _anonymous_cards(self, comparison: Comparison, writing: bool = False) -> str:
+        cards = [
+            views.Card(letter, "", text) for letter, text in zip(LETTERS, comparison.texts, strict=False)
+        ]
+        return views.reply_cards(cards, writing)
+
+    # Look inside
+
+    def start_look(self, _prompt: str) -> tuple:
+        """Clear the last text."""
+        return *start_and_stop(running=True), ""
+
+    def stream_look(self, prompt: str, stage: str, *values: float) -> Iterator[tuple]:
+        """Yield the growing reply, then its tokens with their probabilities."""
+        try:
+            check_prompt(prompt)
+            args = args_from_form(self.models.args, values)
+            messages = [{"role": "user", "content": prompt}]
+
+            for reply in throttle(self.models.stream_reply(stage, messages, args)):
+                yield views.growing_text(prompt, reply.text), views.note(reply.summary)
+
+            # The last reply is the complete one.
+            tokens = self.models.token_probs(stage, reply)
+            yield views.colored_tokens(prompt, tokens), views.note(reply.summary)
+        except UserError as error:
+            yield "", views.problem(str(error))
+
+    def finish_look(self) -> tuple:
+        """Show that nothing is being written."""
+        return start_and_stop(running=False)
+
+
+def is_unanswered(conversation: list[dict]) -> bool:
+    """Return True if the last message is the user's."""
+    return bool(conversation) and conversation[-1]["role"] == "user"
+
+
+def start_and_stop(running: bool) -> tuple[dict, dict]:
+    """Return updates of a start and a stop button: exactly one of them is visible."""
+    return gr.update(visible=not running), gr.update(visible=running)

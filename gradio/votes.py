@@ -1,0 +1,52 @@
+"""Comparison of replies to one prompt, and the vote for the best one as preference rows for DPO."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from replies import Reply
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Replies of several stages to one prompt, in the order in which they are shown."""
+
+    prompt: str
+    order: list[str]
+    replies: list[Reply | None]
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the replies' texts; empty where no token has arrived yet."""
+        return [reply.text if reply else "" for reply in self.replies]
+
+
+def append_vote(path: Path, comparison: Comparison, choice: int) -> int:
+    """Append a preference row for each text that differs from the chosen one; return the number of rows.
+
+    A text equal to the chosen one and an empty text carry no preference and make no row.
+    """
+    chosen = comparison.texts[choice].strip()
+    distinct = dict.fromkeys(text.strip() for text in comparison.texts)
+    rejected = [text for text in distinct if text and text != chosen]
+    if not chosen:
+        rejected = []
+
+    lines = []
+    for text in rejected:
+        row = {
+            "chosen": _conversation(comparison.prompt, chosen),
+            "rejected": _conversation(comparison.prompt, text),
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+
+    # A single unbuffered write, so that the rows of two votes at the same time never mix.
+    with path.open("ab", buffering=0) as output:
+        output.write("".join(lines).encode())
+        os.fsync(output.fileno())
+    return len(rejected)
+
+
+def _conversation(prompt: str, text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]

@@ -1,0 +1,57 @@
+"""Handlers of the page without a browser: missing models, the random order, the message that returns to its box."""
+
+import pytest
+from handlers import PageHandlers
+from page_browser import SAMPLING
+from replies import StageModels
+from stand_ins import ARGS, three_runs
+from votes import Comparison
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def page(tmp_path, env):
+    """Handlers with a stand-in model for each stage."""
+    args = ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path)))
+    return PageHandlers(StageModels(args, env), tmp_path / "votes.jsonl")
+
+
+def test_without_a_model_every_tab_shows_how_to_make_one(tmp_path, env):
+    args = ARGS.replace(save_checkpoint_dir=str(tmp_path))
+    page = PageHandlers(StageModels(args, env), tmp_path / "votes.jsonl")
+    values = (5, *SAMPLING, 1)
+    assert "trainer.py --train S" in next(page.stream_chat(MESSAGES, "sft", *values))[-1]
+    assert page.finish_chat(MESSAGES, "sft")[:2] == ("hi", [])
+    assert "trainer.py --train P" in next(page.stream_comparison("hi", *values))[-1]
+    assert "trainer.py --train D" in next(page.stream_look("hi", "dpo", *values))[-1]
+    assert "trainer.py --train P" in page.open_page()[1]
+
+
+def test_the_page_opens_with_the_last_stage(page):
+    stage, line, *_, curves = page.open_page()
+    assert stage == "dpo" and "D-toy/" in line
+    assert curves.count("<svg") == 3
+
+
+def test_a_message_during_a_reply_changes_nothing(page):
+    updates = page.add_message("second", MESSAGES, "sft", writing=True)
+    assert all(update == {"__type__": "update"} for update in updates)
+    assert list(page.stream_chat([*MESSAGES, {"role": "assistant", "content": "yes"}], "sft")) == []
+
+
+def test_each_comparison_has_a_random_order(page):
+    orders = set()
+    for _ in range(12):
+        *_, last = page.stream_comparison("hi", 2, *SAMPLING, 1)
+        orders.add(tuple(last[1].order))
+    assert len(orders) > 1
+    assert {frozenset(order) for order in orders} == {frozenset(["pretrained", "sft", "dpo"])}
+
+
+def test_a_vote_that_cannot_be_saved_is_reported(page, tmp_path):
+    page.votes_path = tmp_path  # a folder
+    comparison = Comparison("hi", ["sft", "dpo"], [None, None])
+    cards, _, _, status = page.vote(comparison, 0)
+    assert "cannot write" in status and "--votes" in status
+    assert "A: SFT" in cards and "B: DPO" in cards
