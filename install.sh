@@ -87,6 +87,6 @@ case "${1:-}" in
         ;;
     doctor) choose_python && python -m runtime.doctor ;;
     quickstart) choose_python && { complete || install .; } && quickstart ;;
-    test) choose_python && install ".[test]" && ruff check . && python -m pytest "${@:2}" ;;
+    test) choose_python && install ".[test]" && ruff format --check . && ruff check . && python -m pytest -n auto --maxprocesses 4 "${@:2}" ;;
     *) usage >&2; exit 2 ;;
 esac
