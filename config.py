@@ -1,6 +1,6 @@
-"""Every setting of SmolLlama, once: its default, its type and its help; the command lines are generated from here.
+"""Settings of SmolLlama: default, type and help of each, once; the command lines are generated from here.
 
-    python config.py        prints the table of settings that the README shows
+    python config.py        prints the table of docs/SETTINGS.md
 
 Precedence: default (of the stage) < preset < stored in the checkpoint that is resumed < flag typed. This file imports
 no torch and reads no hardware, so it can be imported, tested and documented anywhere.
@@ -23,164 +23,154 @@ EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
 
 
-def setting(default: object, group: str, help: str, minimum: float | None = None) -> typing.Any:
-    """A field of ModelArgs: its default, the group of flags that it belongs to, its help, its smallest legal value."""
-    return field(default=default, metadata={"group": group, "help": help, "minimum": minimum})
+def setting(
+    default: object,
+    group: str,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> typing.Any:
+    """Return a field of ModelArgs with its default, the group of its flag, its help and the legal range."""
+    limits = {"minimum": minimum, "maximum": maximum, "below": below}
+    return field(default=default, metadata={"group": group, "help": help, **limits})
+
+
+class _DerivedInt(int):
+    """Integer that follows from other settings; `dataclasses.replace` derives it again."""
+
+
+class _DerivedFloat(float):
+    """Number that follows from other settings; `dataclasses.replace` derives it again."""
+
+
+PresetName = typing.Literal["smol-130m", "stories", "stories-instruct", "stories-preference", "shakespeare"]
 
 
 @dataclass(frozen=True)
 class ModelArgs:
-    """All settings. Fields left at None are derived from others (DERIVED_DEFAULTS); `explicit` keeps what was set."""
+    """Settings of a run. Fields left at None are derived from others, see DERIVED_DEFAULTS."""
 
-    train: typing.Literal["P", "S", "D"] = setting(
-        "P", "run", "stage: P = pretraining, S = supervised fine-tuning (so does P on instructions), D = DPO"
-    )
-    preset: (
-        typing.Literal["smol-130m", "stories", "stories-instruct", "stories-preference", "shakespeare"] | None
-    ) = setting(None, "run", "a named set of settings")
-    dataset: str | None = setting(
-        None, "run", "folder under data_dir (default: the first prepared one that fits the stage)"
-    )
+    # fmt: off
+    train: typing.Literal["P", "S", "D"] = setting("P", "run",
+        "stage: P = pretraining, S = supervised fine-tuning (so does P on instructions), D = DPO")
+    preset: PresetName | None = setting(None, "run", "a named set of settings")
+    dataset: str | None = setting(None, "run",
+        "folder under data_dir (default: the first prepared one that fits the stage)")
     data_dir: str = setting("data", "data", "where prepared datasets are")
     run_name: str | None = setting(None, "run", "name of the run's folder (default: stage and dataset)")
     save_checkpoint_dir: str = setting("checkpoints", "run", "where runs are kept")
     resume: bool = setting(False, "run", "continue the run from its newest checkpoint, exactly")
     init_from: str | None = setting(None, "run", "start from the weights in this folder")
     dry_run: bool = setting(False, "run", "print the plan and stop")
-    wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting(
-        "auto", "run", "log to Weights & Biases; auto = online when logged in, else offline"
-    )
+    wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
+        "log to Weights & Biases; auto = online when logged in, else offline")
     keep_checkpoints: int = setting(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
-    skip_limit: int = setting(
-        3,
-        "run",
-        "steps in a row without a finite loss and gradient, after which the run goes back to a checkpoint",
-        1,
-    )
-    stall_minutes: float = setting(
-        20.0, "run", "end with the stacks of all threads after N minutes without a step; 0 = never", 0.0
-    )
-    seed: int = setting(1337, "device", "seed of initialisation, row order, dropout and sampling", 0)
-    device: str = setting(
-        "cuda", "device", "cuda, mps or cpu; what is not there falls to the next, saying so"
-    )
-    dtype: typing.Literal["bfloat16", "float16", "float32"] | None = setting(
-        None,
-        "device",
-        "precision of the matrix products "
-        "(default: on CUDA bfloat16, or float16 where that is not in hardware; elsewhere float32)",
-    )
-    parallel: typing.Literal["ddp", "fsdp"] = setting(
-        "ddp", "run", "on several ranks: ddp = each has the model, fsdp = each has a part of it"
-    )
-    activation_checkpointing: bool = setting(
-        False, "run", "make each layer's values again in backward: less memory, about a third more work"
-    )
+    skip_limit: int = setting(3, "run", "roll back after N steps in a row without a finite loss and gradient", 1)
+    stall_minutes: float = setting(20.0, "run",
+        "end with the stacks of all threads after N minutes without a step; 0 = never", 0.0)
+    seed: int = setting(1337, "device", "seed of initialisation, row order, dropout and sampling", 0, below=2**63)
+    device: str = setting("cuda", "device", "cuda, mps or cpu; falls back to mps, then cpu, with a note")
+    dtype: typing.Literal["bfloat16", "float16", "float32"] | None = setting(None, "device",
+        "precision of the matrix products (default: on CUDA bfloat16, or float16 where that is not in "
+        "hardware; elsewhere float32)")
+    parallel: typing.Literal["ddp", "fsdp"] = setting("ddp", "run",
+        "on several ranks: ddp = each has the model, fsdp = each has a shard of it")
+    activation_checkpointing: bool = setting(False, "run",
+        "recompute each layer in backward: less memory, about a third more work")
 
     block_size: int = setting(512, "model", "context length in tokens", 2)
-    vocab_size: int | None = setting(
-        None, "model", "rows of the embedding (default: the tokenizer's, rounded up to 64; GPT-2: 50304)", 1
-    )
+    vocab_size: int | None = setting(None, "model",
+        "rows of the embedding (default: the tokenizer's, rounded up to 64; GPT-2: 50304)", 1)
     embeddings_dims: int = setting(512, "model", "width of the model", 2)
     no_of_decoder_layers: int = setting(8, "model", "decoder layers", 1)
     no_of_heads: int = setting(8, "model", "query heads", 1)
     no_kv_heads: int = setting(2, "model", "key and value heads (grouped-query attention)", 1)
-    head_dim: int | None = setting(
-        None, "model", "width of a head (default: embeddings_dims / no_of_heads)", 2
-    )
-    hidden_dims: int | None = setting(
-        None, "model", "width of the SwiGLU (default: 8/3 embeddings_dims, rounded up to 64)", 1
-    )
+    head_dim: int | None = setting(None, "model", "width of a head (default: embeddings_dims / no_of_heads)", 2)
+    hidden_dims: int | None = setting(None, "model",
+        "width of the SwiGLU (default: 8/3 embeddings_dims, rounded up to 64)", 1)
     eps: float = setting(1e-5, "model", "epsilon of RMSNorm", 0.0)
     rope_theta: float = setting(10000.0, "model", "base of the rotary frequencies", 1.0)
     tie_embeddings: bool = setting(True, "model", "share the embedding with the output head")
-    attn_dropout: float = setting(0.1, "model", "dropout on attention weights", 0.0)
-    dropout: float = setting(0.1, "model", "dropout on the embedding and on each residual branch", 0.0)
+    attn_dropout: float = setting(0.1, "model", "dropout on attention weights", 0.0, below=1.0)
+    dropout: float = setting(0.1, "model", "dropout on the embedding and on each residual branch", 0.0, below=1.0)
 
-    epochs: int = setting(
-        4, "optimization", "end after so many passes over the data, if total_iters does not end it first", 1
-    )
-    total_iters: int = setting(10000, "optimization", "end after so many optimizer steps", 1)
+    epochs: int = setting(4, "optimization",
+        "end after N passes over the data, if total_iters does not end it first", 1)
+    total_iters: int = setting(10000, "optimization", "end after N optimizer steps", 1)
     batch_size: int = setting(64, "optimization", "rows of block_size tokens on a device at a time", 1)
     micro_batch_size: int | None = setting(None, "optimization", "another name of batch_size", 1)
     total_batch_size: int = setting(524288, "optimization", "tokens per optimizer step", 1)
-    gradient_accumulation_steps: int | None = setting(
-        None,
-        "optimization",
-        "micro-batches per step and rank "
-        "(default: total_batch_size / (micro_batch_size * block_size * ranks))",
-        1,
-    )
-    optimizer: typing.Literal["adamw", "muon"] = setting(
-        "adamw", "optimization", "muon: Muon for the matrices, AdamW for the rest"
-    )
+    gradient_accumulation_steps: int | None = setting(None, "optimization",
+        "micro-batches per step and rank (default: total_batch_size / (micro_batch_size * block_size * ranks))", 1)
+    optimizer: typing.Literal["adamw", "muon"] = setting("adamw", "optimization",
+        "muon: Muon for the matrices, AdamW for the rest")
     max_lr: float = setting(6e-4, "optimization", "peak learning rate", 0.0)
     min_lr: float | None = setting(None, "optimization", "final learning rate (default: 0.1 * max_lr)", 0.0)
-    muon_lr: float = setting(
-        0.02, "optimization", "peak learning rate of the matrices under muon; follows the same schedule", 0.0
-    )
-    muon_momentum: float = setting(0.95, "optimization", "momentum of muon; short runs want less", 0.0)
+    muon_lr: float = setting(0.02, "optimization",
+        "peak learning rate of the matrices under muon; follows the same schedule", 0.0)
+    muon_momentum: float = setting(0.95, "optimization", "momentum of muon; short runs want less", 0.0, below=1.0)
     warmup_iters: int = setting(700, "optimization", "steps of linear warm-up", 0)
-    lr_decay_iters: int | None = setting(
-        None, "optimization", "step at which the cosine reaches min_lr (default: total_iters)", 1
-    )
+    lr_decay_iters: int | None = setting(None, "optimization",
+        "step at which the cosine reaches min_lr (default: total_iters)", 1)
     weight_decay_optim: float = setting(0.1, "optimization", "decoupled weight decay of the matrices", 0.0)
-    beta_1: float = setting(0.9, "optimization", "AdamW's first moment", 0.0)
-    beta_2: float = setting(0.95, "optimization", "AdamW's second moment", 0.0)
+    beta_1: float = setting(0.9, "optimization", "AdamW's first moment", 0.0, below=1.0)
+    beta_2: float = setting(0.95, "optimization", "AdamW's second moment", 0.0, below=1.0)
     clip: float = setting(1.0, "optimization", "largest gradient norm; 0 = any", 0.0)
     compile: bool | None = setting(None, "optimization", "torch.compile the model (default: on CUDA)")
 
     eval_iters: int = setting(50, "evaluation", "evaluate every N steps", 1)
     eval_check: int = setting(100, "evaluation", "validation batches per evaluation", 1)
-    val_epochs: int = setting(
-        2, "evaluation", "every N epochs, evaluate on the whole validation set; 0 = never", 0
-    )
+    val_epochs: int = setting(2, "evaluation",
+        "every N epochs, evaluate on the complete validation set; 0 = never", 0)
 
     beta: float = setting(0.1, "dpo", "strength of the pull towards the reference in DPO", 0.0)
     dpo_loss: typing.Literal["sigmoid", "ipo"] = setting("sigmoid", "dpo", "loss of a preference pair")
-    label_smoothing: float = setting(
-        0.0, "dpo", "share of pairs that are taken to be the wrong way round", 0.0
-    )
+    label_smoothing: float = setting(0.0, "dpo",
+        "assumed share of pairs whose preference is the wrong way round", 0.0, below=0.5)
 
     prompt: str = setting("Once upon a time", "sampling", "text to continue")
     max_length: int = setting(100, "sampling", "new tokens, at most", 1)
     temperature: float = setting(0.8, "sampling", "0 = greedy", 0.0)
     top_k: int = setting(50, "sampling", "sample from the k most probable tokens; 0 = all", 0)
-    top_p: float = setting(1.0, "sampling", "sample from the fewest tokens that hold this probability", 0.0)
-    min_p: float = setting(
-        0.0, "sampling", "skip tokens less probable than this share of the most probable one", 0.0
-    )
-    repetition_penalty: float = setting(
-        1.0,
-        "sampling",
-        "divide the logits of all earlier tokens by this (multiply those below 0); 1 = off",
-        0.0,
-    )
-    frequency_penalty: float = setting(
-        0.0, "sampling", "subtract this from a token's logit for each time that it was generated"
-    )
-    num_beams: int = setting(
-        1, "sampling", "beam search with N beams, where temperature and filters have no part", 1
-    )
+    top_p: float = setting(1.0, "sampling",
+        "sample from the fewest tokens that hold this probability", 0.0, maximum=1.0)
+    min_p: float = setting(0.0, "sampling",
+        "skip tokens less probable than this share of the most probable one", 0.0, maximum=1.0)
+    repetition_penalty: float = setting(1.0, "sampling",
+        "divide the logits of all earlier tokens by this (multiply those below 0); 1 = off", 0.001)
+    frequency_penalty: float = setting(0.0, "sampling",
+        "subtract this from a token's logit for each time that it was generated")
+    num_beams: int = setting(1, "sampling", "beam search with N beams, without temperature and filters", 1)
     stop: tuple[str, ...] = setting((), "sampling", "end before any of these strings")
+    # fmt: on
 
     def __post_init__(self):
-        explicit = {f.name: getattr(self, f.name) for f in fields(self)}
-        object.__setattr__(self, "explicit", explicit)
         for name, rule in DERIVED_DEFAULTS.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, rule(self))
-        if complaints := list(_validation_errors(self)):
-            raise UserError("; ".join(complaints))
+            value = getattr(self, name)
+            if value is None or isinstance(value, _DerivedInt | _DerivedFloat):
+                derived = rule(self)
+                kind = _DerivedInt if isinstance(derived, int) else _DerivedFloat
+                object.__setattr__(self, name, kind(derived))
+
+        if errors := list(_validation_errors(self)):
+            raise UserError("; ".join(errors))
+
+    @property
+    def explicit(self) -> dict[str, object]:
+        """All fields by name, None where the value was derived: what a checkpoint keeps."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        derived = {name for name in values if isinstance(values[name], _DerivedInt | _DerivedFloat)}
+        return {name: None if name in derived else value for name, value in values.items()}
 
     def replace(self, **changes: object) -> "ModelArgs":
-        """The same settings with some changed; derived ones follow."""
-        return ModelArgs(**{**self.explicit, **changes})
+        """Return the settings with some changed; derived ones follow, as with `dataclasses.replace`."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def row_tokens(self) -> int:
-        """Tokens of a row: a row of preference pairs has room for two answers of block_size."""
+        """Tokens of a row: twice block_size for preference pairs, which hold two answers."""
         return self.block_size * (2 if self.train == "D" else 1)
 
     @property
@@ -195,12 +185,12 @@ class ModelArgs:
 
 
 def world_size() -> int:
-    """Number of ranks, as torchrun says it."""
+    """Return the number of ranks, as torchrun says it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def round_up(n: int, multiple: int) -> int:
-    """The smallest multiple that is not below n."""
+    """Return the smallest multiple of `multiple` that is at least n."""
     return -(-n // multiple) * multiple
 
 
@@ -219,7 +209,7 @@ DERIVED_DEFAULTS: dict[str, Callable[[ModelArgs], object]] = {
     "lr_decay_iters": lambda a: a.total_iters,
 }
 
-# What a stage does otherwise than pretraining, unless a preset or a flag says something else.
+# Defaults of a stage that differ from those of pretraining; presets and flags override them.
 STAGE_DEFAULTS: dict[str, dict[str, object]] = {
     "P": {},
     "S": dict(max_lr=2e-4, warmup_iters=50, total_batch_size=32768, batch_size=16, epochs=3),
@@ -235,113 +225,99 @@ STAGE_DEFAULTS: dict[str, dict[str, object]] = {
     ),
 }
 
+# fmt: off
 PRESETS: dict[str, dict[str, object]] = {
     # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304
     "smol-130m": dict(
-        embeddings_dims=768,
-        no_of_decoder_layers=15,
-        no_of_heads=12,
-        no_kv_heads=2,
-        block_size=1024,
-        batch_size=32,
-        dropout=0.0,
-        attn_dropout=0.0,
+        embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
+        batch_size=32, dropout=0.0, attn_dropout=0.0,
     ),
     # the quickstart: some minutes on two CPU cores, all three together
     "stories": dict(
-        dataset="stories",
-        embeddings_dims=128,
-        no_of_decoder_layers=4,
-        no_of_heads=4,
-        no_kv_heads=2,
-        block_size=320,
-        batch_size=6,
-        total_batch_size=3840,
-        dropout=0.0,
-        attn_dropout=0.0,
-        optimizer="muon",
-        max_lr=2e-2,
-        muon_lr=0.03,
-        muon_momentum=0.8,
-        warmup_iters=30,
-        total_iters=440,
-        eval_iters=220,
-        eval_check=12,
-        save_checkpoint_iter=220,
-        max_length=150,
+        dataset="stories", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2,
+        block_size=320, batch_size=6, total_batch_size=3840, dropout=0.0, attn_dropout=0.0,
+        optimizer="muon", max_lr=2e-2, muon_lr=0.03, muon_momentum=0.8, warmup_iters=30,
+        total_iters=440, eval_iters=220, eval_check=12, save_checkpoint_iter=220, max_length=150,
     ),
     "stories-instruct": dict(
-        train="S",
-        dataset="stories_instruct",
-        batch_size=12,
-        total_batch_size=3840,
-        dropout=0.0,
-        attn_dropout=0.0,
-        optimizer="muon",
-        max_lr=2e-2,
-        muon_momentum=0.8,
-        warmup_iters=30,
-        total_iters=1040,
-        eval_iters=260,
-        eval_check=10,
-        save_checkpoint_iter=260,
-        max_length=220,
+        train="S", dataset="stories_instruct", batch_size=12, total_batch_size=3840, dropout=0.0,
+        attn_dropout=0.0, optimizer="muon", max_lr=2e-2, muon_momentum=0.8, warmup_iters=30,
+        total_iters=1040, eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=220,
         prompt="Write a story about Tom and a bell.",
     ),
-    # Adam's second moments remember the first steps, or pairs that are learned would move weights as much as new ones.
+    # beta_2: Adam's second moments keep the first steps, or learned pairs would move weights as much as new ones.
     "stories-preference": dict(
-        train="D",
-        dataset="stories_preference",
-        batch_size=3,
-        total_batch_size=7680,
-        max_lr=1e-4,
-        beta_2=0.999,
-        clip=0.0,
-        beta=3.0,
-        warmup_iters=10,
-        total_iters=150,
-        eval_iters=30,
-        eval_check=10,
-        save_checkpoint_iter=75,
-        max_length=220,
-        prompt="Write a story about Tom and a bell.",
+        train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680, max_lr=1e-4,
+        beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=10, total_iters=150, eval_iters=30,
+        eval_check=10, save_checkpoint_iter=75, max_length=220, prompt="Write a story about Tom and a bell.",
     ),
     # characters of Shakespeare, 0.8M parameters: about two minutes on two CPU cores
     "shakespeare": dict(
-        dataset="shakespeare",
-        embeddings_dims=128,
-        no_of_decoder_layers=4,
-        no_of_heads=4,
-        no_kv_heads=2,
-        block_size=256,
-        batch_size=4,
-        total_batch_size=1024,
-        dropout=0.0,
-        attn_dropout=0.0,
-        optimizer="muon",
-        max_lr=2e-2,
-        min_lr=0.0,
-        muon_momentum=0.8,
-        warmup_iters=50,
-        total_iters=1200,
-        eval_iters=400,
-        eval_check=109,
-        save_checkpoint_iter=400,
-        prompt="ROMEO:",
-        max_length=150,
+        dataset="shakespeare", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4,
+        no_kv_heads=2, block_size=256, batch_size=4, total_batch_size=1024, dropout=0.0,
+        attn_dropout=0.0, optimizer="muon", max_lr=2e-2, min_lr=0.0, muon_momentum=0.8,
+        warmup_iters=50, total_iters=1200, eval_iters=400, eval_check=109, save_checkpoint_iter=400,
+        prompt="ROMEO:", max_length=150,
     ),
 }
+# fmt: on
 
 
 def _validation_errors(a: ModelArgs) -> Iterable[str]:
-    """All that is wrong with the settings, by the flags' names."""
+    """Yield all that is wrong with the settings, by the flags' names."""
     for f in fields(a):
-        value, minimum = getattr(a, f.name), f.metadata["minimum"]
-        if minimum is not None and value is not None and not value >= minimum:
-            yield f"--{f.name} {value} is below {minimum}"
-    if a.no_of_heads >= 1 and a.no_kv_heads >= 1 and a.no_of_heads % a.no_kv_heads:
+        yield from _field_errors(f, getattr(a, f.name))
+    yield from _head_errors(a)
+    if a.min_lr > a.max_lr:
+        yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
+    if a.train == "D" and a.beta == 0:
+        yield "--beta 0 must be above 0"
+    if a.label_smoothing and a.dpo_loss == "ipo":
+        yield f"--label_smoothing {a.label_smoothing} works with --dpo_loss sigmoid only"
+
+
+def _field_errors(f: dataclasses.Field, value: object) -> Iterable[str]:
+    """Yield what is wrong with the value of one field, whatever the others are."""
+    if f.name == "run_name" and value is not None:
+        parts = Path(value).parts
+        if not parts or ".." in parts:
+            yield f"--run_name {value} must name a folder below --save_checkpoint_dir"
+    if f.name == "device" and not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", value):
+        yield f"--device {value} is unknown: use cuda, cuda:N, mps or cpu"
+    if f.name == "stop" and "" in value:
+        yield "--stop must not be empty"
+    if f.name in ("max_lr", "top_p") and value == 0:
+        yield f"--{f.name} {value} must be above 0"
+    if f.name == "temperature" and 0 < value < 1e-3:
+        yield f"--temperature {value} is too small: 0 = greedy"
+    if isinstance(value, int | float):  # None: derived, or left out of the page's form
+        yield from _range_errors(f, value)
+
+
+def _range_errors(f: dataclasses.Field, value: float) -> Iterable[str]:
+    """Yield why a number is outside the legal range of its field."""
+    minimum, maximum, below = (f.metadata[name] for name in ("minimum", "maximum", "below"))
+
+    # --clip inf is no clipping; no other setting may be infinite, and none may be NaN.
+    if math.isnan(value) or (math.isinf(value) and f.name != "clip"):
+        yield f"--{f.name} {value} is not a finite number"
+    elif minimum is not None and value < minimum:
+        yield f"--{f.name} {value} is below {minimum}"
+    elif maximum is not None and value > maximum:
+        yield f"--{f.name} {value} is above {maximum}"
+    elif below is not None and value >= below:
+        yield f"--{f.name} {value} must be below {below}"
+
+
+def _head_errors(a: ModelArgs) -> Iterable[str]:
+    """Yield what is wrong with heads and widths."""
+    if a.no_of_heads < 1 or a.no_kv_heads < 1:
+        return  # below their minimum, which has been said
+    if a.no_of_heads % a.no_kv_heads:
         yield f"--no_of_heads {a.no_of_heads} is not a multiple of --no_kv_heads {a.no_kv_heads}"
-    if a.explicit["head_dim"] is None and a.no_of_heads >= 1 and a.embeddings_dims % a.no_of_heads:
+
+    derived = isinstance(a.head_dim, _DerivedInt)
+    if derived and a.embeddings_dims % a.no_of_heads:
         yield (
             f"--embeddings_dims {a.embeddings_dims} is not a multiple of --no_of_heads {a.no_of_heads} "
             "(or give --head_dim)"
@@ -351,42 +327,10 @@ def _validation_errors(a: ModelArgs) -> Iterable[str]:
             f"--head_dim {a.head_dim} (--embeddings_dims / --no_of_heads unless given) must be even: "
             "rotary positions turn pairs"
         )
-    if a.min_lr > a.max_lr:
-        yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
-    for name, value in a.explicit.items():
-        if isinstance(value, float) and (math.isinf(value) and name != "clip" or math.isnan(value)):
-            yield f"--{name} {value} is not a finite number"
-    if a.run_name is not None and (not Path(a.run_name).parts or ".." in Path(a.run_name).parts):
-        yield f"--run_name {a.run_name} must name a folder below --save_checkpoint_dir"
-    if a.max_lr == 0:
-        yield "--max_lr 0 must be above 0"
-    if a.train == "D" and a.beta == 0:
-        yield "--beta 0 must be above 0"
-    if 0 < a.temperature < 1e-3:
-        yield f"--temperature {a.temperature} is too small: 0 = greedy"
-    if a.label_smoothing and a.dpo_loss == "ipo":
-        yield f"--label_smoothing {a.label_smoothing} is of --dpo_loss sigmoid, not of ipo"
-    if a.seed is not None and a.seed >= 2**63:  # the page's may be empty
-        yield f"--seed {a.seed} must be below 2**63"
-    if a.label_smoothing >= 0.5:
-        yield f"--label_smoothing {a.label_smoothing} must be below 0.5"
-    for name in ("dropout", "attn_dropout", "beta_1", "beta_2", "muon_momentum"):
-        if getattr(a, name) >= 1:
-            yield f"--{name} {getattr(a, name)} must be below 1"
-    if not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", a.device):
-        yield f"--device {a.device} is unknown: use cuda, cuda:N, mps or cpu"
-    if not 0 < a.top_p <= 1:
-        yield f"--top_p {a.top_p} must be above 0 and at most 1"
-    if a.min_p > 1:
-        yield f"--min_p {a.min_p} is a share: it must be at most 1"
-    if a.repetition_penalty < 1e-3:
-        yield f"--repetition_penalty {a.repetition_penalty} must be 0.001 or more; 1 = off"
-    if "" in a.stop:
-        yield "--stop must not be empty"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with whole flag names only, and one line on stderr instead of the usage when a flag is wrong."""
+    """argparse that takes complete flag names only, and answers a wrong flag with one line on stderr."""
 
     def __init__(self, description: str, **options):
         super().__init__(
@@ -397,12 +341,12 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> typing.NoReturn:
-        """One line and exit code 2."""
+        """Print one line and exit with code 2."""
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
     def add_settings(self, wanted: Iterable[str]) -> None:
-        """A flag for each field that is wanted by its name or its group's; if not typed, it leaves nothing behind."""
+        """Add a flag for each field whose name or group is wanted; a flag that is not typed leaves nothing behind."""
         hints = typing.get_type_hints(ModelArgs)
         sections: dict[str, argparse._ArgumentGroup] = {}
         for f in fields(ModelArgs):
@@ -416,7 +360,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _flag(hint: type, f: dataclasses.Field) -> dict:
-    """argparse's options for a field: X | None reads an X, Literal gives choices, bool gives --x and --no-x."""
+    """Return argparse's options for a field: X | None reads an X, Literal gives choices, bool --x and --no-x."""
     described = f.metadata["help"] + ("" if f.default in (None, ()) else f" (default: {f.default})")
     options = {"help": described.replace("%", "%%")}
     if type(None) in typing.get_args(hint):
@@ -430,19 +374,35 @@ def _flag(hint: type, f: dataclasses.Field) -> dict:
     return {**options, "type": hint, "metavar": hint.__name__.upper()}
 
 
-def resolve(typed: dict[str, object], stored: dict[str, object] | None = None) -> ModelArgs:
-    """Settings by precedence: default < preset < stored in a checkpoint < typed. Other names are left out."""
-    names = {f.name for f in fields(ModelArgs)}
-    stored = dict(stored or {})
-    if "batch_size" in typed:
-        stored.pop("micro_batch_size", None)  # the same under its other name
-    preset = {**PRESETS.get(typed.get("preset"), {}), **stored, **typed}
-    merged = {**STAGE_DEFAULTS[preset.get("train", "P")], **preset}
-    return ModelArgs(**{name: value for name, value in merged.items() if name in names})
+def merge_settings(
+    cli_args: dict[str, object], checkpoint_args: dict[str, object] | None = None
+) -> dict[str, object]:
+    """Return the value of every field by precedence: default < stage < preset < checkpoint < command line.
+
+    Names that are no fields are skipped; None means: derived from others. Raises UserError for a value that is not
+    legal whatever the others are.
+    """
+    stored = dict(checkpoint_args or {})
+    if "batch_size" in cli_args:
+        stored.pop("micro_batch_size", None)  # another name of batch_size
+    preset = PRESETS.get(cli_args.get("preset"), {})
+
+    chosen = {**preset, **stored, **cli_args}
+    stage = STAGE_DEFAULTS[chosen.get("train", "P")]
+    defaults = {f.name: f.default for f in fields(ModelArgs)}
+    settings = {name: {**stage, **chosen}.get(name, default) for name, default in defaults.items()}
+    if errors := [error for f in fields(ModelArgs) for error in _field_errors(f, settings[f.name])]:
+        raise UserError("; ".join(errors))
+    return settings
+
+
+def resolve(cli_args: dict[str, object], checkpoint_args: dict[str, object] | None = None) -> ModelArgs:
+    """Return the settings of a command line, see `merge_settings`. Raises UserError for values that are not legal."""
+    return ModelArgs(**merge_settings(cli_args, checkpoint_args))
 
 
 def settings_table() -> str:
-    """The settings as a Markdown table, in the order of the dataclass."""
+    """Return the settings as a Markdown table, in the order of the dataclass."""
     rows = ["| flag | default | what |", "|---|---|---|"]
     for f in fields(ModelArgs):
         default = "" if f.default in (None, ()) else f"`{f.default}`"

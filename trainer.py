@@ -2,9 +2,9 @@
 
     python trainer.py --train P --preset stories                                           on a laptop
     torchrun --standalone --nproc_per_node=gpu trainer.py --train P --dataset fw           on all GPUs of a machine
-    python trainer.py --train P --preset stories --resume                                  go on, exactly
-    python trainer.py --train S --dataset alpaca --init_from checkpoints/P-fw              learn to answer
-    python trainer.py --train D --dataset dpo --init_from checkpoints/S-alpaca             learn what is preferred
+    python trainer.py --train P --preset stories --resume                                  continue, exactly
+    python trainer.py --train S --dataset alpaca --init_from checkpoints/P-fw              fine-tune on instructions
+    python trainer.py --train D --dataset dpo --init_from checkpoints/S-alpaca             align with preferences
 
 Writes <save_checkpoint_dir>/<run_name>/: metrics.jsonl, loss_curves.png, step folders (Hugging Face models), latest.
 SIGTERM, SIGUSR1 and Ctrl-C finish the step, save and leave. `--help` lists every setting, `--dry_run` prints the plan.
@@ -14,10 +14,13 @@ import contextlib
 import math
 import sys
 import time
+from dataclasses import dataclass
 from shlex import quote
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from config import ModelArgs, Parser
@@ -27,83 +30,81 @@ from runtime import distributed
 from runtime.distributed import DistributedEnv
 from runtime.errors import LocalRankError, RunError, run_cli
 from runtime.watchdog import StopSignal, exit_when_torchrun_dies, save_launch_id
-from training import parallel, state
+from training import state
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite
 from training.objectives import Objective, global_means
 from training.optimizers import set_lr
 from training.run import Run
+from training.settings import resolve_run
 
 GROUPS = ("run", "data", "device", "model", "optimization", "evaluation", "dpo", "sampling")
+SUMMARY_STEPS = 50  # the last training losses that the summary averages
 
 
-def train(run: Run) -> None:
-    """The loop: a step, written down; then evaluate and save when due."""
-    args, env, progress, stop = run.args, run.env, run.progress, StopSignal()
-    metrics = Metrics(run.folder, args.wandb, args.explicit, progress.step) if env.is_main_process else None
-    bar = tqdm(
-        total=run.steps,
-        initial=progress.step,
-        unit=" steps",
-        disable=not env.is_main_process,
-        dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-    )
-    whole_after = args.val_epochs * len(run.rows)
+def train(run: Run, stop: StopSignal, bar: tqdm) -> None:
+    """Train to the end of the run: a step, a line of metrics; evaluate and save when due."""
+    args, env = run.args, run.env
+    metrics = None
+    if env.is_main_process:
+        metrics = Metrics(run.folder, args.wandb, args.explicit, run.progress.step)
     stopping = False
-    while progress.step < run.steps and not stopping:
+
+    while run.progress.step < run.steps and not stopping:
         run.watchdog.beat()
-        t0 = time.perf_counter()
-        lr = set_lr(run.optimizers, progress.step, args, run.decay_end)
-        try:
-            means = train_step(run.objective, run.wrapped, run.optimizers, run.scaler, run.loader, args, env)
-        except NotFinite as error:
-            means = error
-        first_row, progress.cursor = progress.cursor, run.loader.rows_consumed
-        progress.step, progress.tokens = progress.step + 1, progress.tokens + args.tokens_per_step
-        if isinstance(means, NotFinite):
-            if run.leave_out(means, first_row):
+        start = time.perf_counter()
+        first_row = run.loader.rows_consumed
+
+        # The learning rate depends on the step alone, so a resumed run continues its schedule.
+        lr = set_lr(run.optimizers, run.progress.step, args, run.decay_end)
+
+        # One optimizer step over all micro-batches and ranks.
+        result = train_step(run.objective, run.train_model, run.optimizers, run.scaler, run.loader, args, env)
+        run.progress.step += 1
+        run.progress.tokens += args.tokens_per_step
+        run.progress.rows_consumed = run.loader.rows_consumed
+
+        # A loss or gradient that is not a number: the step is skipped; too many in a row, and the run rolls back.
+        if result.fault:
+            if run.handle_nonfinite(result.fault, first_row):
                 if metrics:
-                    metrics.go_back(progress.step)
+                    metrics.go_back(run.progress.step)
                 bar.reset(run.steps)
-                bar.update(progress.step)
+                bar.update(run.progress.step)
                 continue
         else:
             run.skips.in_a_row = 0
-            record(run, metrics, bar, means, lr, time.perf_counter() - t0)
+            log_step(run, metrics, bar, result.means, lr, time.perf_counter() - start)
+        bar.update()
 
-        stopping, finished = distributed.any_rank(stop.asked, env), progress.step == run.steps
-        whole = whole_after > 0 and progress.cursor // whole_after > first_row // whole_after
-        if finished or not stopping and (whole or progress.step % args.eval_iters == 0):
-            run.validate(metrics, whole)
-        due = progress.step % args.save_checkpoint_iter == 0 and not run.skips.in_a_row
+        # Evaluate on the first validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
+        stopping = distributed.any_rank(stop.received, env)
+        finished = run.progress.step == run.steps
+        complete = ends_epochs(first_row, run.loader.rows_consumed, args.val_epochs * len(run.rows))
+        due = complete or run.progress.step % args.eval_iters == 0
+        if finished or (due and not stopping):
+            run.validate(metrics, complete)
+
+        # Save every --save_checkpoint_iter steps, but no weights between failed steps; and always at the end.
+        due = run.progress.step % args.save_checkpoint_iter == 0 and not run.skips.in_a_row
         if stopping or finished or due:
             run.save(needed=stopping or finished)
-    bar.close()
+
     if metrics:
         metrics.close()
-        print(summary(run))
 
 
-def record(
-    run: Run, metrics: Metrics | None, bar: tqdm, means: dict[str, float], lr: float, seconds: float
-) -> None:
-    """Write a step down: its means, learning rate and speed."""
-    speed = run.args.tokens_per_step / seconds
-    # The head computes learned positions only, so the count of operations holds where all of them are learned.
-    counted = run.peak and run.args.train == "P"
-    mfu = {"mfu": speed * flops_per_token(run.args) / (run.peak * run.env.world_size)} if counted else {}
-    if metrics:
-        metrics.write(
-            run.progress.step,
-            "train",
-            {**means, "tokens": run.progress.tokens, "lr": lr, "tokens_per_second": speed, **mfu},
-        )
-    bar.set_postfix_str(
-        f"loss {means['loss']:.3f}, {speed:,.0f} tokens/s" + (f", MFU {mfu['mfu']:.0%}" if mfu else ""),
-        refresh=False,
-    )
-    bar.update()
+def ends_epochs(first_row: int, end_row: int, every: int) -> bool:
+    """Check whether a multiple of `every` rows was reached between two positions in the data (0 = never)."""
+    return every > 0 and end_row // every > first_row // every
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Means over all tokens or pairs of a step and its gradient norm; or the fault that made it skip its update."""
+
+    means: dict[str, float]
+    fault: NotFinite | None = None
 
 
 def train_step(
@@ -114,110 +115,173 @@ def train_step(
     loader: Loader,
     args: ModelArgs,
     env: DistributedEnv,
-) -> dict[str, float]:
-    """One optimizer step. Its gradients are those of one huge batch, for any split over micro-batches and ranks.
+) -> StepResult:
+    """Take one optimizer step. Its gradients are those of one huge batch, for any split over micro-batches and ranks.
 
-    Raises NotFinite, on all ranks, when loss or gradient is not a number; the weights are then as they were.
+    Where loss or gradient is not a number, the weights of all ranks stay as they were.
     """
+    last = args.gradient_accumulation_steps - 1
     results = []
     for micro_step in range(args.gradient_accumulation_steps):
         batch = loader.next(env.device)
-        with parallel.gradient_sync_context(model, last=micro_step == args.gradient_accumulation_steps - 1):
-            with env.autocast():
+
+        # DDP averages gradients over ranks in backward; once, with the last micro-batch, is enough.
+        accumulating = micro_step < last and isinstance(model, DistributedDataParallel)
+        with model.no_sync() if accumulating else contextlib.nullcontext():
+            with torch.autocast(env.device.type, dtype=env.dtype, enabled=env.dtype != torch.float32):
                 loss, count, sums = objective(model, batch)
             scaler.scale(loss).backward()
         results.append((loss, count, sums))
+
+    # Objectives return sums, so one division by the global count gives the means.
     means = global_means(results, env)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    gradients, norm = parallel.gradients(model)
-    # Ranks have averaged their sums: undo that, and divide by what was summed. Clipping rides on the same pass.
-    share = env.world_size / max(1.0, means["count"])
-    norm = norm * share
-    # In float16 a gradient past its range is the scaler's business, which then leaves the step out by itself.
-    finite = math.isfinite(means["loss"] + (0.0 if scaler.is_enabled() else norm.item()))
+    gradients, norm = local_gradients(model)
+
+    # Ranks have averaged their sums: undo that, and divide by the count. Clipping is part of the same product.
+    scale = env.world_size / max(1.0, means["count"])
+    norm = norm * scale
+    # In float16 the scaler itself skips the update where a gradient is out of range.
+    finite = math.isfinite(means["loss"]) and (scaler.is_enabled() or math.isfinite(norm.item()))
     if finite:
-        torch._foreach_mul_(
-            gradients, share * (args.clip / (norm + 1e-6)).clamp(max=1.0) if args.clip else share
-        )
+        if args.clip:
+            scale = scale * (args.clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+
     for optimizer in optimizers:
         if finite:
             scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
-    if not finite:
-        raise NotFinite(
-            means["loss"], norm.item(), [i for i, (loss, *_) in enumerate(results) if not loss.isfinite()]
-        )
-    return {**means, "grad_norm": norm.item()}
+
+    means["grad_norm"] = norm.item()
+    if finite:
+        return StepResult(means)
+    micro_steps = [i for i, (loss, *_) in enumerate(results) if not loss.isfinite()]
+    return StepResult(means, NotFinite(means["loss"], means["grad_norm"], micro_steps))
+
+
+def local_gradients(model: nn.Module) -> tuple[list[Tensor], Tensor]:
+    """Return this rank's gradients (under FSDP its shards), and the norm of the gradient of the full model."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        return [gradient.to_local() for gradient in gradients], norm.full_tensor()
+    return gradients, norm
+
+
+def progress_bar(run: Run) -> tqdm:
+    """Return the progress bar of a run, on the main process."""
+    return tqdm(
+        total=run.steps,
+        initial=run.progress.step,
+        unit=" steps",
+        disable=not run.env.is_main_process,
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+    )
+
+
+def log_step(
+    run: Run, metrics: Metrics | None, bar: tqdm, means: dict[str, float], lr: float, seconds: float
+) -> None:
+    """Write means, learning rate and speed of a step to the metrics and the progress bar."""
+    speed = run.args.tokens_per_step / seconds
+    values = {**means, "tokens": run.progress.tokens, "lr": lr, "tokens_per_second": speed}
+    text = f"loss {means['loss']:.3f}, {speed:,.0f} tokens/s"
+
+    # In S and D the head is computed at few positions, so the count of operations holds in pretraining only.
+    if run.peak and run.args.train == "P":
+        values["mfu"] = speed * flops_per_token(run.args) / (run.peak * run.env.world_size)
+        text += f", MFU {values['mfu']:.0%}"
+    if metrics:
+        metrics.write(run.progress.step, "train", values)
+    bar.set_postfix_str(text, refresh=False)
 
 
 def summary(run: Run) -> str:
-    """Where the results are, and how to go on when the run was stopped early."""
+    """Return the last line of a run: results and their place, or how to resume when it was stopped early."""
     newest = run.folder / f"step_{run.progress.step:06d}"
     if run.progress.step < run.steps:
         return (
-            f"stopped after step {run.progress.step} of {run.steps}, saved in {newest}. Go on with: "
+            f"stopped after step {run.progress.step} of {run.steps}, saved in {newest}. To continue: "
             f"python trainer.py --train {run.args.train} --dataset {quote(run.args.dataset)} "
             f"--data_dir {quote(run.args.data_dir)} --save_checkpoint_dir {quote(str(run.folder.parent))} "
             f"--run_name {quote(run.folder.name)} --resume"
         )
+
     rows = read_metrics(run.folder / "metrics.jsonl")
-    train = [row for row in rows if row["split"] == "train"][-50:]
-    loss = sum(row["loss"] * row["count"] for row in train) / max(1, sum(row["count"] for row in train))
+    train_rows = [row for row in rows if row["split"] == "train"][-SUMMARY_STEPS:]
+    count = sum(row["count"] for row in train_rows)
+    loss = sum(row["loss"] * row["count"] for row in train_rows) / max(1, count)
     validation = next(row["loss"] for row in reversed(rows) if row["split"] == "val")
     return (
-        f"done: {run.progress.tokens:,} tokens; training loss {loss:.4f} (last {len(train)} steps), "
+        f"done: {run.progress.tokens:,} tokens; training loss {loss:.4f} (last {len(train_rows)} steps), "
         f"validation loss {validation:.4f}. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}"
     )
 
 
+def plan_and_train(run: Run) -> None:
+    """Join the other ranks, print the plan, and train unless there is nothing to do."""
+    run.watchdog.beat()
+    env = distributed.init(run.args.device, run.args.dtype)
+    starts = distributed.gather_objects((run.progress.step, str(run.setup.start.weights)))
+    if len(set(starts)) > 1:
+        raise RunError(
+            f"the ranks see different checkpoints in {run.folder}: it must lie where all machines see it, and "
+            "torchrun needs an --rdzv-id when machines may come and go"
+        )
+
+    plan = run.attach_hardware(env)
+    finished = run.progress.step >= run.steps
+    if finished:
+        plan.append(
+            f"nothing left to do: step {run.progress.step} of {run.steps} is in {run.setup.start.weights}"
+        )
+    if env.is_main_process:
+        print("\n".join(plan), flush=True)
+
+    if not finished and not run.args.dry_run:
+        lock = contextlib.nullcontext()
+        if env.is_main_process:
+            lock = state.run_folder(run.folder, keep=run.setup.continues)
+        with lock:
+            if env.is_main_process:
+                save_launch_id(run.folder)
+            run.build()
+            with StopSignal() as stop, progress_bar(run) as bar:
+                train(run, stop, bar)
+            if env.is_main_process:
+                print(summary(run))
+
+    # DDP first: as the last holder of the group it would wait, with Python's lock, for threads that want that lock.
+    run.train_model = None
+    distributed.shutdown()  # not after an error: it might wait for ranks that are gone
+
+
 def main() -> None:
-    """Parse, plan, train."""
+    """Parse the command line, then plan and train; errors of the machine say how to resume."""
     parser = Parser(__doc__)
     parser.add_settings(GROUPS)
-    job = Run(vars(parser.parse_args()))
+    run = Run(resolve_run(vars(parser.parse_args())))
     exit_when_torchrun_dies()
-    job.watchdog.beat()
     try:
-        env = distributed.init(job.args.device, job.args.dtype)
-        if len(set(distributed.gather_objects((job.progress.step, str(job.source))))) > 1:
-            raise RunError(
-                f"the ranks see different checkpoints in {job.folder}: it must lie where all machines see "
-                "it, and torchrun needs an --rdzv-id when machines may come and go"
-            )
-        lines, finished = job.meet(env), job.progress.step >= job.steps
-        if finished:
-            lines.append(f"nothing left to do: step {job.progress.step} of {job.steps} is in {job.source}")
-        if env.is_main_process:
-            print("\n".join(lines), flush=True)
-        if not finished and not job.args.dry_run:
-            with (
-                state.run_folder(job.folder, keep=job.goes_on)
-                if env.is_main_process
-                else contextlib.nullcontext()
-            ):
-                if env.is_main_process:
-                    save_launch_id(job.folder)
-                job.build()
-                train(job)
-        # DDP first: as the last holder of the group it would wait, with Python's lock, for threads that want that lock.
-        job.wrapped = None
-        distributed.shutdown()  # not after an error: it might wait for ranks that are gone
+        plan_and_train(run)
     except torch.OutOfMemoryError:
         raise LocalRankError(
             "the device's memory is full: take a smaller --micro_batch_size (--total_batch_size stays) or "
-            "--activation_checkpointing; a run that has saved goes on with --resume"
+            "--activation_checkpointing; a run that has saved continues with --resume"
         ) from None
     except BrokenPipeError:
         raise
     except OSError as error:
         raise LocalRankError(
-            f"{error.filename or job.folder}: {error.strerror or error}; what is saved is whole; "
-            "mend that, then go on with --resume"
+            f"{error.filename or run.folder}: {error.strerror or error}; saved checkpoints are complete: "
+            "fix it and rerun with --resume"
         ) from None
     finally:
-        job.watchdog.end()
+        run.watchdog.end()
 
 
 if __name__ == "__main__":

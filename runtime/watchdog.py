@@ -18,14 +18,21 @@ class StopSignal:
     A second Ctrl-C leaves at once.
     """
 
-    def __init__(self):
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self.ask)
+    def __init__(self) -> None:
+        self.received = False
+        self._handlers: dict[int, object] = {}
 
-    def ask(self, number: int, frame: object) -> None:
-        """Remember the signal."""
-        self.asked = True
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._handlers[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.received = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

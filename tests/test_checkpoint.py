@@ -123,9 +123,11 @@ def test_a_config_of_odd_values_is_broken(broken, change):
         load_model(broken)
 
 
-@pytest.mark.parametrize("state", ["[]", "5", '{"format": 2, "step": 1, "cursor": 8, "tokens": 256}', "\xff"])
-def test_a_state_that_is_none_is_broken(broken, state):
-    (broken / "train_state" / "state.json").write_text(state, encoding="latin-1")
+@pytest.mark.parametrize(
+    "content", ["[]", "5", '{"format": 2, "step": 1, "cursor": 8, "tokens": 256}', "\xff"]
+)
+def test_a_state_that_is_none_is_broken(broken, content):
+    (broken / "train_state" / "state.json").write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match="state.json is broken"):
         state.load_state(broken)
 

@@ -265,7 +265,7 @@ def test_a_small_disk_that_is_really_full(place, unbroken, tmp_path, fault):
 
 def disk_usage_lies(rank):
     """The look before a save sees plenty of room, so that the disk is full in the middle of a file."""
-    checkpoint.shutil.disk_usage = lambda folder, real=shutil.disk_usage: real(folder)._replace(free=1 << 40)
+    state.shutil.disk_usage = lambda folder, real=shutil.disk_usage: real(folder)._replace(free=1 << 40)
 
 
 @pytest.mark.faults
@@ -426,7 +426,7 @@ def test_a_full_disk_costs_no_more_than_a_warning(place, unbroken):
     assert done.wait() == [0], done.said
     assert re.search(
         r"warning: the checkpoint of step 4 could not be written to .*runs/full \(.*\); the newest is "
-        r"step_000002: make room; the run goes on",
+        r"step_000002: make room; the run continues",
         done.said,
     )
     assert_same_run(place / "runs" / "full", unbroken("P"))
@@ -440,7 +440,7 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_goes_on_from_what_there_
         "error: the checkpoint of step 6 could not be written" in failed.said
         and "Traceback" not in failed.said
     )
-    assert "the newest is step_000004: make room, then go on with --resume" in failed.said
+    assert "the newest is step_000004: make room, then rerun with --resume" in failed.said
     done = fork(place, "--resume", run_name="fuller", keep_checkpoints=1)
     assert done.wait() == [0], done.said
     assert_same_run(place / "runs" / "fuller", unbroken("P"))
@@ -448,7 +448,7 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_goes_on_from_what_there_
 
 def test_too_little_space_is_seen_before_anything_is_written(place, monkeypatch, tmp_path):
     free = shutil.disk_usage(place)._replace(free=1000)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda folder: free)
     with pytest.raises(errors.RunError, match=r"step 5 could not .* \(it needs 0.02 GB, 0.00 GB are free\)"):
         state.save(tmp_path, state.TrainState(5, 0, 0), config.ModelArgs(), None, {}, {}, {})
     assert not list(tmp_path.iterdir())
@@ -479,7 +479,7 @@ def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(place):
         time.sleep(60)
 
     hung = fork(
-        place, run_name="hung", stall_minutes=0.02, before=lambda rank: setattr(trainer, "record", hang)
+        place, run_name="hung", stall_minutes=0.02, before=lambda rank: setattr(trainer, "log_step", hang)
     )
     assert hung.wait() == [1]
     assert "Timeout (0:00:01" in hung.said and " in hang" in hung.said and " in train" in hung.said

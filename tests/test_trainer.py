@@ -1,7 +1,5 @@
 """The loop: its gradients on any split, its resume after any kill, its signals, its plan."""
 
-import io
-import json
 import math
 import os
 import re
@@ -11,56 +9,17 @@ import subprocess
 import sys
 import time
 
-import forks
-import numpy as np
 import pytest
 import torch
-from forks import fork
+from forks import forked
+from kills import KILLS, in_subprocess, same_run, weights
 from safetensors.torch import load_file
 from toy import QUIET, ROOT, TINY, flags, metrics, toy_dataset, trainer
 from transformers import AutoModelForCausalLM
 
-import checkpoint
 import config
 import trainer as trainer_module
 from training.optimizers import schedule
-from training.reference_logps import reference_key
-
-KILL = "import os, signal\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
-# Where a run is killed: (words, Python that makes the process kill itself there, the newest step that stays whole)
-KILLS = [
-    (
-        "in the middle of step 4",
-        "real = trainer.train_step; count = [0]\n"
-        "def train_step(*a):\n count[0] += 1\n if count[0] == 4: die()\n return real(*a)\n"
-        "trainer.train_step = train_step",
-        2,
-    ),
-    (
-        "while the optimizer of step 4 is being written",
-        "real = trainer.checkpoint.torch.save; count = [0]\n"
-        "def save(value, path):\n count[0] += 1\n"
-        " if count[0] == 3:\n  open(path, 'wb').write(b'half'); die()\n return real(value, path)\n"
-        "trainer.checkpoint.torch.save = save",
-        2,
-    ),
-    (
-        "after the folder of step 4 is there and before `latest` names it",
-        "from pathlib import Path\nreal = Path.rename\n"
-        "def rename(self, target):\n"
-        " if self.name == 'latest.tmp' and self.read_text() == 'step_000004': die()\n return real(self, target)\n"
-        "Path.rename = rename",
-        2,
-    ),
-    (
-        "while step 2 is being pruned",
-        "real = trainer.checkpoint.shutil.rmtree\n"
-        "def rmtree(path, *a, **k):\n"
-        " if path.name == '.step_000002.old' and path.exists():\n  next(path.glob('*.safetensors')).unlink(); die()\n"
-        " return real(path, *a, **k)\ntrainer.checkpoint.shutil.rmtree = rmtree",
-        4,
-    ),
-]
 
 
 @pytest.fixture(scope="module")
@@ -71,25 +30,6 @@ def unbroken(tmp_path_factory):
     done = trainer(folder, optimizer="muon")
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def weights(run):
-    return load_file(run / "step_000006" / "model.safetensors")
-
-
-def same_run(a, b):
-    """Whether two finished runs have the same weights and the same metrics, bit for bit."""
-    left, right = weights(a), weights(b)
-    assert left.keys() == right.keys() and len(left) > 10
-    timeless = [
-        [
-            {k: v for k, v in row.items() if k not in ("tokens_per_second", "mfu")}
-            for row in metrics(run, split)
-        ]
-        for run in (a, b)
-        for split in ("train", "val")
-    ]
-    return all(torch.equal(left[name], right[name]) for name in left) and timeless[:2] == timeless[2:]
 
 
 def test_run_learns_and_writes_what_it_promises(unbroken):
@@ -107,11 +47,11 @@ def test_run_learns_and_writes_what_it_promises(unbroken):
     assert (run / "loss_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("where, code, whole", KILLS, ids=[kill[0] for kill in KILLS])
-def test_killed_run_resumes_bit_identical(unbroken, tmp_path, where, code, whole):
+@pytest.mark.parametrize("where, arm, whole", KILLS, ids=[kill[0] for kill in KILLS])
+def test_killed_run_resumes_bit_identical(unbroken, tmp_path, where, arm, whole):
     toy_dataset(tmp_path / "data")
     keep = 1 if "pruned" in where else 0
-    killed = trainer(tmp_path, code=KILL + code, optimizer="muon", keep_checkpoints=keep)
+    killed = trainer(tmp_path, code=in_subprocess(arm.__name__), optimizer="muon", keep_checkpoints=keep)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     run = tmp_path / "runs" / "P-toy"
     assert (run / "latest").read_text() == f"step_{whole:06d}"
@@ -159,7 +99,7 @@ def test_micro_batches_with_unequal_counts_are_summed_not_averaged():
     batches = iter([torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([10.0])])
 
     class Feed:
-        def next(self):
+        def next(self, device):
             return next(batches)
 
     def objective(model, batch):
@@ -169,10 +109,10 @@ def test_micro_batches_with_unequal_counts_are_summed_not_averaged():
     args = config.ModelArgs(gradient_accumulation_steps=2, clip=0.0)
     before = weight.weight.item()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    means = trainer_module.train_step(
+    result = trainer_module.train_step(
         objective, weight, [torch.optim.SGD(weight.parameters(), lr=1.0)], scaler, Feed(), args, env
     )
-    assert means["grad_norm"] == pytest.approx((1 + 2 + 3 + 4 + 10) / 5)
+    assert result.means["grad_norm"] == pytest.approx((1 + 2 + 3 + 4 + 10) / 5)
     assert before - weight.weight.item() == pytest.approx(4.0, rel=1e-5)
 
 
@@ -180,15 +120,11 @@ def test_micro_batches_with_unequal_counts_are_summed_not_averaged():
 def test_signal_saves_and_says_how_to_resume(unbroken, tmp_path, number):
     toy_dataset(tmp_path / "data")
     # The process asks itself in its third step, so the test does not depend on timing.
-    code = (
-        "import os\nreal = trainer.train_step; count = [0]\ndef train_step(*a):\n count[0] += 1\n"
-        f" if count[0] == 3: os.kill(os.getpid(), {int(number)})\n return real(*a)\n"
-        "trainer.train_step = train_step"
-    )
+    code = in_subprocess("signal_in_step", int(number), 3)
     stopped = trainer(tmp_path, code=code, optimizer="muon")
     assert stopped.returncode == 0, stopped.stderr
     said = re.search(
-        r"stopped after step 3 of 6, saved in .*step_000003\. Go on with: python (.*)", stopped.stdout
+        r"stopped after step 3 of 6, saved in .*step_000003\. To continue: python (.*)", stopped.stdout
     )
     command = said[1]
     resumed = subprocess.run(
@@ -269,11 +205,11 @@ def test_typed_settings_count_when_a_run_is_resumed(unbroken, tmp_path):
     assert not torch.equal(after["model.norm.weight"], before["model.norm.weight"])
     typed = config.ModelArgs(max_lr=1e-2, warmup_iters=2, total_iters=8)
     assert metrics(run)[-1]["lr"] == pytest.approx(schedule(7, typed, 8))
-    assert "--optimizer adamw cannot go on with the moments of muon" in forked(
+    assert "cannot resume a muon run with --optimizer adamw" in forked(
         tmp_path, "--resume", optimizer="adamw", code=2
     )
     said = forked(tmp_path, optimizer="muon", init_from=run / "step_000006", code=2)
-    assert "is of the run whose place this one would take" in said and (run / "step_000006").is_dir()
+    assert "belongs to the run that this one would replace" in said and (run / "step_000006").is_dir()
 
 
 def test_a_resumed_run_ends_with_its_epochs_however_large_its_steps_are(tmp_path):
@@ -380,224 +316,6 @@ def test_init_from_takes_weights_and_a_new_context(unbroken, tmp_path, tokenizer
 # --- fine-tuning and preference alignment ----------------------------------------------------------------------------
 
 # Six steps of two micro-batches, with dropout. A row of pairs has 128 tokens.
-TALKS = {
-    "train": "S",
-    "dataset": "talks",
-    "block_size": 64,
-    "batch_size": 4,
-    "total_batch_size": 512,
-    "dropout": 0.1,
-    "attn_dropout": 0.1,
-}
-PAIRS = {**TALKS, "train": "D", "dataset": "pairs", "total_batch_size": 1024, "max_lr": 5e-3}
-
-
-def forked(folder, *extra, code=0, **settings):
-    """Run the trainer on the data in folder/data in a copy of this process; returns what it said."""
-    done = fork(folder, *extra, **settings)
-    assert set(done.wait(200)) == {code}, done.said
-    return done.said
-
-
-def killed(folder, where, **settings):
-    """A run that kills itself as the text of one of KILLS says; returns its folder."""
-
-    def arm(rank):
-        exec(KILL + where, {"trainer": trainer_module})
-
-    forked(folder, before=arm, code=-signal.SIGKILL, **settings)
-    return folder / "runs" / f"{settings['train']}-{settings['dataset']}"
-
-
-def start_of(stage, aligned):
-    """The settings of a stage with the weights that it starts from."""
-    return {**stage, "init_from": aligned / "runs" / "S-talks"} if stage is PAIRS else stage
-
-
-def without_reference(aligned, folder):
-    """A copy of the data in which no reference is known."""
-    shutil.copytree(aligned / "data", folder / "data", ignore=shutil.ignore_patterns("reference"))
-
-
-def state_of(run):
-    return json.loads((run / (run / "latest").read_text() / "train_state" / "state.json").read_text())
-
-
-def tables(folder):
-    return {
-        path.name: path.read_bytes()
-        for path in sorted((folder / "data" / "pairs" / "reference").glob("*.npy"))
-    }
-
-
-@pytest.fixture(scope="module")
-def aligned(tmp_path_factory):
-    """A folder with toy conversations and pairs, a run S on the ones and a run D on the others that starts from it."""
-    folder = tmp_path_factory.mktemp("aligned")
-    toy_dataset(folder / "data", "talks", kind="instruct")
-    toy_dataset(folder / "data", "pairs", kind="preference")
-    forked(folder, **TALKS)
-    forked(folder, **start_of(PAIRS, folder))
-    return folder
-
-
-def test_fine_tuning_learns_to_answer(aligned):
-    run = aligned / "runs" / "S-talks"
-    rows = metrics(run)
-    assert (
-        rows[0]["loss"] == pytest.approx(math.log(320), abs=0.2) and rows[-1]["loss"] < rows[0]["loss"] - 0.5
-    )
-    validation = metrics(run, "val")
-    assert [row["step"] for row in validation] == [3, 6] and validation[1]["loss"] < validation[0]["loss"]
-    assert [row["count"] for row in rows] != [row["tokens"] for row in rows]
-    assert all(0 < row["count"] < 512 / 4 for row in rows)  # of the tokens of a step, the answers alone
-    assert state_of(run)["stage"] == "fine-tuning" and state_of(run)["reference"] is None
-
-
-def test_alignment_learns_what_is_preferred(aligned):
-    run, source = aligned / "runs" / "D-pairs", aligned / "runs" / "S-talks" / "step_000006"
-    rows, validation = metrics(run), metrics(run, "val")
-    names = {"accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logps", "rejected_logps"}
-    assert all(names <= row.keys() for row in rows + validation)
-    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=0.1)  # not exactly, for there is dropout
-    assert validation[-1]["loss"] < 0.6 < math.log(2) and validation[-1]["accuracy"] > 0.7
-    assert validation[-1]["margin"] > validation[0]["margin"] > 0
-    for row in rows + validation:
-        assert row["margin"] == pytest.approx(
-            row["chosen_reward"] - row["rejected_reward"], abs=1e-6
-        )  # in float32
-    assert state_of(run)["init_from"] == f"../S-talks/{source.name}"  # from wherever both are moved to
-    key = state_of(run)["reference"]
-    model, _ = checkpoint.load_model(source)
-    assert key == reference_key(
-        model, state_of(run)["data"], 64, torch.float32
-    )  # of the weights that it started from
-    assert list(tables(aligned)) == [f"{key}-train.npy", f"{key}-val.npy"]
-
-
-@pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
-def test_killed_answers_resume_bit_identical(aligned, tmp_path, stage):
-    without_reference(aligned, tmp_path)
-    run = killed(tmp_path, KILLS[0][1], **start_of(stage, aligned))
-    assert (run / "latest").read_text() == "step_000002"
-    made = tables(tmp_path) if stage is PAIRS else None
-    forked(tmp_path, "--resume", **stage)
-    assert same_run(run, aligned / "runs" / run.name)
-    if stage is PAIRS:
-        assert made == tables(tmp_path) == tables(aligned)  # of the first weights, not of those of step 2
-        assert (run / state_of(run)["init_from"]).samefile(aligned / "runs" / "S-talks" / "step_000006")
-
-
-def test_answers_without_their_generators_are_others(aligned, tmp_path):
-    """The comparison above is not vacuous: another seed gives another run."""
-    shutil.copytree(aligned / "data", tmp_path / "data")
-    forked(tmp_path, **start_of(PAIRS, aligned), seed=7)
-    assert not same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
-
-
-@pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
-def test_two_ranks_learn_the_same_answers_as_one(aligned, tmp_path, stage):
-    without_reference(aligned, tmp_path)
-    still = {**start_of(stage, aligned), "dropout": 0.0, "attn_dropout": 0.0, "max_lr": 1e-3, "batch_size": 8}
-    said = forked(tmp_path, ranks=2, run_name="two", **still, micro_batch_size=2)
-    assert "micro-batches x 2 ranks" in said
-    if stage is PAIRS:
-        made = tables(tmp_path)
-        shutil.rmtree(tmp_path / "data" / "pairs" / "reference")
-    forked(tmp_path, run_name="one", **still)
-    for split in ("train", "val"):
-        for row, other in zip(
-            *(metrics(tmp_path / "runs" / name, split) for name in ("one", "two")), strict=True
-        ):
-            compared = row.keys() - {"tokens_per_second", "mfu", "lr", "step", "split", "tokens"}
-            assert {"loss", "count"} <= compared and row["count"] == other["count"] > 0
-            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
-            assert {name: row[name] for name in compared} == {
-                name: pytest.approx(other[name], rel=1e-4, abs=1e-4) for name in compared
-            }
-    for key, value in weights(tmp_path / "runs" / "one").items():
-        torch.testing.assert_close(weights(tmp_path / "runs" / "two")[key], value, rtol=1e-4, atol=1e-4)
-    if stage is PAIRS:
-        for name, table in tables(tmp_path).items():
-            one, two = (np.load(io.BytesIO(content)) for content in (table, made[name]))
-            np.testing.assert_allclose(one, two, rtol=1e-5)
-
-
-@pytest.mark.parametrize("harm", ["other weights' log-probs", "sides swapped"])
-def test_a_wrong_reference_is_refused_before_the_first_step(aligned, tmp_path, harm):
-    shutil.copytree(aligned / "data", tmp_path / "data")
-    for path in (tmp_path / "data" / "pairs" / "reference").glob("*.npy"):
-        path.with_suffix(".sha256").unlink()  # or it would be refused for that
-        table = np.load(path)
-        np.save(path, table[:, ::-1] if harm == "sides swapped" else table + np.float32([0.0, 0.3]))
-    said = forked(tmp_path, **start_of(PAIRS, aligned), code=1)
-    assert re.search(r"error: the loss before the first step is .*, not 0.693147: .* delete that", said), said
-    assert not (tmp_path / "runs" / "D-pairs" / "latest").exists()
-
-
-def test_other_weights_get_a_reference_of_their_own(aligned, tmp_path):
-    shutil.copytree(aligned / "data", tmp_path / "data")
-    forked(tmp_path, **PAIRS, init_from=aligned / "runs" / "S-talks" / "step_000004", run_name="other")
-    assert len(tables(tmp_path)) == 4 and tables(aligned).items() < tables(tmp_path).items()
-
-
-def test_a_resumed_alignment_needs_its_reference(aligned, tmp_path):
-    without_reference(aligned, tmp_path)
-    shutil.copytree(aligned / "runs", tmp_path / "runs")
-    (tmp_path / "runs" / "D-pairs" / "latest").write_text("step_000004")
-    said = forked(tmp_path, "--resume", **PAIRS, code=2)
-    assert re.search(r"error: the reference log-probs of this run are gone .* --init_from .*S-talks", said), (
-        said
-    )
-
-
-def test_pretraining_on_instructions_is_fine_tuning(aligned, tmp_path):
-    shutil.copytree(aligned / "data", tmp_path / "data")
-    assert "fine-tuning on talks" in forked(tmp_path, **{**TALKS, "train": "P"})
-    assert same_run(tmp_path / "runs" / "S-talks", aligned / "runs" / "S-talks")
-    said = forked(tmp_path, **{**PAIRS, "train": "P"}, code=2)
-    assert "--dataset pairs is of kind preference; --train P needs text" in said
-
-
-def test_a_fine_tuning_is_resumed_as_one_when_pretraining_is_typed(aligned, tmp_path):
-    """`--train P --resume --run_name X` goes on with X's own stage, though the folder holds texts as well."""
-    shutil.copytree(aligned / "data", tmp_path / "data")
-    toy_dataset(tmp_path / "data")
-    shutil.copytree(aligned / "runs", tmp_path / "runs")
-    (tmp_path / "runs" / "S-talks" / "latest").write_text("step_000004")
-    forked(tmp_path, "--resume", **{**TALKS, "train": "P", "dataset": "toy", "run_name": "S-talks"}, code=2)
-    words = {name: value for name, value in {**TINY, **TALKS, "train": "P"}.items() if name != "dataset"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forks, "TINY", {})
-        said = forked(tmp_path, "--resume", **words, run_name="S-talks")
-    assert "fine-tuning on talks" in said
-    assert same_run(tmp_path / "runs" / "S-talks", aligned / "runs" / "S-talks")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [TALKS, PAIRS], ids="SD")
-@pytest.mark.parametrize("where, code, whole", KILLS[1:], ids=[kill[0] for kill in KILLS[1:]])
-def test_answers_killed_anywhere_resume_bit_identical(aligned, tmp_path, stage, where, code, whole):
-    without_reference(aligned, tmp_path)
-    keep = 1 if "pruned" in where else 0
-    run = killed(tmp_path, code, **start_of(stage, aligned), keep_checkpoints=keep)
-    assert (run / "latest").read_text() == f"step_{whole:06d}"
-    forked(tmp_path, "--resume", **stage, keep_checkpoints=keep)
-    assert same_run(run, aligned / "runs" / run.name)
-
-
-@pytest.mark.slow
-def test_killed_while_the_reference_is_made_it_starts_again(aligned, tmp_path):
-    without_reference(aligned, tmp_path)
-    killed(
-        tmp_path,
-        "from training import reference_logps as reference\nreal = reference.np.save\n"
-        "def save(file, table):\n real(file, table[:9]); file.flush(); die()\nreference.np.save = save",
-        **start_of(PAIRS, aligned),
-    )
-    forked(tmp_path, **start_of(PAIRS, aligned))
-    assert tables(tmp_path) == tables(aligned)
-    assert same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
 
 
 @pytest.mark.slow

@@ -7,12 +7,13 @@ gradients.
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import IGNORE, ModelArgs
 from dataloader.batch import Batch
-from runtime.distributed import DistributedEnv, all_reduce_sum
+from runtime.distributed import DistributedEnv
 from training.chunked_loss import chunked_linear_loss, label_logps, linear_cross_entropy, output_weight
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -133,7 +134,10 @@ def global_means(
         torch.stack([value.detach().to(_precision(env.device)) for value in (loss, count, *sums.values())])
         for loss, count, sums in results
     ]
-    values = dict(zip(names, all_reduce_sum(torch.stack(rows).sum(0)).tolist(), strict=True))
+    totals = torch.stack(rows).sum(0)
+    if dist.is_initialized():
+        dist.all_reduce(totals)
+    values = dict(zip(names, totals.tolist(), strict=True))
     return {
         name: value if name == "count" else value / max(1.0, values["count"])
         for name, value in values.items()

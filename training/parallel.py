@@ -3,7 +3,6 @@
 Outside this file both are alike: a module whose gradients are averaged over ranks, and states that are whole.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -17,7 +16,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -57,20 +55,6 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
 def is_sharded(model: nn.Module) -> bool:
     """Whether ranks hold parts of the model."""
     return isinstance(model, FSDPModule)
-
-
-def gradient_sync_context(model: nn.Module, last: bool) -> AbstractContextManager:
-    """The context of a micro-batch: copies add up once, with the last one; parts do it always, to stay small."""
-    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
-
-
-def gradients(model: nn.Module) -> tuple[list[Tensor], Tensor]:
-    """This rank's gradients, and the norm of those of the whole model."""
-    found = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(found)
-    if isinstance(norm, DTensor):
-        return [gradient.to_local() for gradient in found], norm.full_tensor()
-    return found, norm
 
 
 def full_state_dicts(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[dict, dict]:

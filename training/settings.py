@@ -1,12 +1,22 @@
-"""Settings that fit the data and the weights of a run, or the words for what does not fit."""
+"""From a command line to the set-up of a run: settings, data, and the weights it starts from.
 
+`resolve_run` goes one way: stage and dataset -> weights to resume or to start from -> architecture and vocabulary ->
+one ModelArgs. Each step returns; nothing is written.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from checkpoint import ARCHITECTURE, load_args
-from config import ModelArgs, round_up
-from dataprep.shards import read_meta
+from checkpoint import ARCHITECTURE, find_model, load_args, verify_checkpoint
+from config import ModelArgs, merge_settings, round_up
+from dataprep.shards import read_meta, verify_dataset
 from runtime.errors import UserError
+from runtime.watchdog import is_local_main_process, restarted_by_torchrun
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from training.stages import STAGES, Stage
+from training.state import TrainState, data_hash, load_state
 
 # Taken in this order where --dataset is not given.
 DEFAULT_DATASETS = {
@@ -14,64 +24,206 @@ DEFAULT_DATASETS = {
     "instruct": ("alpaca", "stories_instruct"),
     "preference": ("dpo", "stories_preference"),
 }
+VOCAB_MULTIPLE = 64  # rows of the embedding: matrix products like it
 
 
-def choose_dataset(args: ModelArgs, kind: str) -> Path:
-    """The folder of --dataset, or of the first prepared one of the stage's kind. Raises UserError for a wrong kind."""
-    data_dir = Path(args.data_dir)
-    if args.dataset:
-        meta = read_meta(data_dir / args.dataset)
-        if meta["kind"] != kind and (args.train, meta["kind"]) != ("P", "instruct"):
-            raise UserError(
-                f"--dataset {args.dataset} is of kind {meta['kind']}; --train {args.train} needs {kind}"
-            )
-        return data_dir / args.dataset
+@dataclass(frozen=True)
+class Start:
+    """The weights that a run starts from, and where its training stands."""
+
+    weights: Path | None = None  # a model folder; None = random weights
+    progress: TrainState | None = None  # None = a new run
+    state: dict | None = None  # the rest of state.json
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """Settings, data and starting point of a run, before any hardware is known."""
+
+    args: ModelArgs
+    stage: Stage
+    folder: Path
+    dataset: Path
+    meta: dict
+    tokenizer: Tokenizer
+    start: Start
+    continues: bool  # the run's folder is kept; a new run moves an older one of its name aside
+    prompt_ids: list[int]  # of the sample that an evaluation shows; empty = no sample
+
+
+def resolve_run(cli_args: dict[str, object]) -> RunSetup:
+    """Return the set-up of the run that a command line describes. Raises UserError where something does not fit."""
+    train, dataset = choose_stage_and_dataset(cli_args)
+    cli_args = {**cli_args, "train": train}
+    settings = merge_settings(cli_args)
+    folder = run_folder_of(settings, dataset)
+    continues = bool(settings["resume"]) or restarted_by_torchrun(folder)
+
+    if settings["resume"] or (continues and (folder / "latest").is_file()):
+        start = resume_start(folder, check_files=not settings["dry_run"])
+        cli_args = {**cli_args, "train": _resumed_stage(train, start), "resume": True}
+        settings = merge_settings(cli_args, start.state["args"])
+        _check_optimizer(settings, start)
+        dataset = Path(settings["data_dir"]) / settings["dataset"]
+    elif settings["init_from"]:
+        start = initial_start(settings["init_from"], folder, check_files=not settings["dry_run"])
+    else:
+        start = Start()
+
+    verify_once(verify_dataset, dataset, wanted=not settings["dry_run"])
+    meta = read_meta(dataset)
+    tokenizer = load_tokenizer(dataset / "tokenizer")
+    if start.state and start.state["data"] != data_hash(meta):
+        raise UserError(
+            f"{dataset} is not the data that {start.weights} was trained on: prepare it as it was, or start a "
+            f"new run with --init_from {start.weights} and its own --run_name"
+        )
+
+    if start.weights:
+        settings |= adopt_architecture(start.weights, settings, cli_args, tokenizer)
+    settings["vocab_size"] = resolve_vocab_size(settings["vocab_size"], tokenizer)
+    args = ModelArgs(**{**settings, "dataset": dataset.name, "run_name": folder.name})
+
+    stage = STAGES[args.train]
+    prompt_ids = encode_sample_prompt(args, stage, tokenizer, is_typed="prompt" in cli_args)
+    return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids)
+
+
+def choose_stage_and_dataset(cli_args: dict[str, object]) -> tuple[str, Path]:
+    """Return (stage, dataset folder): of --dataset, or of the first prepared one of the stage's kind.
+
+    Pretraining on instructions is fine-tuning. Raises UserError for a dataset of the wrong kind.
+    """
+    settings = merge_settings(cli_args)
+    train, name = settings["train"], settings["dataset"]
+    kind = STAGES[train].kind
+    data_dir = Path(settings["data_dir"])
+    if not name:
+        return train, _first_prepared(data_dir, kind)
+
+    found_kind = read_meta(data_dir / name)["kind"]
+    if train == "P" and found_kind == "instruct":
+        return "S", data_dir / name
+    if found_kind != kind:
+        raise UserError(f"--dataset {name} is of kind {found_kind}; --train {train} needs {kind}")
+    return train, data_dir / name
+
+
+def _first_prepared(data_dir: Path, kind: str) -> Path:
+    """Return the prepared dataset of a kind: the first of DEFAULT_DATASETS, then by name."""
     favourites = DEFAULT_DATASETS[kind]
-    prepared = (path.parent for path in data_dir.glob("*/meta.json") if _kind(path.parent) == kind)
     rank = {name: number for number, name in enumerate(favourites)}
-    return min(
-        prepared,
-        key=lambda folder: (rank.get(folder.name, len(rank)), folder.name),
-        default=data_dir / favourites[-1],
-    )
+    prepared = [path.parent for path in data_dir.glob("*/meta.json") if _kind(path.parent) == kind]
+    prepared.sort(key=lambda folder: (rank.get(folder.name, len(rank)), folder.name))
+    return prepared[0] if prepared else data_dir / favourites[-1]
 
 
 def _kind(folder: Path) -> str | None:
-    """The kind of a prepared dataset; None of a broken one, which nobody has asked for."""
+    """Return the kind of a prepared dataset; None of a broken one, which was not asked for by name."""
     try:
         return read_meta(folder)["kind"]
     except UserError:
         return None
 
 
-def resolve_vocab_size(args: ModelArgs, tokenizer: Tokenizer) -> ModelArgs:
-    """vocab_size follows the tokenizer unless it is given. Raises UserError when it is too small."""
-    if args.explicit["vocab_size"] is None:
-        return args.replace(vocab_size=round_up(tokenizer.vocab_size, 64))
-    if args.vocab_size < tokenizer.vocab_size:
+def run_folder_of(settings: dict[str, object], dataset: Path) -> Path:
+    """Return the folder of a run: --run_name, or stage and dataset, below --save_checkpoint_dir."""
+    name = settings["run_name"] or f"{settings['train']}-{dataset.name}"
+    return Path(settings["save_checkpoint_dir"]) / name
+
+
+def resume_start(folder: Path, check_files: bool) -> Start:
+    """Return the newest checkpoint of a run, with its training state."""
+    weights = find_model(folder)
+    verify_once(partial(verify_checkpoint, resumed=True), weights, wanted=check_files)
+    progress, state = load_state(weights)
+    return Start(weights, progress, state)
+
+
+def initial_start(init_from: str, folder: Path, check_files: bool) -> Start:
+    """Return the weights that a new run starts from. Raises UserError where the new run would move them aside."""
+    weights = find_model(init_from)
+    if weights.resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"--vocab_size {args.vocab_size} is smaller than the {tokenizer.vocab_size} tokens of the data"
+            f"{weights} belongs to the run that this one would replace: give this one another --run_name"
         )
-    return args
+    verify_once(verify_checkpoint, weights, wanted=check_files)
+    return Start(weights)
 
 
-def adopt_architecture(source: Path, args: ModelArgs, typed: dict, tokenizer: Tokenizer) -> ModelArgs:
-    """Settings that fit the weights in a folder. Raises UserError where a typed one or the tokenizer does not."""
-    theirs = load_args(source)
-    free = (
-        None if args.resume else "block_size"
-    )  # rotary positions have no weights: a new run may choose its context
-    fixed = [name for name in ARCHITECTURE if name != free or name not in typed]
+def _resumed_stage(train: str, start: Start) -> str:
+    """Return the stage to resume: a run that began as P on instructions is S."""
+    stored = start.state["args"]["train"]
+    return "S" if (train, stored) == ("P", "S") else train
+
+
+def _check_optimizer(settings: dict[str, object], start: Start) -> None:
+    stored = start.state["args"]["optimizer"]
+    if settings["optimizer"] != stored:
+        raise UserError(
+            f"cannot resume a {stored} run with --optimizer {settings['optimizer']}: optimizer states differ; "
+            f"start a new run with --init_from {start.weights} and its own --run_name"
+        )
+
+
+def verify_once(verify: Callable[[Path], None], folder: Path, wanted: bool) -> None:
+    """Compare a folder with its checksums, once on each machine."""
+    if wanted and is_local_main_process():
+        verify(folder)
+
+
+def adopt_architecture(
+    weights: Path, settings: dict[str, object], cli_args: dict[str, object], tokenizer: Tokenizer
+) -> dict[str, object]:
+    """Return the settings that the weights in a folder fix.
+
+    Raises UserError where a flag says otherwise, or where the data has another tokenizer.
+    """
+    stored = load_args(weights)
+    fixed = {name: getattr(stored, name) for name in ARCHITECTURE}
+    if not settings["resume"] and "block_size" in cli_args:
+        del fixed["block_size"]  # rotary positions have no weights: a new run may choose its context
+
     wrong = [
-        f"--{name} {typed[name]} (there {getattr(theirs, name)})"
-        for name in fixed
-        if name in typed and typed[name] != getattr(theirs, name)
+        f"--{name} {cli_args[name]} does not match the checkpoint in {weights} ({value})"
+        for name, value in fixed.items()
+        if name in cli_args and cli_args[name] != value
     ]
     if wrong:
-        raise UserError(f"{', '.join(wrong)}: the model in {source} is another one")
-    if has_tokenizer(source) and load_tokenizer(source).hash != tokenizer.hash:
+        raise UserError(f"{'; '.join(wrong)}: drop the flag or start a new run")
+    if has_tokenizer(weights) and load_tokenizer(weights).hash != tokenizer.hash:
         raise UserError(
-            f"the model in {source} has another tokenizer than the data: prepare the data with "
-            f"data.py --tokenizer {source}"
+            f"the model in {weights} has another tokenizer than the data: prepare the data with "
+            f"data.py --tokenizer {weights}"
         )
-    return args.replace(**{name: getattr(theirs, name) for name in fixed})
+    return fixed
+
+
+def resolve_vocab_size(vocab_size: int | None, tokenizer: Tokenizer) -> int:
+    """Return the rows of the embedding: the tokenizer's tokens rounded up, unless given.
+
+    Raises UserError when there are fewer than tokens.
+    """
+    if vocab_size is None:
+        return round_up(tokenizer.vocab_size, VOCAB_MULTIPLE)
+    if vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"--vocab_size {vocab_size} is smaller than the {tokenizer.vocab_size} tokens of the data"
+        )
+    return vocab_size
+
+
+def encode_sample_prompt(args: ModelArgs, stage: Stage, tokenizer: Tokenizer, is_typed: bool) -> list[int]:
+    """Return the token ids of --prompt as the stage would ask it; none where the default does not fit the context."""
+    if stage.kind == "text":
+        prompt_ids = tokenizer.encode(args.prompt) or [tokenizer.eos_id]
+    else:
+        prompt_ids = tokenizer.render([{"role": "user", "content": args.prompt}])[0]
+
+    if len(prompt_ids) < args.block_size:
+        return prompt_ids
+    if is_typed:
+        raise UserError(
+            f"--prompt has {len(prompt_ids)} tokens; a --block_size of {args.block_size} holds fewer"
+        )
+    return []

@@ -20,20 +20,25 @@ from model import Llama
 from runtime.checksums import write_checksums
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError, UserError
-from runtime.files import commit_folder, folder_lock, remove_folder, sync, write_json
+from runtime.files import commit_folder, folder_lock, remove_folder, sync, write_json, write_text
 from tokenizer import Tokenizer
 from training.parallel import load_optimizers
 
 FORMAT = 2
+SMALL_FILES = 16e6  # bytes of a checkpoint besides its tensors: tokenizer, settings, headers
 
 
 @dataclass
 class TrainState:
-    """Where a run stands."""
+    """Position of a run; state.json calls rows_consumed `cursor`."""
 
     step: int
-    cursor: int  # rows of the data that all ranks together have taken
+    rows_consumed: int  # by all ranks together; the Loader's position when the checkpoint was written
     tokens: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return what state.json holds."""
+        return {"step": self.step, "cursor": self.rows_consumed, "tokens": self.tokens}
 
 
 def save(
@@ -43,41 +48,31 @@ def save(
     tokenizer: Tokenizer,
     weights: dict,
     training: dict,
-    state: dict,
+    metadata: dict,
     keep: int = 0,
 ) -> Path:
-    """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Returns the folder.
+    """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Return the folder.
 
-    `training` is what goes on in training: the states of optimizers and scaler, and the generators of each rank.
-    Raises RunError when it cannot be written (the disk is full); the checkpoints that were there are then untouched.
+    `training` holds the states of optimizers and scaler and the generators of each rank; `metadata` goes to state.json.
+    Raises RunError when it cannot be written (the disk is full); existing checkpoints are then untouched.
     """
     folder = run / f"step_{progress.step:06d}"
     partial = run / f".{folder.name}.tmp"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "train_state").mkdir(parents=True)
-        need, free = 16e6 + _bytes(weights) + _bytes(training), shutil.disk_usage(run).free
-        if need > free:
-            raise OSError(errno.ENOSPC, f"it needs {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
-        write_model(partial, model, tokenizer, {"stage": state["args"]["train"]}, weights=weights)
+        _check_space(run, _bytes(weights) + _bytes(training) + SMALL_FILES)
+        write_model(partial, model, tokenizer, {"stage": metadata["args"]["train"]}, weights=weights)
         _write_training(partial / "train_state", training)
-        write_json(
-            partial / "train_state" / "state.json",
-            {"format": FORMAT, **vars(progress), "tokenizer": tokenizer.hash, **state},
-        )
+        state = {"format": FORMAT, **progress.to_dict(), "tokenizer": tokenizer.hash, **metadata}
+        write_json(partial / "train_state" / "state.json", state)
         write_checksums(partial / "train_state", {})
         write_checksums(partial, {})
-        commit_folder(partial, folder)  # in the place of the same step, after a resume from an older one
-        temporary = run / "latest.tmp"
-        temporary.write_text(folder.name)
-        sync(temporary)
-        temporary.rename(run / "latest")
+
+        commit_folder(partial, folder)  # replaces the same step, after a resume from an older one
+        write_text(run / "latest", folder.name)
         sync(run)
-        others = [path for path in steps(run) if path != folder]
-        for old in others[: max(0, len(others) + 1 - keep)] if keep else []:
-            remove_folder(old)
-        for leftover in run.glob(".step_*"):  # of a run that was killed while it saved or pruned
-            shutil.rmtree(leftover)
+        _prune(run, folder, keep)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(
@@ -85,6 +80,23 @@ def save(
             f"({getattr(error, 'strerror', None) or error})"
         ) from None
     return folder
+
+
+def _check_space(folder: Path, needed: float) -> None:
+    """Raise OSError unless the disk has room for a checkpoint."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"it needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
+
+
+def _prune(run: Path, newest: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints (0 = keep all), and what a killed run left half-written."""
+    others = [path for path in steps(run) if path != newest]
+    if keep:
+        for old in others[: max(0, len(others) + 1 - keep)]:
+            remove_folder(old)
+    for leftover in run.glob(".step_*"):
+        shutil.rmtree(leftover)
 
 
 def _write_training(folder: Path, training: dict) -> None:
@@ -96,19 +108,22 @@ def _write_training(folder: Path, training: dict) -> None:
 
 
 def _bytes(value: object) -> int:
-    """Bytes of all tensors inside dicts and lists."""
+    """Return the bytes of all tensors inside dicts and lists."""
     if isinstance(value, torch.Tensor):
         return value.nbytes
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return sum(map(_bytes, parts))
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_bytes, value))
+    return 0
 
 
 def load_state(folder: Path) -> tuple[TrainState, dict]:
-    """(where the run stood, the rest of state.json) of a step folder. Raises UserError when it cannot be resumed."""
+    """Return (position, the rest of state.json) of a step folder. Raises UserError when it cannot be resumed."""
     path = folder / "train_state" / "state.json"
     if not path.is_file():
         raise UserError(
-            f"{folder} holds no train_state, so it cannot be resumed: start from its weights with "
+            f"{folder} has no train_state, so it cannot be resumed: start from its weights with "
             f"--init_from {folder}"
         )
     try:
@@ -126,14 +141,16 @@ def load_state(folder: Path) -> tuple[TrainState, dict]:
 
 
 def initial_weights_folder(folder: Path, state: dict) -> Path | None:
-    """The folder whose weights the run of a step folder began with, as its state says; None where they were random."""
-    return (folder.parent.resolve() / state["init_from"]).resolve() if state["init_from"] else None
+    """Return the folder whose weights the run of a step folder began with; None where they were random."""
+    if not state["init_from"]:
+        return None
+    return (folder.parent.resolve() / state["init_from"]).resolve()
 
 
 def restore(
     folder: Path, model: nn.Module, optimizers: list, scaler: torch.amp.GradScaler, env: DistributedEnv
 ) -> None:
-    """Give optimizers and this rank's generators their state back; a rank that is new keeps its fresh generator."""
+    """Load the states of optimizers and this rank's generators; a new rank keeps its fresh generator."""
     try:
         states = torch.load(folder / "train_state" / "optimizer.pt", weights_only=True, map_location="cpu")
         rng = torch.load(folder / "train_state" / "rng.pt", weights_only=True)
@@ -152,22 +169,22 @@ def restore(
 
 
 def rng_state(env: DistributedEnv) -> list[torch.Tensor]:
-    """The state of this rank's generators: the CPU's and, on CUDA, the device's."""
-    return [
-        torch.get_rng_state(),
-        *([torch.cuda.get_rng_state(env.device)] if env.device.type == "cuda" else []),
-    ]
+    """Return the states of this rank's generators: the CPU's and, on CUDA, the device's."""
+    states = [torch.get_rng_state()]
+    if env.device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(env.device))
+    return states
 
 
 def data_hash(meta: dict) -> str:
-    """Names prepared data by the sha256 of all its files."""
+    """Return a name for prepared data: the sha256 of the checksums of all its files."""
     files = [shard["sha256"] for split in sorted(meta["splits"]) for shard in meta["splits"][split]]
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def run_folder(folder: Path, keep: bool) -> Iterator[None]:
-    """The run's folder, folder_lock for this process alone; unless `keep`, an older run of that name is moved aside.
+    """Lock the run's folder for this process; unless `keep`, move an older run of that name aside first.
 
     Raises UserError when another process trains there, or when it cannot be written.
     """
@@ -179,7 +196,7 @@ def run_folder(folder: Path, keep: bool) -> Iterator[None]:
                 number += 1
             with folder_lock(folder):
                 folder.rename(aside)
-            print(f"a run named {folder.name} was there already: it is now {aside}", file=sys.stderr)
+            print(f"an older run named {folder.name} is now {aside}", file=sys.stderr)
             folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dataloader import loader
 from dataloader.loader import Loader
-from training import run
+from training import run, stages
 
 
 def talk(*contents: str, system: str = "") -> list[dict[str, str]]:
@@ -175,7 +175,7 @@ def plant(bad, taken=None):
     """Makes the loss of a micro-batch with one of these rows not a number; notes the rows of each in a file."""
 
     def before(rank):
-        real, own = run.next_token, []
+        real, own = stages.STAGES["P"].objective(None), []
 
         class Noting(Loader):
             def next(self, device=None):
@@ -191,6 +191,6 @@ def plant(bad, taken=None):
             return loss * (math.nan if model.training and set(own) & set(bad) else 1.0), count, sums
 
         loader.Loader = run.Loader = Noting
-        run.STAGES["P"] = dataclasses.replace(run.STAGES["P"], objective=lambda args: objective)
+        stages.STAGES["P"] = dataclasses.replace(stages.STAGES["P"], objective=lambda args: objective)
 
     return before

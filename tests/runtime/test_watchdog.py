@@ -9,24 +9,23 @@ import pytest
 
 from runtime.watchdog import StopSignal, Watchdog, restarted_by_torchrun, save_launch_id
 
-
-@pytest.fixture
-def handlers():
-    """Puts signal handlers back."""
-    numbers = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
-    before = [signal.getsignal(number) for number in numbers]
-    yield numbers
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def test_each_signal_asks_to_stop_and_a_second_ctrl_c_leaves(handlers) -> None:
-    for number in handlers:
-        stop = StopSignal()
-        assert not stop.asked
-        os.kill(os.getpid(), number)
-        assert stop.asked
-    with pytest.raises(KeyboardInterrupt):
+def test_each_signal_asks_to_stop_and_the_handlers_are_restored() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    for number in SIGNALS:
+        with StopSignal() as stop:
+            assert not stop.received
+            os.kill(os.getpid(), number)
+            assert stop.received
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received
         os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -62,7 +62,7 @@ def test_one_bad_row_costs_one_step_on_all_ranks_alike(folder):
     run = folder / "runs" / "whole"
     assert re.search(
         r"step 3: loss nan, gradient norm nan in rows 16 to 23, not finite in rows 22 to 23: the step is "
-        r"left out \(1 of 3 in a row\)",
+        r"skipped \(1 of 3 in a row\)",
         whole.said,
     )
     assert [row["step"] for row in metrics(run)] == [1, 2, 4, 5, 6]
@@ -82,7 +82,7 @@ def test_rows_that_fail_again_and_again_are_passed_over(folder):
     whole = fork(folder, run_name="whole", skip_limit=2, before=plant([20, 25], taken))
     assert whole.wait() == [0], whole.said
     assert "(2 of 2 in a row)" in whole.said
-    assert "back to step_000002; the rows of these steps are passed over" in whole.said
+    assert "rolled back to step_000002; the rows of these steps are skipped" in whole.said
     run, rows = folder / "runs" / "whole", [json.loads(line) for line in taken.read_text().splitlines()]
     assert [row[0] for row in rows] == [0, 8, 16, 24, 32, 40, 48, 56]
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4, 5, 6]
@@ -106,9 +106,9 @@ def test_rows_that_fail_again_and_again_are_passed_over(folder):
     [
         (
             range(16, 1000),
-            "again after going back to step_000002: go on from there with --resume and a smaller --max_lr",
+            "again after a rollback to step_000002: resume from there with --resume and a smaller --max_lr",
         ),
-        (range(1000), "there is no checkpoint to go back to: a smaller --max_lr"),
+        (range(1000), "there is no checkpoint to roll back to: a smaller --max_lr"),
     ],
 )
 def test_a_run_that_cannot_be_cured_stops_with_one_line(folder, bad, said):

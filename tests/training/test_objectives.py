@@ -506,7 +506,7 @@ def test_fast_steps_have_the_losses_of_plain_ones(
     mine, theirs, norms = [], [], []
     loaders = [Loader(rows, 2, 0, 1) for _ in range(2)]
     for _ in range(50):
-        means = train_step(next_token, ours, optimizers, scaler, loaders[0], args, env)
+        means = train_step(next_token, ours, optimizers, scaler, loaders[0], args, env).means
         mine.append(means["loss"])
         norms.append(means["grad_norm"])
         batches = [loaders[1].next() for _ in range(2)]
