@@ -28,6 +28,7 @@ from dataloader.batch import Batch
 from dataloader.loader import PackedRows, PairRows, StreamValidation, fixed_batches
 from dataprep.shards import TokenDataset, read_meta
 from generation.cpu_decoder import quantize
+from generation.generate import SamplingParams
 from model import Llama
 from runtime import distributed
 from runtime.distributed import DistributedEnv
@@ -199,12 +200,13 @@ def table(measured: list[dict]) -> str:
 def side_by_side(folders: list[str], count: int, seed: int, env: DistributedEnv) -> str:
     """What every model writes for the same held-out requests with the same seed, in columns."""
     tasks, columns = held_out(("about", "wish"), count, seed), []
+    params = SamplingParams(temperature=0.7, seed=seed)
     for folder in folders:
         model, tokenizer = load_model(folder)
         with env.autocast():
             columns.append(
                 list(
-                    answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, temperature=0.7, seed=seed)
+                    answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, params)
                 )
             )
     width = max(24, (shutil.get_terminal_size((120, 0)).columns - 3 * (len(folders) - 1)) // len(folders))

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from config import ModelArgs
-from generation.chat import ChatModel, Messages, choose_model, load_chat_model
+from generation.chat import ChatModel, Messages, ReplyPiece, choose_model, load_chat_model
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from tokenizer import Tokenizer
@@ -127,12 +127,15 @@ class Models:
         Raises UserError where the prompt does not fit.
         """
         speaker = self.load(stage)
-        prompt, dropped = speaker.prompt(messages, args.max_length)
+        prompt, dropped = speaker.build_prompt(messages, args.max_length)
         count = min(args.max_length, speaker.model.args.block_size - len(prompt))
         ids: list[int] = []
         text, first, t0 = "", 0.0, time.perf_counter()
-        for piece in self._steps(speaker.reply(prompt, args, ids)):
-            text, first = text + piece, first or time.perf_counter() - t0
+        for piece in self._steps(speaker.stream_reply(prompt, args)):
+            ids = piece.out_ids
+            if not piece.text:
+                continue
+            text, first = text + piece.text, first or time.perf_counter() - t0
             yield Reply(text, prompt, list(ids), first, time.perf_counter() - t0, dropped)
         ended = (
             ("the context is full" if count < args.max_length else "reached --max_length")
@@ -143,7 +146,7 @@ class Models:
         )
         yield Reply(text, prompt, ids, first, time.perf_counter() - t0, dropped, ended)
 
-    def _steps(self, pieces: Iterator[str]) -> Iterator[str]:
+    def _steps(self, pieces: Iterator[ReplyPiece]) -> Iterator[ReplyPiece]:
         """The pieces; autocast belongs to a thread, and each step may run in another one, so it is entered for each."""
         while True:
             with self.env.autocast():

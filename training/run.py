@@ -26,7 +26,8 @@ from dataloader.loader import (
     fixed_batches,
 )
 from dataprep.shards import SPLITS, TokenDataset, read_meta, verify_dataset
-from generation.generate import generate, sampling_params
+from generation.chat import sampling_params
+from generation.generate import generate
 from model import Llama
 from runtime import distributed
 from runtime.distributed import DistributedEnv
@@ -333,7 +334,7 @@ class Run:
                         self.prompt,
                         args.max_length,
                         self.tokenizer.eos_id,
-                        **sampling_params(args),
+                        sampling_params(args),
                     )
                 )
         except RunError as error:

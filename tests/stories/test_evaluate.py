@@ -95,7 +95,7 @@ def test_what_the_context_cuts_off_has_not_ended(tiny: ModelArgs, tokenizer: Tok
     asked = [instruction_text(task.instruction, task.input) for task in tasks]
     longest = max(len(tokenizer.render([{"role": "user", "content": content}])[0]) for content in asked)
     model = Llama(tiny.replace(vocab_size=320, block_size=longest + 5)).eval()
-    assert not any(ended for _, ended in evaluate.answers(model, tokenizer, tasks, 220, temperature=0.0))
+    assert not any(ended for _, ended in evaluate.answers(model, tokenizer, tasks, 220, GREEDY))
     with pytest.raises(UserError, match=f"has {longest} tokens, and the model's context holds {longest}"):
         model = Llama(tiny.replace(vocab_size=320, block_size=longest)).eval()
         list(evaluate.answers(model, tokenizer, tasks, 220))
