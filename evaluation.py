@@ -204,11 +204,7 @@ def side_by_side(folders: list[str], count: int, seed: int, env: DistributedEnv)
     for folder in folders:
         model, tokenizer = load_model(folder)
         with env.autocast():
-            columns.append(
-                list(
-                    answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, params)
-                )
-            )
+            columns.append(list(answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, params)))
     width = max(24, (shutil.get_terminal_size((120, 0)).columns - 3 * (len(folders) - 1)) // len(folders))
     lines = []
     for n, task in enumerate(tasks):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from config import ModelArgs
+from generation.generate import GREEDY, SamplingParams
 from model import Llama
 from runtime.errors import UserError
 from stories import evaluate
@@ -33,7 +34,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, say) -> list[i
     sizes = []
 
     def generate_batch(
-        model, prompts, max_new_tokens: int, stop_id: int, **how: float
+        model, prompts, max_new_tokens: int, stop_id: int, params: SamplingParams
     ) -> Iterator[list[int | None]]:
         sizes.append(len(prompts))
         said = [[*tokenizer.encode(say(known[tuple(ids)])), None][:max_new_tokens] for ids in prompts]
