@@ -1,12 +1,12 @@
 """Writing with a trained model, streamed. The name is history: it runs base models as well.
 
-    python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories [--temperature 0] [--seed 1]
-    python inference_sft.py --model sft --prompt "Name the color of a ripe cherry."     the newest fine-tuned model
-    python inference_sft.py --model dpo --chat                                          a conversation, line by line
+    python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories --temperature 0
+    python inference_sft.py --model sft --prompt "Name the color of a ripe cherry."   the newest SFT model
+    python inference_sft.py --model dpo --chat                                        a conversation
     cat question.txt | python inference_sft.py --model dpo
 
-stdout gets only the model's text; notes go to stderr. Base models continue the text; fine-tuned ones answer in the
-prompt template, unless --raw.
+stdout gets only the model's text; notes go to stderr. Base models continue the text; fine-tuned ones answer
+in the prompt template, unless --raw.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from runtime.errors import UserError, run_cli
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Flags of this script; `args` are the settings with their defaults, `prompt` is None unless it is given."""
+    """Flags of this script; `args` are the settings with their defaults, `prompt` is None if not given."""
 
     model: str | None
     chat: bool
@@ -41,8 +41,8 @@ def parse_command_line() -> CommandLine:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="sft, dpo or pretrained (the newest of that kind), or a run folder, step folder or Llama folder in "
-        "Hugging Face format (default: the newest run)",
+        help="sft, dpo or pretrained (the newest of that kind), or a run folder, step folder or Llama folder "
+        "in Hugging Face format (default: the newest run)",
     )
     parser.add_argument(
         "--chat",

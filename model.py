@@ -7,10 +7,11 @@
 - grouped-query attention: several query heads share one key and value head
 - SwiGLU in the feed-forward branch, no biases, head tied to the embedding (by default)
 
-Weight names and the half-split rotation are those of Hugging Face's LlamaForCausalLM, so a checkpoint needs no
-translation. Nothing here knows about training: no loss, no device, no global.
+Weight names and the half-split rotation are those of Hugging Face's LlamaForCausalLM, so a checkpoint needs
+no translation. Nothing here knows about training: no loss, no device, no global.
 
-Shapes: B batch, T tokens, C width, H query heads, K key and value heads, D head width, V vocabulary, S segments.
+Shapes: B batch, T tokens, C width, H query heads, K key and value heads, D head width,
+V vocabulary, S segments.
 """
 
 import math
@@ -39,7 +40,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (length, D) of the rotary angles in float32 (arXiv 2104.09864, half-split layout)."""
+    """Return cosines and sines (length, D) of the rotary angles in float32 (arXiv 2104.09864, half-split)."""
     exponents = -torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     frequencies = theta**exponents  # D/2
 
@@ -51,7 +52,7 @@ def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (x[i], x[i + D/2]) of x (B, heads, T, D) by the angle of its position; cos, sin are (T, D)."""
+    """Rotate each pair (x[i], x[i + D/2]) of x (B, heads, T, D) by its position's angle; cos, sin: (T, D)."""
     left, right = x.chunk(2, dim=-1)
     rotated = torch.cat((-right, left), dim=-1)
     return (x * cos + rotated * sin).type_as(x)
@@ -67,7 +68,7 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values (B, K, T, D) of the next T tokens of a layer; return those of all tokens so far."""
+        """Store keys and values (B, K, T, D) of the next T tokens of a layer; return those of all tokens."""
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
@@ -79,7 +80,7 @@ class KVCache:
         self.values = self.values[:, rows]
 
 
-# ---- attention: causal, under a mask (packed documents, cache), or segment by segment (the same on a CPU, faster)
+# ---- attention: causal, under a mask (packed documents, cache), or segment by segment (faster on a CPU)
 
 
 def attention(
@@ -87,8 +88,8 @@ def attention(
 ) -> Tensor:
     """Return attention (B, H, T, D) of queries (B, H, T, D) to keys and values (B, K, S, D).
 
-    It is causal where no mask is given. With segments (S, 2), see attention_segments in dataloader/batch.py, a token
-    attends within its segment. Groups of query heads share keys and values.
+    It is causal where no mask is given. With segments (S, 2), see attention_segments in dataloader/batch.py,
+    a token attends within its segment. Groups of query heads share keys and values.
     """
     if segments is not None:
         return _attention_by_segment(q, k, v, segments, dropout)
@@ -104,13 +105,13 @@ def attention(
 def attention_mask(
     T: int, start: int, doc_ids: Tensor | None, branches: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """Return the mask (B or 1, 1, T, start + T), True = may attend; None where plain causal attention is enough.
+    """Return the mask (B or 1, 1, T, start + T), True = may attend; None where causal attention is enough.
 
-    doc_ids and branches are (B, start + T). A token attends to earlier tokens of its document that belong to its own
-    branch or to branch 0, the prompt that the branches share.
+    doc_ids and branches are (B, start + T). A token attends to earlier tokens of its document that belong to
+    its own branch or to branch 0, the prompt that the branches share.
 
-    Rotary attention depends on distances only, so packed documents need no positions of their own. Branches do: each
-    continues at the position where branch 0 of its document ends.
+    Rotary attention depends on distances only, so packed documents need no positions of their own. Branches
+    do: each continues at the position where branch 0 of its document ends.
     """
     if doc_ids is None and (start == 0 or T == 1):
         return None
@@ -129,15 +130,18 @@ def attention_mask(
     return mask[:, None]  # B 1 T start+T
 
 
-# Segments differ from batch to batch, and torch.compile would build one graph for each: it must skip this function.
-# The public torch.compiler.disable imports the compiler (a second at start-up); the private name does not (torch 2.13).
+# Segments differ from batch to batch, and torch.compile would build one graph for each: it must skip this
+# function. The public torch.compiler.disable imports the compiler even where nothing is compiled; this
+# private name (torch 2.13) does not.
 @torch._disable_dynamo
 def _attention_by_segment(q: Tensor, k: Tensor, v: Tensor, segments: Tensor, dropout: float) -> Tensor:
-    """Return attention (B, H, T, D), computed for each segment of the flattened batch alone: no masked products.
+    """Return attention (B, H, T, D), computed for each segment of the flattened batch alone.
 
-    segments (S, 2) lie on the CPU: length, attends_prefix. A segment attends causally to itself. With attends_prefix
-    = 1 it also attends to all of the latest segment with attends_prefix = 0: in a preference pair, both answers attend
-    to the shared prompt. Example: prompt 3, chosen 2, rejected 2 tokens -> [[3, 0], [2, 1], [2, 1]].
+    segments (S, 2) lie on the CPU: length, attends_prefix. A segment attends causally to itself. With
+    attends_prefix = 1 it also attends to all of the latest segment with attends_prefix = 0: in a preference
+    pair, both answers attend to the shared prompt.
+
+    Example: prompt 3, chosen 2, rejected 2 tokens -> [[3, 0], [2, 1], [2, 1]].
     """
     B, H, T, D = q.shape
     lengths, attends_prefix = segments.T.tolist()
@@ -255,15 +259,15 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """Decoder-only transformer: token ids (B, T) in, logits (B, T, V) out.
 
-    `legacy` is the form of the weights once published for SmolLlama, which can be run but not trained: no positions,
-    no norm before the head, a bias in the head.
+    `legacy` is the form of the weights once published for SmolLlama, which can be run but not trained: no
+    positions, no norm before the head, a bias in the head.
     """
 
     def __init__(self, args: ModelArgs, legacy: bool = False):
         super().__init__()
         self.args = args
         self.legacy = legacy
-        # For each quantized matrix its int8 weights and the scale of each row (generation/cpu_decoder.py: quantize).
+        # Name of each quantized matrix -> int8 weights, scale of each row (generation/cpu_decoder.py).
         self.int8: dict[str, tuple[Tensor, Tensor]] = {}
 
         self.model = nn.ModuleDict(
@@ -290,7 +294,7 @@ class Llama(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw normal weights of deviation 0.02, smaller by sqrt(2 * layers) where a matrix writes to the residual."""
+        """Draw normal weights, std 0.02; matrices that write to the residual: 0.02 / sqrt(2 * layers)."""
         residual_std = INIT_STD / math.sqrt(2 * self.args.no_of_decoder_layers)
 
         for name, weight in self.named_parameters():
@@ -312,10 +316,10 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> Tensor:
-        """Return logits (B, T, V) for tokens (B, T), or the hidden states (B, T, C) before the head if `return_hidden`.
+        """Return logits (B, T, V) for tokens (B, T); with return_hidden, the hidden states (B, T, C).
 
-        The logits are those of the next token; their dtype is float32, or autocast's. The hidden states are
-        normalised.
+        The logits at position t are those of token t + 1, in float32 or autocast's dtype. The hidden states are
+        the normalised input of the head.
 
         - doc_ids (B, T): a token attends to its own document only
         - branches (B, T): within the document, to its own branch and to branch 0
@@ -337,7 +341,8 @@ class Llama(nn.Module):
         else:
             raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
 
-        # Segments are Python numbers in the end, which a GPU would have to wait for; there the mask is the fast way.
+        # Segments are Python numbers in the end, which a GPU would have to wait for; there the mask is the
+        # fast way.
         mask = None
         if tokens.device.type != "cpu":
             segments = None
@@ -370,10 +375,10 @@ def count_parameters(args: ModelArgs) -> int:
 
 
 def flops_per_token(args: ModelArgs) -> float:
-    """Return floating-point operations of training per token: 6 per matrix weight, 6 * T * width for causal attention.
+    """Return floating-point operations of training per token: 6 per matrix weight, 6 * T * C for attention.
 
-    This is the usual count (arXiv 2204.02311, appendix B) with half of the square of attention, since the other half
-    is masked.
+    This is the usual count (arXiv 2204.02311, appendix B) with half of the square of attention, since the
+    other half is masked.
     """
     norms = (2 * args.no_of_decoder_layers + 1) * args.embeddings_dims
     # An untied embedding is a table look-up: no product. A tied one is counted as the head.

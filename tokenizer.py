@@ -1,10 +1,12 @@
-"""Text to token ids and back: GPT-2's BPE, plain bytes, or a BPE trained on a corpus; one class for all of them.
+"""Text to token ids and back: GPT-2's BPE, plain bytes, or a BPE trained on a corpus; one class for all.
 
-    python tokenizer.py --files corpus.txt --vocab_size 4096 --to my_tokenizer     trains one for data.py --tokenizer
+    # train one for data.py --tokenizer
+    python tokenizer.py --files corpus.txt --vocab_size 4096 --to my_tokenizer
 
-A tokenizer is stored as a Hugging Face folder (tokenizer.json, tokenizer_config.json). Ours are ranked byte-level
-BPEs: any two neighbours merge whose join is a token, lowest rank first. tiktoken encodes them several times faster
-than tokenizers does, with the same ids; a foreign tokenizer.json is encoded by tokenizers.
+A tokenizer is stored as a Hugging Face folder (tokenizer.json, tokenizer_config.json). Ours are ranked
+byte-level BPEs: any two neighbours merge whose join is a token, lowest rank first. tiktoken encodes them
+several times faster than tokenizers does, with the same ids; a foreign tokenizer.json is encoded by
+tokenizers.
 
 The prompt template and the loss mask of a conversation are here, too: Tokenizer.render().
 """
@@ -32,7 +34,8 @@ SETTINGS_FILE = "tokenizer_config.json"
 # tiktoken's own checksum of GPT-2's encoder.json.
 GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 
-# tiktoken's stack overflows in white space of a million characters; longer runs than this go through tokenizers.
+# tiktoken's stack overflows in white space of a million characters; longer runs than this go through
+# tokenizers.
 LONG_SPACE = 500_000
 
 # GPT-2's pre-tokenizer, written for tiktoken; it cuts a text where tokenizers' ByteLevel does.
@@ -49,11 +52,12 @@ PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$
 #
 #     ### Response:
 #     Red<|endoftext|>
-#
-# Each message begins with the heading of its role. The end-of-text token ends a response, an empty line the others.
+#  Each message begins with the heading of its role. The end-of-text token ends a response, an empty line the
+# others.
 HEADINGS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant": "### Response:\n"}
 
-# The same template for Hugging Face's apply_chat_template; tests/test_tokenizer.py compares it with Tokenizer.render().
+# The same template for Hugging Face's apply_chat_template; tests/test_tokenizer_chat_template.py compares it
+# with Tokenizer.render().
 CHAT_TEMPLATE = (
     r"{%- for message in messages -%}"
     r"{%- if message['role'] == 'system' -%}{{ '### System:\n' }}"
@@ -94,8 +98,8 @@ class Tokenizer:
             self.fast = tiktoken.Encoding("ranked", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
 
     def __getstate__(self) -> dict:
-        # Worker processes get the tokenizer pickled, and most of them only encode. Hugging Face's object is large and
-        # can be rebuilt from the ranks, so it is sent only where there are none.
+        # Worker processes get the tokenizer pickled, and most of them only encode. Hugging Face's object is
+        # large and can be rebuilt from the ranks, so it is sent only where there are none.
         state = dict(vars(self))
         if self.fast:
             state["_hf"] = None
@@ -108,7 +112,7 @@ class Tokenizer:
 
     @property
     def hf(self) -> tokenizers.Tokenizer:
-        """Return the tokenizer as an object of Hugging Face's library; rebuild it in a worker that needs it."""
+        """Return Hugging Face's object for this tokenizer; rebuild it in a worker that needs it."""
         if self._hf is None:
             self._hf = _ranked_bpe(self.ranks)
             self._hf.encode_special_tokens = True
@@ -125,11 +129,11 @@ class Tokenizer:
         return np.array(self.encode(text), np.uint32)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[bool]]:
-        """Return the token ids of a conversation and its loss mask: True for each token of a response, EOS included.
+        """Return token ids of a conversation and its loss mask: True for tokens of a response and its EOS.
 
-        Messages are {"role": system | user | assistant, "content"}. If the last one is not the assistant's, the heading
-        of the response follows, so that a model continues with it. White space around contents is removed; special
-        tokens in them stay text.
+        Messages are {"role": system | user | assistant, "content"}. If the last one is not the assistant's,
+        the heading of the response follows, so that a model continues with it. White space around contents is
+        removed; special tokens in them stay text.
         """
         ids: list[int] = []
         loss_mask: list[bool] = []
@@ -143,8 +147,8 @@ class Tokenizer:
                 prompt_text += content + "\n\n"
                 continue
 
-            # Prompt and response are encoded apart, which gives the ids of the joined text: no token of GPT-2's
-            # pre-tokenizer spans the line end after the heading's colon.
+            # Prompt and response are encoded apart, which gives the ids of the joined text: no token of
+            # GPT-2's pre-tokenizer spans the line end after the heading's colon.
             prompt = self.encode(prompt_text)
             response = [*self.encode(content), self.eos_id]
             ids += prompt + response
@@ -285,7 +289,8 @@ def _has_long_space(text: str) -> bool:
     """Return True if a text has a run of white space that tiktoken cannot encode."""
     if len(text) <= LONG_SPACE:
         return False
-    # The look-behind lets the search begin only at the start of a run: without it the time would be quadratic.
+    # The look-behind lets the search begin only at the start of a run: without it the time would be
+    # quadratic.
     return re.search(rf"(?<!\s)\s{{{LONG_SPACE}}}", text) is not None
 
 
@@ -314,7 +319,7 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 
 def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
-    """Return the ranks of a tokenizer that from_ranks made; None for any other, whose ids tiktoken might not give."""
+    """Return the ranks of a tokenizer of from_ranks; None for any other: tiktoken might give other ids."""
     content = _json_without_template(hf)
     vocabulary = json.loads(content)["model"]["vocab"]
     if not isinstance(vocabulary, dict):
@@ -331,7 +336,7 @@ def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
 
 
 def _json_without_template(hf: tokenizers.Tokenizer) -> str:
-    """Return the part of tokenizer.json that decides the ids: without special tokens that a template adds around."""
+    """Return tokenizer.json without the post-processor, which adds special tokens but decides no id."""
     if hf.post_processor is None:
         return hf.to_str()
     bare = tokenizers.Tokenizer.from_str(hf.to_str())

@@ -1,7 +1,7 @@
 """Models that write: the model of a stage, a conversation as token ids, the reply as text.
 
-The stage in a model folder's config.json decides: base models continue a text, fine-tuned ones answer in the prompt
-template.
+The stage in a model folder's config.json decides: base models continue a text, fine-tuned ones answer in the
+prompt template.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Messages = Sequence[Mapping[str, str]]  # {"role": system | user | assistant, "c
 
 
 class ReplyPiece(NamedTuple):
-    """Next piece of a reply: its text, which may be empty, and the ids of all tokens so far (one list, it grows)."""
+    """Next piece of a reply: its text, which may be empty, and the ids of all tokens so far (a growing list)."""
 
     text: str
     out_ids: list[int]
@@ -58,9 +58,10 @@ class ChatModel:
         return ids
 
     def build_prompt(self, messages: Messages, max_length: int, raw: bool = False) -> tuple[list[int], int]:
-        """Return (token ids of a conversation, number of its oldest turns dropped to leave room for the reply).
+        """Return (token ids of a conversation, number of oldest turns dropped to leave room for the reply).
 
-        The reply gets room for max_length tokens, at most half of the context. A system message is never dropped.
+        The reply gets room for max_length tokens, at most half of the context. A system message is never
+        dropped.
 
         Raises UserError when the last turn alone does not fit.
         """
@@ -79,15 +80,16 @@ class ChatModel:
 
         if len(ids) >= context:
             raise UserError(
-                f"the prompt has {len(ids)} tokens; the context holds {context}, the answer included: shorten it"
+                f"the prompt has {len(ids)} tokens; the context holds {context}, the answer included: "
+                "shorten the prompt"
             )
         return ids, dropped
 
     def stream_reply(self, prompt_ids: list[int], args: ModelArgs) -> Iterator[ReplyPiece]:
         """Yield the reply to a prompt, a piece for each token, up to a stop string, EOS or --max_length.
 
-        A piece has no text while its token is a part of a character or may begin a stop string; such text comes with a
-        later piece.
+        A piece has no text while its token is a part of a character or may begin a stop string; such text
+        comes with a later piece.
         """
         params = sampling_params(args)
         next_text = self.tokenizer.stream_decoder()
@@ -112,7 +114,7 @@ def sampling_params(args: ModelArgs) -> SamplingParams:
 
 
 def stop_at(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
-    """Split text that is not shown yet: (text before a stop string, end that may begin one, True at a stop string)."""
+    """Split new text into (text to show, text that may begin a stop string, True at a stop string)."""
     starts = [text.index(stop) for stop in stop_strings if stop in text]
     if starts:
         return text[: min(starts)], "", True
@@ -161,7 +163,7 @@ def stage_of(folder: Path) -> str | None:
 
 
 def choose_model(name: str | None, args: ModelArgs) -> Path:
-    """Return the model folder for a stage's name (pretrained, sft, dpo) or a folder; without a name, the newest run.
+    """Return the model folder for a stage (pretrained, sft, dpo) or a folder; without a name, the newest run.
 
     For a stage it is the newest run under --save_checkpoint_dir, or else the newest download there.
 
@@ -185,9 +187,9 @@ def choose_model(name: str | None, args: ModelArgs) -> Path:
     if stage in ("S", "D"):
         train += " --init_from RUN"
     raise UserError(
-        f"no {name or 'model'} in {checkpoint_dir}: train one with {train} (bash install.sh quickstart trains "
-        f"all three), get the published one with python download_model_weight.py --model_type "
-        f"{name or 'pretrained'}, or give --model FOLDER"
+        f"no {name or 'model'} in {checkpoint_dir}: train one with {train} "
+        "(bash install.sh quickstart trains all three), get the published one with "
+        f"python download_model_weight.py --model_type {name or 'pretrained'}, or give --model FOLDER"
     )
 
 

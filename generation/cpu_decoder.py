@@ -1,8 +1,8 @@
-"""Decoding at batch 1 on a CPU: cpu_decoder.c, compiled once on each machine; one call for a token; int8 weights.
+"""Decoding at batch 1 on a CPU by cpu_decoder.c, compiled once on each machine; float32 or int8 weights.
 
-A token reads every weight once, so memory bandwidth sets the time. int8 weights are a quarter of float32's bytes, and
-between the matrix products there is nothing that Python or a dispatcher would have to start. Without a C compiler the
-model decodes in torch.
+A token reads every weight once, so memory bandwidth sets the time. int8 weights are a quarter of float32's
+bytes, and between the matrix products there is nothing that Python or a dispatcher would have to start.
+Without a C compiler the model decodes in torch.
 """
 
 import ctypes
@@ -117,14 +117,14 @@ class CPUDecoder:
         )
 
     def _matrix(self, name: str) -> Matrix:
-        """Return the pointers of a matrix: int8 with the scale of each row if it is quantized, else float32."""
+        """Return the pointers of a matrix: int8 and row scales if it is quantized, else float32."""
         if name in self.model.int8:
             weight, scale = self.model.int8[name]
             return Matrix(weight.data_ptr(), scale.data_ptr())
         return Matrix(self.weights[name].data_ptr(), None)
 
     def __call__(self, token: int, position: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Return logits (1, V) after a token; its keys and values join those in the cache (layers, 1, K, length, D)."""
+        """Return logits (1, V) after a token; write its keys and values to the cache (layers, 1, K, length, D)."""
         logits = torch.empty(1, self.model.args.vocab_size)
         cache_length = keys.shape[3]
         self.library.step(
@@ -180,7 +180,7 @@ def quantize(model: nn.Module) -> None:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Compile cpu_decoder.c for this machine or load it from the user's cache folder; None where that fails."""
+    """Load cpu_decoder.c from the user's cache folder, compiling it if needed; None where that fails."""
     description = repr((SOURCE.read_bytes(), COMMAND, processor()))
     key = hashlib.sha256(description.encode()).hexdigest()[:16]
     try:
@@ -199,7 +199,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _compile(path: Path) -> None:
-    """Compile cpu_decoder.c in a temporary folder and rename it: another process may compile at the same time."""
+    """Compile cpu_decoder.c in a temporary folder and rename it: another process may do the same."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
         subprocess.run([*COMMAND, SOURCE, "-o", partial, "-lm"], check=True, capture_output=True)
@@ -211,8 +211,8 @@ def _compile(path: Path) -> None:
 def processor() -> str:
     """Return a description of this machine's processor: code compiled for it may not run on another one.
 
-    Machines may share the cache folder, so the description is part of the file's name. Clock speeds change from call to
-    call and are dropped.
+    Machines may share the cache folder, so the description is part of the file's name. Clock speeds change
+    from call to call and are dropped.
     """
     try:
         first_core = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]

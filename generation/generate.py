@@ -50,7 +50,7 @@ def penalize_repetition(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
 
 
 def penalize_frequency(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    """Return logits (B, V) less the penalty for each time that a token is among ids (B, T), as in OpenAI's API."""
+    """Return logits (B, V) less the penalty for each time a token is among ids (B, T), as in OpenAI's API."""
     return logits.scatter_add(1, ids, torch.full_like(ids, -penalty, dtype=logits.dtype))
 
 
@@ -73,7 +73,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Return logits (B, V) with -inf outside the fewest tokens that hold the probability p (arXiv 1904.09751)."""
+    """Return logits (B, V) with -inf outside the fewest tokens that hold probability p (arXiv 1904.09751)."""
     sorted_logits, order = logits.sort(descending=True)
     probabilities = sorted_logits.softmax(-1)
 
@@ -84,14 +84,14 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Return logits (B, V) with -inf below p times the probability of the most probable token (arXiv 2407.01082)."""
+    """Return logits (B, V) with -inf below p times the highest probability of the row (arXiv 2407.01082)."""
     probabilities = logits.softmax(-1)
     threshold = p * probabilities.amax(-1, keepdim=True)  # B 1
     return logits.masked_fill(probabilities < threshold, -torch.inf)
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Return logits (B, V) at a temperature, with -inf for tokens that top-k, then top-p, then min-p exclude."""
+    """Return logits (B, V) at the temperature, with -inf outside top-k, then top-p, then min-p."""
     logits = logits / params.temperature
     if 0 < params.top_k < logits.shape[-1]:
         logits = keep_top_k(logits, params.top_k)
@@ -103,7 +103,7 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def sample(logits: Tensor, params: SamplingParams, generators: Sequence[torch.Generator | None]) -> Tensor:
-    """Draw a token (B,) from logits (B, V), each row with its own generator; take the most probable at temperature 0.
+    """Draw a token (B,) from logits (B, V), each row with its own generator; temperature 0 takes the best.
 
     Raises RunError where logits are not finite.
     """
@@ -132,7 +132,7 @@ def generate(
     stop_id: int | None = None,
     params: SamplingParams = UNCHANGED,
 ) -> Iterator[int]:
-    """Yield the tokens that follow the prompt, until stop_id (not yielded), max_new_tokens or the end of the context.
+    """Yield tokens after the prompt, until stop_id (not yielded), max_new_tokens or the end of the context.
 
     A beam search runs to its end before the first token is yielded.
 
@@ -156,8 +156,8 @@ def generate_batch(
 ) -> Iterator[list[int | None]]:
     """Yield the next token of all prompts, None for one that has reached stop_id; otherwise like generate.
 
-    Row n draws with seed + n, so its text does not depend on its neighbours. The longest prompt ends all of them at the
-    end of the context.
+    Row n draws with seed + n, so its text does not depend on its neighbours. The longest prompt ends all of
+    them at the end of the context.
     """
     prompt_length = max(len(ids) for ids in prompts)
     max_new_tokens = _max_new_tokens(model, prompts, max_new_tokens)
@@ -179,7 +179,8 @@ def generate_batch(
             if ended.all():
                 return
 
-        # One transfer from the device for all rows; a row that has ended continues, unseen, until the others have.
+        # One transfer from the device for all rows; a row that has ended continues, unseen, until the others
+        # have.
         yield [
             None if has_ended else token
             for token, has_ended in zip(next_tokens.tolist(), ended.tolist(), strict=True)
@@ -193,8 +194,8 @@ def beam_search(
 ) -> list[int]:
     """Return the token ids of the finished beam with the highest log-probability per token (EOS counted).
 
-    Equals transformers' beam search with length_penalty=1, early_stopping=False; tested token by token. Temperature
-    and filters are not used.
+    Equals transformers' beam search with length_penalty=1, early_stopping=False; tested token by token.
+    Temperature and filters are not used.
     """
     max_new_tokens = _max_new_tokens(model, [ids], max_new_tokens)
     num_beams = params.num_beams
@@ -262,9 +263,9 @@ def _pad_left(
 ) -> tuple[Tensor, Tensor | None]:
     """Return prompts as one tensor (B, T) and the documents (B, T + max_new_tokens) that hide the padding.
 
-    Shorter prompts are padded on the left with their own first token, which then adds to no repetition penalty. The
-    padding is document 0, which document 1 does not attend to. Positions are relative, so they need no correction.
-    The second result is None where no prompt is padded.
+    Shorter prompts are padded on the left with their own first token, which then adds to no repetition
+    penalty. The padding is document 0, which document 1 does not attend to. Positions are relative, so they
+    need no correction. The second result is None where no prompt is padded.
     """
     longest = max(len(ids) for ids in prompts)
     rows = []
@@ -294,7 +295,7 @@ def _next_logits(
     doc_ids: Tensor | None = None,
     cpu_decoder: CPUDecoder | None = None,
 ) -> Tensor:
-    """Return logits (B, V) in float32 of the token after tokens (B, T); the cache holds the first of them already."""
+    """Return logits (B, V) in float32 of the token after tokens (B, T); the cache holds the first of them."""
     new_tokens = tokens.shape[1] - cache.length
 
     if cpu_decoder and new_tokens == 1:

@@ -1,4 +1,4 @@
-"""Command line, streaming and conversations of inference_sft.py in this process; test_scripts.py runs the script."""
+"""Command line, streaming and conversations of inference_sft.py in-process; test_scripts.py runs it."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ from runtime.errors import UserError
 
 
 class Parrot:
-    """Chat model that answers with the last question, a token for each character; questions over 9 do not fit."""
+    """Chat model that repeats the question, a token for each character; more than 9 do not fit."""
 
     def __init__(self) -> None:
         self.conversations: list[list[dict[str, str]]] = []

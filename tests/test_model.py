@@ -167,5 +167,6 @@ def test_flops_are_those_of_the_matrices(tiny: ModelArgs) -> None:
         model = Llama(args)
         matrices = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
         square = args.block_size * args.no_of_heads * args.head_dim * args.no_of_decoder_layers
-        # Forward 2 per weight; scores and values 2 * square each, of which the causal half is done; backward twice.
+        # Forward 2 per weight; scores and values 2 * square each, of which the causal half is done; backward
+        # twice.
         assert flops_per_token(args) == 3 * (2 * matrices + (2 + 2) * square / 2)

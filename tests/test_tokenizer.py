@@ -1,4 +1,4 @@
-"""Tokenizers: round trips, GPT-2's own ids, special tokens as text, streams, training, folders, broken folders."""
+"""Tokenizers: round trips, GPT-2's own ids, special tokens as text, streams, training, broken folders."""
 
 import importlib.resources
 import json
@@ -13,12 +13,13 @@ import pytest
 import tiktoken.load
 import tokenizers
 import transformers
+from our_tokenizers import CORPUS, KINDS, make_tokenizers, save
 from tokenizers import models, pre_tokenizers
 
 import tokenizer as module
 from config import EOS
 from runtime.errors import UserError
-from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, instruction_text, load_tokenizer, train_bpe
+from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, load_tokenizer, train_bpe
 
 HARD = [
     "",
@@ -43,7 +44,7 @@ HARD = [
 
 
 def random_strings(count: int) -> list[str]:
-    """Return strings of characters from all of Unicode, spaces and ASCII often among them; always the same ones."""
+    """Return strings of characters from all of Unicode, with many spaces and ASCII; always the same ones."""
     chance, texts = random.Random(0), []
     for _ in range(count):
         highest = chance.choice([0x7F, 0xFF, 0x2FFF, 0x10FFFF])
@@ -56,26 +57,16 @@ def random_strings(count: int) -> list[str]:
 
 
 TEXTS = HARD + random_strings(400)
-CORPUS = [
-    "Once upon a time there was a little fox. " * 3,
-    "The fox sat at the café; the owl laughed: ha ha ha!",
-] * 20
 
 
 @pytest.fixture(scope="module")
 def ours() -> dict[str, Tokenizer]:
-    return {"gpt2": gpt2(), "bytes": byte_level(), "trained": train_bpe(CORPUS, 300)}
+    return make_tokenizers()
 
 
-@pytest.fixture(params=["gpt2", "bytes", "trained"])
+@pytest.fixture(params=KINDS)
 def one(request: pytest.FixtureRequest, ours: dict[str, Tokenizer]) -> Tokenizer:
     return ours[request.param]
-
-
-def save(tokenizer: Tokenizer, folder: Path) -> Path:
-    folder.mkdir()
-    tokenizer.save(folder)
-    return folder
 
 
 def test_gpt2_has_its_known_ids(ours: dict[str, Tokenizer]) -> None:
@@ -330,84 +321,6 @@ def test_the_script_refuses_in_one_line(
         module.run_cli(module.main)
     err = capsys.readouterr().err
     assert exit.value.code == 2 and message in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-CONVERSATIONS = [
-    [("user", "Name a color.")],
-    [("user", "Name a color."), ("assistant", "Red")],
-    [
-        ("system", "Be brief."),
-        ("user", "Hi"),
-        ("assistant", "Hello!"),
-        ("user", "And now?"),
-        ("assistant", "Bye."),
-    ],
-    [("user", "  \n spaces around \n\n"), ("assistant", "\n\n a line\n\n\nand more  \n")],
-    [("user", ""), ("assistant", "")],
-    [("user", "one"), ("user", "two"), ("assistant", "\u00a0three\u2028"), ("assistant", "'s four 😀")],
-    [("assistant", "I begin."), ("user", "### Response:\n\n### Instruction: {{ 7 }} {% x %}")],
-]
-
-
-def messages(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in turns]
-
-
-@pytest.mark.parametrize("turns", CONVERSATIONS)
-def test_a_conversation_has_the_ids_of_its_exported_template(
-    one: Tokenizer, turns: list, tmp_path: Path
-) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
-    ends_with_question = turns[-1][0] != "assistant"
-    ids = theirs.apply_chat_template(
-        messages(turns), add_generation_prompt=ends_with_question, tokenize=True, return_dict=False
-    )
-    assert one.render(messages(turns))[0] == ids
-    if not ends_with_question:
-        assert ids[-1] == one.eos_id
-
-
-def test_the_loss_mask_covers_responses_and_their_ends_alone(one: Tokenizer) -> None:
-    for turns in CONVERSATIONS:
-        ids, loss_mask = one.render(messages(turns))
-        answers = [
-            token
-            for content in (content.strip() for role, content in turns if role == "assistant")
-            for token in [*one.encode(content), one.eos_id]
-        ]
-        assert [token for token, in_loss in zip(ids, loss_mask, strict=True) if in_loss] == answers
-    assert any(loss_mask) and not all(loss_mask)
-
-
-def test_a_prompt_is_the_beginning_of_its_conversation(one: Tokenizer) -> None:
-    for turns in CONVERSATIONS:
-        ids, loss_mask = one.render(messages(turns))
-        for n in range(1, len(turns)):
-            if turns[n][0] == "assistant" != turns[n - 1][0]:
-                prompt, prompt_mask = one.render(messages(turns[:n]))
-                assert ids[: len(prompt)] == prompt
-                assert loss_mask[: len(prompt)] == prompt_mask and loss_mask[len(prompt)]
-
-
-def test_the_template_in_words(ours: dict[str, Tokenizer]) -> None:
-    ids, _ = ours["bytes"].render(
-        messages([("system", "S"), ("user", instruction_text("Do", " it ")), ("assistant", "A")])
-    )
-    assert ours["bytes"].hf.decode(ids, skip_special_tokens=False) == (
-        "### System:\nS\n\n### Instruction:\nDo\n\n### Input:\nit\n\n### Response:\nA<|endoftext|>"
-    )
-    assert instruction_text(" Do ", " ") == "Do"
-
-
-def test_a_special_token_in_a_turn_stays_text(one: Tokenizer) -> None:
-    ids, loss_mask = one.render(messages([("user", f"What is {EOS}?"), ("assistant", f"{EOS} ends a text.")]))
-    assert ids.count(one.eos_id) == 1 and ids[-1] == one.eos_id and loss_mask[-1]
-
-
-def test_the_exported_template_refuses_an_unknown_role(one: Tokenizer, tmp_path: Path) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
-    with pytest.raises(Exception, match="unknown role: tool"):
-        theirs.apply_chat_template(messages([("tool", "x")]))
 
 
 def test_a_worker_process_gets_the_same_tokenizer(one: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""Choice of a model, prompts of a conversation, turns dropped when the context is full, replies and stop strings."""
+"""Choice of a model, prompts of a conversation, dropped turns, replies and stop strings."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Logits of cpu_decoder.c against the model in torch, in float32 and int8; the same text without a compiler."""
+"""Logits of cpu_decoder.c against torch, in float32 and int8; the same text without a compiler."""
 
 import shutil
 import threading

@@ -1,4 +1,4 @@
-"""Decoding against transformers, sampling against the exact distribution, batches against single prompts, ends."""
+"""Decoding against transformers, sampling against the exact distribution, batches against single prompts."""
 
 import itertools
 import math
