@@ -52,21 +52,21 @@ PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$
 #
 #     ### Response:
 #     Red<|endoftext|>
-#  Each message begins with the heading of its role. The end-of-text token ends a response, an empty line the
-# others.
+# Each message begins with the heading of its role. A response ends with the end-of-text token, the other
+# messages with an empty line.
 HEADINGS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant": "### Response:\n"}
 
 # The same template for Hugging Face's apply_chat_template; tests/test_tokenizer_chat_template.py compares it
 # with Tokenizer.render().
 CHAT_TEMPLATE = (
     r"{%- for message in messages -%}"
-    r"{%- if message['role'] == 'system' -%}{{ '### System:\n' }}"
-    r"{%- elif message['role'] == 'user' -%}{{ '### Instruction:\n' }}"
-    r"{%- elif message['role'] == 'assistant' -%}{{ '### Response:\n' }}"
+    r"{%- if message['role'] == 'system' -%}{{ " + repr(HEADINGS["system"]) + r" }}"
+    r"{%- elif message['role'] == 'user' -%}{{ " + repr(HEADINGS["user"]) + r" }}"
+    r"{%- elif message['role'] == 'assistant' -%}{{ " + repr(HEADINGS["assistant"]) + r" }}"
     r"{%- else -%}{{ raise_exception('unknown role: ' + message['role']) }}{%- endif -%}"
     r"{{ message['content'] | trim }}{{ eos_token if message['role'] == 'assistant' else '\n\n' }}"
     r"{%- endfor -%}"
-    r"{%- if add_generation_prompt -%}{{ '### Response:\n' }}{%- endif -%}"
+    r"{%- if add_generation_prompt -%}{{ " + repr(HEADINGS["assistant"]) + r" }}{%- endif -%}"
 )
 
 # The prompt that the weights once published for SmolLlama were fine-tuned with, to the space.
