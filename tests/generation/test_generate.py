@@ -68,16 +68,16 @@ def pair(request: pytest.FixtureRequest) -> tuple[Llama, transformers.LlamaForCa
     with torch.no_grad():
         for weight in ours.parameters():
             weight.mul_(16 if weight.dim() == 2 else 1)
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(args, eos_id=0))).eval()
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
+    reference = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(args, eos_id=0))).eval()
+    reference.load_state_dict(ours.state_dict())
+    return ours, reference
 
 
 def transformers_generate(
-    theirs: transformers.LlamaForCausalLM, count: int, eos: int | None = None, **options
+    reference: transformers.LlamaForCausalLM, count: int, eos: int | None = None, **options
 ) -> list[int]:
     """Return what transformers generates after PROMPT, up to its end-of-text token."""
-    output = theirs.generate(
+    output = reference.generate(
         torch.tensor([PROMPT]),
         do_sample=False,
         max_new_tokens=count,
@@ -95,21 +95,21 @@ def transformers_generate(
     ids=str,
 )
 def test_200_tokens_are_those_of_transformers(pair: tuple, options: dict) -> None:
-    ours, theirs = pair
+    ours, reference = pair
     text = list(generate(ours, PROMPT, 200, params=SamplingParams(temperature=0.0, **options)))
-    assert text == transformers_generate(theirs, 200, **options)
+    assert text == transformers_generate(reference, 200, **options)
     assert len(text) == 200 and len(set(text)) > 2
 
 
 def test_generation_ends_where_transformers_ends_it(pair: tuple) -> None:
-    ours, theirs = pair
+    ours, reference = pair
     lengths = set()
     for num_beams in (1, 2, 5):
         params = SamplingParams(temperature=0.0, num_beams=num_beams)
         generated = sorted(set(generate(ours, PROMPT, 40, params=params)))
         for eos in (*generated[:3], 0):
             text = list(generate(ours, PROMPT, 40, eos, params))
-            assert text == transformers_generate(theirs, 40, eos, num_beams=num_beams), (num_beams, eos)
+            assert text == transformers_generate(reference, 40, eos, num_beams=num_beams), (num_beams, eos)
             lengths.add(len(text))
     assert len(lengths) > 3  # some stop early
 
@@ -141,18 +141,18 @@ def test_filters_and_penalties_are_those_of_transformers() -> None:
     logits, ids = torch.randn(6, 50) * 3, torch.randint(50, (6, 30))
     changed = 0
     for k, p in itertools.product((1, 7, 49), (0.05, 0.3, 0.9)):
-        for ours, theirs in (
+        for ours, reference in (
             (keep_top_k(logits, k), TopKLogitsWarper(k)),
             (keep_top_p(logits, p), TopPLogitsWarper(p)),
             (keep_min_p(logits, p), MinPLogitsWarper(p)),
         ):
-            assert torch.equal(ours, processed(theirs, logits))
+            assert torch.equal(ours, processed(reference, logits))
             changed += not torch.equal(ours, logits)
     assert changed == 27
     for penalty in (1.0, 0.5, 1.7):
-        theirs = processed(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
-        assert torch.equal(penalize_repetition(logits, ids, penalty), theirs)
-        assert torch.equal(theirs, logits) == (penalty == 1)
+        reference = processed(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
+        assert torch.equal(penalize_repetition(logits, ids, penalty), reference)
+        assert torch.equal(reference, logits) == (penalty == 1)
 
 
 def test_frequency_counts_what_was_generated_each_time() -> None:
