@@ -1,4 +1,4 @@
-"""Models that write: the model of a stage, a conversation as token ids, the reply as text.
+"""Models that write text: the model of a stage, a conversation as token ids, the reply as text.
 
 The stage in a model folder's config.json decides: base models continue a text, fine-tuned ones answer in the
 prompt template.

@@ -1,4 +1,4 @@
-"""From logits to token ids: penalties, filters, sampling, the cached decoding loop, beam search.
+"""Decoding, from logits to token ids: penalties, filters, sampling, the cached decoding loop, beam search.
 
 Everything here works on ids; text, and the stop strings in it, are in chat.py.
 Shapes: B rows (prompts or beams), T tokens, V vocabulary.
