@@ -14,7 +14,7 @@ from pathlib import Path
 
 from checkpoint import load_model
 from config import Parser, resolve
-from generation.chat import STAGES
+from generation.chat import STAGE_OF_MODEL_TYPE
 from publishing.hub_download import HubFile, fetch, repository
 from publishing.published_weights import convert
 from runtime.errors import UserError, run_cli
@@ -75,7 +75,7 @@ def download(repo: str, model_type: str | None, there: Path) -> Path:
     for file in chosen:
         path = fetch(repo, file, partial if file.name.endswith(".pt") else made)
     if path.suffix == ".pt":
-        convert(path, made, STAGES[model_type])
+        convert(path, made, STAGE_OF_MODEL_TYPE[model_type])
     write_json(made / SOURCE, source)
     load_model(made)  # nothing takes the folder's name that cannot be loaded
     commit_folder(made, folder)
@@ -87,7 +87,7 @@ def from_file(file: Path, model_type: str, there: Path) -> Path:
     """Convert a published .pt file that is here already; returns the folder under `there`."""
     folder = there / file.stem
     partial = there / f".{folder.name}.partial"
-    convert(file, partial, STAGES[model_type])
+    convert(file, partial, STAGE_OF_MODEL_TYPE[model_type])
     commit_folder(partial, folder)
     return folder
 

@@ -30,6 +30,7 @@ from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows, StreamValidation
 from dataprep.shards import TokenDataset, read_meta
 from generation.cpu_decoder import quantize
+from generation.generate import SamplingParams
 from model import Llama
 from runtime import distributed
 from runtime.distributed import DistributedEnv
@@ -201,14 +202,11 @@ def table(measured: list[dict]) -> str:
 def side_by_side(folders: list[str], count: int, seed: int, env: DistributedEnv) -> str:
     """What every model writes for the same held-out requests with the same seed, in columns."""
     tasks, columns = held_out(("about", "wish"), count, seed), []
+    params = SamplingParams(temperature=0.7, seed=seed)
     for folder in folders:
         model, tokenizer = load_model(folder)
         with env.autocast():
-            columns.append(
-                list(
-                    answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, temperature=0.7, seed=seed)
-                )
-            )
+            columns.append(list(answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, params)))
     width = max(24, (shutil.get_terminal_size((120, 0)).columns - 3 * (len(folders) - 1)) // len(folders))
     lines = []
     for n, task in enumerate(tasks):

@@ -19,7 +19,7 @@ import torch
 from checkpoint import read_config, read_weights, write_model
 from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, choose_model, load_chat_model
-from generation.generate import generate
+from generation.generate import GREEDY, generate
 from model import Llama
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
 from publishing.model_card import USES, history, model_card
@@ -56,7 +56,7 @@ def write(folder: Path, source: Path, speaker: ChatModel, form: str, precision: 
         file = folder / f"model-{precision}.gguf"
         write_gguf(file, speaker.model, speaker.tokenizer, precision)
         (folder / "Modelfile").write_text(
-            modelfile(file.name, speaker.answers, speaker.model.args), encoding="utf-8"
+            modelfile(file.name, speaker.is_instruct, speaker.model.args), encoding="utf-8"
         )
         again.load_state_dict(read_gguf(file, again))
     return again.eval()
@@ -108,12 +108,14 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
 def samples(speaker: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
     """What the model writes after the prompt with the first seeds; nothing where the prompt fills the context."""
     try:
-        ids, _ = speaker.prompt([{"role": "user", "content": args.prompt}], args.max_length)
+        ids, _ = speaker.build_prompt([{"role": "user", "content": args.prompt}], args.max_length)
     except UserError:
         return []
-    return [
-        (args.prompt, "".join(speaker.reply(ids, args.replace(seed=seed), []))) for seed in range(SAMPLES)
-    ]
+    replies = []
+    for seed in range(SAMPLES):
+        pieces = speaker.stream_reply(ids, args.replace(seed=seed))
+        replies.append((args.prompt, "".join(piece.text for piece in pieces)))
+    return replies
 
 
 def push(folder: Path, repo: str, names: set[str]) -> None:
@@ -167,7 +169,7 @@ def export(source: Path, asked: dict) -> None:
     try:
         again = write(partial, source, speaker, asked["format"], precision)
         prompt = [speaker.tokenizer.eos_id]  # where a document begins
-        greedy = list(generate(speaker.model, prompt, COMPARED, temperature=0))
+        greedy = list(generate(speaker.model, prompt, COMPARED, params=GREEDY))
         print(compare(speaker.model, again, precision, prompt + greedy))
         if asked["format"] == "gguf":
             print(compare_llama_cpp(partial / f"model-{precision}.gguf", prompt, greedy))

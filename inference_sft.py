@@ -1,11 +1,11 @@
-"""Write with a trained model, streamed. The name is history: it runs base models as well.
+"""Writing with a trained model, streamed. The name is history: it runs base models as well.
 
-    python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories [--temperature 0] [--seed 1]
-    python inference_sft.py --model sft --prompt "Name the color of a ripe cherry."     the newest fine-tuned model
-    python inference_sft.py --model dpo --chat                                          a conversation, line by line
+    python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories --temperature 0
+    python inference_sft.py --model sft --prompt "Name the color of a ripe cherry."   the newest SFT model
+    python inference_sft.py --model dpo --chat                                        a conversation
     cat question.txt | python inference_sft.py --model dpo
 
-stdout carries what the model writes alone; notes go to stderr. Base models continue the text; fine-tuned ones are asked
+stdout gets only the model's text; notes go to stderr. Base models continue the text; fine-tuned ones answer
 in the prompt template, unless --raw.
 """
 
@@ -13,6 +13,8 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, choose_model, load_chat_model
@@ -21,40 +23,92 @@ from runtime import distributed
 from runtime.errors import UserError, run_cli
 
 
-def say(speaker: ChatModel, ids: list[int], args: ModelArgs, env: distributed.DistributedEnv) -> str:
-    """Stream what follows the ids to stdout, its figures to stderr; returns the text."""
-    text, made, t0 = "", [], time.perf_counter()
-    with env.autocast():
-        for piece in speaker.reply(ids, args, made):
-            text += piece
-            print(piece, end="", flush=True)
+@dataclass(frozen=True)
+class CommandLine:
+    """Flags of this script; `args` are the settings with their defaults, `prompt` is None if not given."""
+
+    model: str | None
+    chat: bool
+    raw: bool
+    quantize: Literal["int8"] | None
+    prompt: str | None
+    args: ModelArgs
+
+
+def parse_command_line() -> CommandLine:
+    """Return the flags of this script."""
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="sft, dpo or pretrained (the newest of that kind), or a run folder, step folder or Llama folder "
+        "in Hugging Face format (default: the newest run)",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="a conversation: --prompt, then each line of stdin, is a turn",
+    )
+    parser.add_argument("--raw", action="store_true", help="no prompt template: continue the text as it is")
+    parser.add_argument(
+        "--quantize", choices=("int8",), help="int8 weights: two to three times faster on a CPU"
+    )
+    parser.add_settings({"sampling", "device", "save_checkpoint_dir"})
+
+    flags = vars(parser.parse_args())
+    return CommandLine(
+        model=flags["model"],
+        chat=flags["chat"],
+        raw=flags["raw"],
+        quantize=flags["quantize"],
+        prompt=flags.get("prompt"),
+        args=resolve(flags),
+    )
+
+
+def say(chat_model: ChatModel, prompt_ids: list[int], args: ModelArgs) -> str:
+    """Stream the reply to stdout and its speed to stderr; return the text."""
+    text = ""
+    num_tokens = 0
+    start = time.perf_counter()
+
+    for piece in chat_model.stream_reply(prompt_ids, args):
+        print(piece.text, end="", flush=True)
+        text += piece.text
+        num_tokens = len(piece.out_ids)
+
+    seconds = time.perf_counter() - start
     print(flush=True)
-    note(f"{len(made)} tokens, {len(made) / (time.perf_counter() - t0):.0f} tokens/s")
+    note(f"{num_tokens} tokens, {num_tokens / seconds:.0f} tokens/s")
     return text
 
 
-def chat(
-    speaker: ChatModel, first: list[str], args: ModelArgs, env: distributed.DistributedEnv, raw: bool
-) -> None:
-    """A turn for each line, those of `first`, then of stdin; one that does not fit is refused, and the next taken."""
+def chat(chat_model: ChatModel, first_lines: list[str], args: ModelArgs, raw: bool) -> None:
+    """Answer each line, first_lines and then stdin's, as a turn of one conversation.
+
+    A turn that does not fit is skipped and is no part of the conversation.
+    """
     messages: list[dict[str, str]] = []
-    for line in itertools.chain(first, turns()):
-        asked = [*messages, {"role": "user", "content": line}]
+    for line in itertools.chain(first_lines, read_lines()):
+        question = {"role": "user", "content": line}
         try:
-            ids, dropped = speaker.prompt(asked, args.max_length, raw)
+            prompt_ids, dropped = chat_model.build_prompt([*messages, question], args.max_length, raw)
         except UserError as error:
             note(f"error: {error}")
             continue
+
         if dropped:
-            note(f"the context is full: the oldest {dropped} turns are left out")
-        messages = [*asked, {"role": "assistant", "content": say(speaker, ids, args, env)}]
+            note(f"the context is full: the oldest {dropped} turns are dropped")
+        answer = {"role": "assistant", "content": say(chat_model, prompt_ids, args)}
+        messages += [question, answer]
 
 
-def turns() -> Iterator[str]:
-    """The lines of stdin that are not empty; a person is shown where to write."""
+def read_lines() -> Iterator[str]:
+    """Yield the lines of stdin that are not empty, with a prompt sign on a terminal."""
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)
+
         line = sys.stdin.readline()
         if not line:
             return
@@ -62,50 +116,49 @@ def turns() -> Iterator[str]:
             yield line.rstrip("\n")
 
 
+def read_prompt(command: CommandLine) -> str:
+    """Return the prompt: --prompt, else piped text, else the default prompt."""
+    if command.prompt is None and not sys.stdin.isatty():
+        piped = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
+        if piped:
+            return piped
+    return command.args.prompt
+
+
 def note(text: str) -> None:
-    """A line on stderr."""
+    """Write a line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Stream what a model writes after a prompt, or hold a conversation."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="sft, dpo or pretrained (the newest of that kind), or a run "
-        "folder, step folder or Llama folder in Hugging Face format "
-        "(default: the newest run)",
-    )
-    parser.add_argument(
-        "--chat",
-        action="store_true",
-        help="a conversation: --prompt, then each line that comes in, is a turn",
-    )
-    parser.add_argument("--raw", action="store_true", help="no prompt template: continue the text as it is")
-    parser.add_argument(
-        "--quantize", choices=("int8",), help="weights as bytes: two to three times faster on a CPU"
-    )
-    parser.add_settings({"sampling", "device", "save_checkpoint_dir"})
-    typed = vars(parser.parse_args())
-    args = resolve(typed)
+    """Stream a model's reply to one prompt, or hold a conversation."""
+    command = parse_command_line()
+    args = command.args
     env = distributed.init(args.device, args.dtype)
-    folder = choose_model(typed["model"], args)
-    speaker = load_chat_model(folder)
-    if typed["quantize"]:
-        quantize(speaker.model)
-    speaker.model.to(env.device)
-    answers = speaker.answers and not typed["raw"]
-    who = f"{folder} on {env.device}: {'answers in the prompt template' if answers else 'continues the text'}"
-    if typed["chat"]:
-        note(who)
-        chat(speaker, [typed["prompt"]] if "prompt" in typed else [], args, env, typed["raw"])
+
+    folder = choose_model(command.model, args)
+    chat_model = load_chat_model(folder)
+    if command.quantize:
+        quantize(chat_model.model)
+    chat_model.model.to(env.device)
+
+    mode = "continues the text"
+    if chat_model.is_instruct and not command.raw:
+        mode = "answers in the prompt template"
+    description = f"{folder} on {env.device}: {mode}"
+
+    if command.chat:
+        note(description)
+        first_lines = [] if command.prompt is None else [command.prompt]
+        with env.autocast():
+            chat(chat_model, first_lines, args, command.raw)
         return
-    piped = b"" if "prompt" in typed or sys.stdin.isatty() else sys.stdin.buffer.read()
-    asked = piped.decode("utf-8", "replace").rstrip("\n") or args.prompt
-    ids, _ = speaker.prompt([{"role": "user", "content": asked}], args.max_length, typed["raw"])
-    note(who)
-    say(speaker, ids, args, env)
+
+    question = {"role": "user", "content": read_prompt(command)}
+    prompt_ids, _ = chat_model.build_prompt([question], args.max_length, command.raw)
+    note(description)
+    with env.autocast():
+        say(chat_model, prompt_ids, args)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,17 @@
-"""The Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied embeddings; and its key-value cache.
+"""Llama: decoder-only transformer with a key-value cache.
 
-Weight names and the half-split rotation are those of Hugging Face's LlamaForCausalLM, so a checkpoint needs no
-translation. Nothing here knows about training: no loss, no device, no global.
-Shapes: B batch, T tokens, C width, H query heads, K key and value heads, D head width, V vocabulary.
+    tokens -> embedding -> n x [x + attention(norm(x)); x + SwiGLU(norm(x))] -> norm -> logits
+
+- RMSNorm before each branch and before the head, computed in float32
+- rotary positions, half-split layout
+- grouped-query attention: several query heads share one key and value head
+- SwiGLU in the feed-forward branch, no biases, head tied to the embedding (by default)
+
+Weight names and the half-split rotation are those of Hugging Face's LlamaForCausalLM, so a checkpoint needs
+no translation. Nothing here knows about training: no loss, no device, no global.
+
+Shapes: B batch, T tokens, C width, H query heads, K key and value heads, D head width,
+V vocabulary, S segments.
 """
 
 import math
@@ -14,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelArgs
+
+INIT_STD = 0.02  # GPT-2's
 
 
 class RMSNorm(nn.Module):
@@ -29,21 +40,26 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, D) of the rotary angles in float32 (arXiv 2104.09864, half-split layout)."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2,)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (length, D/2)
-    angles = torch.cat((angles, angles), dim=-1)
+    """Return cosines and sines (length, D) of the rotary angles in float32 (arXiv 2104.09864, half-split)."""
+    exponents = -torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    frequencies = theta**exponents  # D/2
+
+    positions = torch.arange(length, dtype=torch.float32)
+    angles = torch.outer(positions, frequencies)  # length D/2
+    angles = torch.cat((angles, angles), dim=-1)  # length D
+
     return angles.cos(), angles.sin()
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) of x (B, heads, T, D) by its position's angle; cos, sin are (T, D)."""
+    """Rotate each pair (x[i], x[i + D/2]) of x (B, heads, T, D) by its position's angle; cos, sin: (T, D)."""
     left, right = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-right, left), dim=-1) * sin).type_as(x)
+    rotated = torch.cat((-right, left), dim=-1)
+    return (x * cos + rotated * sin).type_as(x)
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, in memory that is allocated once; `length` tokens are filled."""
+    """Keys and values of the tokens so far, in memory that is allocated once; `length` tokens are filled."""
 
     def __init__(self, args: ModelArgs, batch_size: int, max_tokens: int, like: Tensor):
         shape = (args.no_of_decoder_layers, batch_size, args.no_kv_heads, max_tokens, args.head_dim)
@@ -52,27 +68,34 @@ class KVCache:
         self.length = 0
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values (B, K, T, D) of the next T tokens of a layer; return those of all tokens so far."""
+        """Store keys and values (B, K, T, D) of the next T tokens of a layer; return those of all tokens."""
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def select(self, rows: Tensor) -> None:
-        """Make the batch of these rows (N,), in this order; one may be taken several times."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        """Replace the batch by these rows (N,), in this order; a row may be taken several times."""
+        self.keys = self.keys[:, rows]
+        self.values = self.values[:, rows]
+
+
+# ---- attention: causal, under a mask (packed documents, cache), or segment by segment (faster on a CPU)
 
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, segments: Tensor | None, dropout: float
 ) -> Tensor:
-    """Attention (B, H, T, D) of queries (B, H, T, D) to keys and values (B, K, S, D), causal where no mask is given.
+    """Return attention (B, H, T, D) of queries (B, H, T, D) to keys and values (B, K, S, D).
 
-    With segments (S, 2), see Batch, a token attends within its segment. Groups of query heads share keys and values.
+    It is causal where no mask is given. With segments (S, 2), see attention_segments in dataloader/batch.py,
+    a token attends within its segment. Groups of query heads share keys and values.
     """
     if segments is not None:
         return _attention_by_segment(q, k, v, segments, dropout)
+
     # is_causal aligns the triangle top-left, which is right only when queries and keys are the same tokens.
+    # A single token attends to everything before it: no mask is needed.
     causal = mask is None and q.shape[2] == k.shape[2] and q.shape[2] > 1
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True, dropout_p=dropout
@@ -82,42 +105,74 @@ def attention(
 def attention_mask(
     T: int, start: int, doc_ids: Tensor | None, branches: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """Who may be attended to, True = yes, (B or 1, 1, T, start + T); None where plain causal attention is meant.
+    """Return the mask (B or 1, 1, T, start + T), True = may attend; None where causal attention is enough.
 
-    Rotary attention depends on distances only, so packed documents need no position of their own. Branches do: each
-    goes on where branch 0 of its document ends.
+    doc_ids and branches are (B, start + T). A token attends to earlier tokens of its document that belong to
+    its own branch or to branch 0, the prompt that the branches share.
+
+    Rotary attention depends on distances only, so packed documents need no positions of their own. Branches
+    do: each continues at the position where branch 0 of its document ends.
     """
     if doc_ids is None and (start == 0 or T == 1):
         return None
-    mask = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)[None]
+
+    mask = torch.ones(T, start + T, dtype=torch.bool, device=device).tril(start)[None]  # 1 T start+T
+
     if doc_ids is not None:
-        mask = mask & (doc_ids[:, start:, None] == doc_ids[:, None, :])
+        same_document = doc_ids[:, start:, None] == doc_ids[:, None, :]  # B T start+T
+        mask = mask & same_document
+
     if branches is not None:
-        mask = mask & ((branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :]))
-    return mask[:, None]
+        shared_prompt = branches[:, None, :] == 0
+        same_branch = branches[:, :, None] == branches[:, None, :]
+        mask = mask & (shared_prompt | same_branch)
+
+    return mask[:, None]  # B 1 T start+T
 
 
-# Segments differ from batch to batch: there would be a graph for each. torch.compiler.disable would import a compiler.
+# Segments differ from batch to batch, and torch.compile would build one graph for each: it must skip this
+# function. The public torch.compiler.disable imports the compiler even where nothing is compiled; this
+# private name (torch 2.13) does not.
 @torch._disable_dynamo
 def _attention_by_segment(q: Tensor, k: Tensor, v: Tensor, segments: Tensor, dropout: float) -> Tensor:
-    """Attention that computes only what is seen; the segments are read on the host, so they stay there."""
-    lengths, follows = segments.T.tolist()
-    flat = (x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q, k, v))
-    out, shared, mask = [], (), None
-    for *run, follow in zip(*flat, follows, strict=True):
-        own = [x.transpose(0, 1)[None] for x in run]  # (1, H or K, length, D)
-        if follow:
-            own[1:] = [torch.cat(pair, dim=2) for pair in zip(shared, own[1:], strict=True)]
-            T, S = own[0].shape[2], own[1].shape[2]
-            mask = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+    """Return attention (B, H, T, D), computed for each segment of the flattened batch alone.
+
+    segments (S, 2) lie on the CPU: length, attends_prefix. A segment attends causally to itself. With
+    attends_prefix = 1 it also attends to all of the latest segment with attends_prefix = 0: in a preference
+    pair, both answers attend to the shared prompt.
+
+    Example: prompt 3, chosen 2, rejected 2 tokens -> [[3, 0], [2, 1], [2, 1]].
+    """
+    B, H, T, D = q.shape
+    lengths, attends_prefix = segments.T.tolist()
+
+    # B H T D -> B T H D -> B*T H D, one row of tokens; then a piece for each segment: length H D
+    q_pieces, k_pieces, v_pieces = (x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q, k, v))
+
+    outputs = []
+    prefix_k = prefix_v = None
+    for n, after_prefix in enumerate(attends_prefix):
+        segment_q = q_pieces[n].transpose(0, 1)[None]  # 1 H length D
+        segment_k = k_pieces[n].transpose(0, 1)[None]  # 1 K length D
+        segment_v = v_pieces[n].transpose(0, 1)[None]
+        mask = None  # causal
+
+        if after_prefix:
+            segment_k = torch.cat((prefix_k, segment_k), dim=2)  # 1 K prefix+length D
+            segment_v = torch.cat((prefix_v, segment_v), dim=2)
+            queries, keys = segment_q.shape[2], segment_k.shape[2]
+            mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
         else:
-            shared, mask = own[1:], None
-        out.append(attention(*own, mask, None, dropout)[0].transpose(0, 1))  # (length, H, D)
-    return torch.cat(out).view(q.shape[0], q.shape[2], *q.shape[1::2]).transpose(1, 2)
+            prefix_k, prefix_v = segment_k, segment_v
+
+        out = attention(segment_q, segment_k, segment_v, mask, None, dropout)
+        outputs.append(out[0].transpose(0, 1))  # length H D
+
+    return torch.cat(outputs).view(B, T, H, D).transpose(1, 2)  # B H T D
 
 
 class Context(NamedTuple):
-    """What all layers of one forward share: rotary tables, who sees whom (attention.py), the tokens before."""
+    """Inputs that all layers of one forward share: rotary tables, mask or segments, earlier tokens."""
 
     cos: Tensor
     sin: Tensor
@@ -131,7 +186,10 @@ class Attention(nn.Module):
 
     def __init__(self, args: ModelArgs, layer: int):
         super().__init__()
-        self.layer, self.head_dim, self.dropout = layer, args.head_dim, args.attn_dropout
+        self.layer = layer
+        self.head_dim = args.head_dim
+        self.dropout = args.attn_dropout
+
         self.q_proj = nn.Linear(args.embeddings_dims, args.no_of_heads * args.head_dim, bias=False)
         self.k_proj = nn.Linear(args.embeddings_dims, args.no_kv_heads * args.head_dim, bias=False)
         self.v_proj = nn.Linear(args.embeddings_dims, args.no_kv_heads * args.head_dim, bias=False)
@@ -139,19 +197,26 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         B, T, _ = x.shape
-        q, k, v = (
-            proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or K, T, D)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = apply_rope(q, context.cos, context.sin), apply_rope(k, context.cos, context.sin)
+
+        q = self.q_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # B H T D
+        k = self.k_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # B K T D
+        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # B K T D
+
+        q = apply_rope(q, context.cos, context.sin)
+        k = apply_rope(k, context.cos, context.sin)
+
+        # Keys are cached after the rotation, so each is rotated once.
         if context.cache is not None:
-            k, v = context.cache.extend(self.layer, k, v)
-        x = attention(q, k, v, context.mask, context.segments, self.dropout if self.training else 0.0)
-        return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))
+            k, v = context.cache.extend(self.layer, k, v)  # B K start+T D
+
+        dropout = self.dropout if self.training else 0.0
+        y = attention(q, k, v, context.mask, context.segments, dropout)  # B H T D
+        y = y.transpose(1, 2).reshape(B, T, -1)  # B T H*D
+        return self.o_proj(y)  # B T C
 
 
 class MLP(nn.Module):
-    """SwiGLU (arXiv 2002.05202)."""
+    """SwiGLU feed-forward branch (arXiv 2002.05202)."""
 
     def __init__(self, args: ModelArgs):
         super().__init__()
@@ -160,18 +225,22 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(args.hidden_dims, args.embeddings_dims, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_proj(x), self.up_proj(x)
+        gate = self.gate_proj(x)  # B T hidden
+        up = self.up_proj(x)  # B T hidden
+
         if not torch.is_grad_enabled():
             return self._down(gate, up)
-        # What is between these and the last product is made again in backward: it takes little time and much memory.
+
+        # SiLU and its product are recomputed in backward: they take little time and much memory. There is no
+        # dropout inside, so the state of the random generator need not be kept.
         return checkpoint(self._down, gate, up, use_reentrant=False, preserve_rng_state=False)
 
     def _down(self, gate: Tensor, up: Tensor) -> Tensor:
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(F.silu(gate) * up)  # B T C
 
 
 class Block(nn.Module):
-    """One decoder layer: attention, then SwiGLU, each on a normalised residual branch."""
+    """Decoder layer: attention, then SwiGLU, each on a normalised residual branch."""
 
     def __init__(self, args: ModelArgs, layer: int):
         super().__init__()
@@ -183,22 +252,24 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), context))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        x = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        return x
 
 
 class Llama(nn.Module):
-    """A decoder-only transformer: token ids in, logits out.
+    """Decoder-only transformer: token ids (B, T) in, logits (B, T, V) out.
 
-    `legacy` is the form of the weights once published for SmolLlama, which are run but not trained: no positions, no
-    norm before the head, a bias in the head.
+    `legacy` is the form of the weights once published for SmolLlama, which can be run but not trained: no
+    positions, no norm before the head, a bias in the head.
     """
 
     def __init__(self, args: ModelArgs, legacy: bool = False):
         super().__init__()
-        self.args, self.legacy = args, legacy
-        self.int8: dict[
-            str, tuple[Tensor, Tensor]
-        ] = {}  # matrices as bytes, each row's scale (decode.quantize)
+        self.args = args
+        self.legacy = legacy
+        # Name of each quantized matrix -> int8 weights, scale of each row (generation/cpu_decoder.py).
+        self.int8: dict[str, tuple[Tensor, Tensor]] = {}
+
         self.model = nn.ModuleDict(
             {
                 "embed_tokens": nn.Embedding(args.vocab_size, args.embeddings_dims),
@@ -210,21 +281,30 @@ class Llama(nn.Module):
         self.lm_head = nn.Linear(args.embeddings_dims, args.vocab_size, bias=legacy)
         if args.tie_embeddings:
             self.lm_head.weight = self.model["embed_tokens"].weight
-        cos, sin = rope_table(args.block_size, args.head_dim, args.rope_theta)
+
+        cos, sin = rope_table(args.block_size, args.head_dim, args.rope_theta)  # block_size D
         if legacy:
-            cos, sin = torch.ones_like(cos), torch.zeros_like(sin)  # every pair is turned by nothing
+            # Every pair is rotated by the angle 0.
+            cos = torch.ones_like(cos)
+            sin = torch.zeros_like(sin)
+        # Not persistent: they follow from the settings, and transformers' checkpoints do not hold them.
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal weights of deviation 0.02, smaller by sqrt(2 * layers) where a matrix writes to the residual."""
-        residual = 0.02 / math.sqrt(2 * self.args.no_of_decoder_layers)
+        """Draw normal weights, std 0.02; matrices that write to the residual: 0.02 / sqrt(2 * layers)."""
+        residual_std = INIT_STD / math.sqrt(2 * self.args.no_of_decoder_layers)
+
         for name, weight in self.named_parameters():
-            if weight.dim() == 2:
-                nn.init.normal_(
-                    weight, std=residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
-                )
+            if weight.dim() != 2:
+                continue  # norms stay at 1
+
+            std = INIT_STD
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std = residual_std
+            nn.init.normal_(weight, std=std)
 
     def forward(
         self,
@@ -236,46 +316,74 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) for tokens (B, T), or the normalised states (B, T, C) before the head if `return_hidden`.
+        """Return logits (B, T, V) for tokens (B, T); with return_hidden, the hidden states (B, T, C).
 
-        With doc_ids (B, T) a token attends to its own document only, with branches (B, T) to its own branch and branch
-        0 of it; segments (S, 2) say both in the form that a CPU is fast with. With a cache the tokens continue those in
-        it, and doc_ids (B, start + T) are of all of them. Positions (B, T), where they are not 0, 1, 2 ..., must be
-        below block_size; without them, raises ValueError when the tokens reach past block_size.
+        The logits at position t are those of token t + 1, in float32 or autocast's dtype. The hidden states are
+        the normalised input of the head.
+
+        - doc_ids (B, T): a token attends to its own document only
+        - branches (B, T): within the document, to its own branch and to branch 0
+        - segments (S, 2): both of these in the form that is fast on a CPU; ignored on other devices
+        - cache: the tokens continue those in it; doc_ids (B, start + T) are then those of all tokens
+        - positions (B, T), below block_size, where they are not start, start + 1, ...
+
+        Raises ValueError when tokens without positions reach past block_size.
         """
-        start, T = cache.length if cache else 0, tokens.shape[1]
+        start = cache.length if cache else 0
+        T = tokens.shape[1]
+
         if positions is not None:
-            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D)
+            cos = self.cos[positions][:, None]  # B 1 T D
+            sin = self.sin[positions][:, None]
         elif start + T <= self.args.block_size:
-            cos, sin = self.cos[start : start + T], self.sin[start : start + T]
+            cos = self.cos[start : start + T]  # T D
+            sin = self.sin[start : start + T]
         else:
             raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
-        segments = segments if tokens.device.type == "cpu" else None
-        mask = attention_mask(T, start, doc_ids, branches, tokens.device) if segments is None else None
+
+        # Segments are Python numbers in the end, which a GPU would have to wait for; there the mask is the
+        # fast way.
+        mask = None
+        if tokens.device.type != "cpu":
+            segments = None
+        if segments is None:
+            mask = attention_mask(T, start, doc_ids, branches, tokens.device)
         context = Context(cos, sin, mask, segments, cache)
-        x = self.dropout(self.model["embed_tokens"](tokens))
+
+        x = self.dropout(self.model["embed_tokens"](tokens))  # B T C
         for block in self.model["layers"]:
             x = block(x, context)
         if cache is not None:
-            cache.length += T
+            cache.length += T  # after the last layer: each layer writes at the same place
+
         x = self.model["norm"](x)
-        return x if return_hidden else self.lm_head(x)
+        if return_hidden:
+            return x
+        return self.lm_head(x)  # B T V
 
 
 def count_parameters(args: ModelArgs) -> int:
-    """Parameters of Llama(args), by formula; the tied head is counted once."""
+    """Return the number of parameters of Llama(args), by formula; a tied head is counted once."""
     C, D = args.embeddings_dims, args.head_dim
-    attention = C * D * 2 * (args.no_of_heads + args.no_kv_heads)
-    layer = attention + 3 * C * args.hidden_dims + 2 * C
-    return args.vocab_size * C * (1 if args.tie_embeddings else 2) + args.no_of_decoder_layers * layer + C
+    attention_weights = C * D * 2 * (args.no_of_heads + args.no_kv_heads)  # q and o; k and v
+    mlp_weights = 3 * C * args.hidden_dims
+    norms = 2 * C
+    layer = attention_weights + mlp_weights + norms
+
+    vocabulary_matrices = 1 if args.tie_embeddings else 2
+    return args.vocab_size * C * vocabulary_matrices + args.no_of_decoder_layers * layer + C
 
 
 def flops_per_token(args: ModelArgs) -> float:
-    """Floating-point operations of training per token: 6 per matrix weight and 6 * T * width for causal attention.
+    """Return floating-point operations of training per token: 6 per matrix weight, 6 * T * C for attention.
 
-    The usual count (arXiv 2204.02311, appendix B) with half of the square of attention, since the other half is masked.
+    This is the usual count (arXiv 2204.02311, appendix B) with half of the square of attention, since the
+    other half is masked.
     """
     norms = (2 * args.no_of_decoder_layers + 1) * args.embeddings_dims
+    # An untied embedding is a table look-up: no product. A tied one is counted as the head.
     lookup = 0 if args.tie_embeddings else args.vocab_size * args.embeddings_dims
-    attention = 6 * args.no_of_decoder_layers * args.no_of_heads * args.head_dim * args.block_size
-    return 6 * (count_parameters(args) - norms - lookup) + attention
+    matrices = count_parameters(args) - norms - lookup
+
+    scores_and_values = args.no_of_decoder_layers * args.no_of_heads * args.head_dim * args.block_size
+    return 6 * matrices + 6 * scores_and_values

@@ -59,12 +59,12 @@ def rate(tokens: Callable[[int], Iterable[int]]) -> Figures:
 def ours(as_bytes: bool) -> Figures:
     """inference_sft.py's own loop, without and with --quantize int8."""
     from generation.cpu_decoder import quantize
-    from generation.generate import generate
+    from generation.generate import GREEDY, generate
 
     speaker = model()
     if as_bytes:
         quantize(speaker)
-    return rate(lambda count: generate(speaker, PROMPT, count, temperature=0.0))
+    return rate(lambda count: generate(speaker, PROMPT, count, params=GREEDY))
 
 
 def llama_cpp(precision: str) -> Figures:

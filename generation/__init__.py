@@ -1,1 +1,1 @@
-"""From a prompt to text: sampling, beam search, the CPU decoder, chat."""
+"""Generation, from a prompt to text: sampling, beam search, the CPU decoder, chat."""

@@ -1,130 +1,198 @@
-"""Who speaks and what it is told: the models of the stages, a conversation as token ids, the reply as text.
+"""Models that write text: the model of a stage, a conversation as token ids, the reply as text.
 
-What a model's folder says of its stage decides: base models continue a text, fine-tuned ones answer in the template.
+The stage in a model folder's config.json decides: base models continue a text, fine-tuned ones answer in the
+prompt template.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from checkpoint import find_model, load_model, read_config
 from config import ModelArgs
-from generation.generate import generate, sampling_params, until
+from generation.generate import SamplingParams, generate
 from model import Llama
 from runtime.errors import UserError
 from tokenizer import LEGACY_PROMPT, Tokenizer
 
-STAGES = {"pretrained": "P", "sft": "S", "dpo": "D"}
+STAGE_OF_MODEL_TYPE = {"pretrained": "P", "sft": "S", "dpo": "D"}
 Messages = Sequence[Mapping[str, str]]  # {"role": system | user | assistant, "content"}
+
+
+class ReplyPiece(NamedTuple):
+    """Next piece of a reply: its text, which may be empty, and the ids of all tokens so far (a growing list)."""
+
+    text: str
+    out_ids: list[int]
 
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A model that is ready to write, and the letter of the stage that trained it (None: not known)."""
+    """Model that is ready to write, with the letter of the stage that trained it (None: unknown)."""
 
     model: Llama
     tokenizer: Tokenizer
     stage: str | None
 
     @property
-    def answers(self) -> bool:
-        """Whether it has learned to answer; else it continues a text."""
+    def is_instruct(self) -> bool:
+        """Return True if the model is trained to answer; others continue a text."""
         return self.stage in ("S", "D")
 
-    def ids(self, messages: Messages, raw: bool = False) -> list[int]:
-        """Token ids of a conversation that ends with the user's turn; no template for a base model or where `raw`."""
-        if raw or not self.answers:
-            return self.tokenizer.encode(joined(messages)) or [self.tokenizer.eos_id]
-        if self.model.legacy:  # it has learned single questions only
+    def encode(self, messages: Messages, raw: bool = False) -> list[int]:
+        """Return the token ids of a conversation that ends with the user's turn.
+
+        A base model, or any model where `raw`, gets the text without the prompt template.
+        """
+        if raw or not self.is_instruct:
+            return self.tokenizer.encode(join_turns(messages)) or [self.tokenizer.eos_id]
+
+        # The published weights were trained on single questions only.
+        if self.model.legacy:
             return self.tokenizer.encode(LEGACY_PROMPT.format(messages[-1]["content"].strip()))
-        return self.tokenizer.render(messages)[0]
 
-    def prompt(self, messages: Messages, max_length: int, raw: bool = False) -> tuple[list[int], int]:
-        """(ids of a conversation, how many of its oldest turns were left out so that a reply fits behind the others).
+        ids, _ = self.tokenizer.render(messages)
+        return ids
 
-        The reply is given the room of max_length tokens, at most half of the context. A system's turn stays.
+    def build_prompt(self, messages: Messages, max_length: int, raw: bool = False) -> tuple[list[int], int]:
+        """Return (token ids of a conversation, number of oldest turns dropped to leave room for the reply).
+
+        The reply gets room for max_length tokens, at most half of the context. A system message is never
+        dropped.
+
         Raises UserError when the last turn alone does not fit.
         """
         context = self.model.args.block_size
+        max_prompt_tokens = context - min(max_length, context // 2)
+
         system = list(messages[:1]) if messages[0]["role"] == "system" else []
-        turns, room = list(messages[len(system) :]), context - min(max_length, context // 2)
+        turns = list(messages[len(system) :])
         dropped = 0
-        ids = self.ids(system + turns, raw)
-        while len(ids) > room and len(turns) > 2:
-            turns, dropped = turns[2:], dropped + 2  # a question and its answer
-            ids = self.ids(system + turns, raw)
+
+        ids = self.encode(system + turns, raw)
+        while len(ids) > max_prompt_tokens and len(turns) > 2:
+            turns = turns[2:]  # a question and its answer
+            dropped += 2
+            ids = self.encode(system + turns, raw)
+
         if len(ids) >= context:
             raise UserError(
-                f"the prompt has {len(ids)} tokens; the context holds {context}, the answer included"
+                f"the prompt has {len(ids)} tokens; the context holds {context}, the answer included: "
+                "shorten the prompt"
             )
         return ids, dropped
 
-    def reply(self, ids: list[int], args: ModelArgs, made: list[int]) -> Iterator[str]:
-        """Yield the text that follows the ids, piece by piece; its tokens are appended to `made` as they come."""
+    def stream_reply(self, prompt_ids: list[int], args: ModelArgs) -> Iterator[ReplyPiece]:
+        """Yield the reply to a prompt, a piece for each token, up to a stop string, EOS or --max_length.
 
-        def kept(tokens: Iterable[int]) -> Iterator[int]:
-            for token in tokens:
-                made.append(token)
-                yield token
+        A piece has no text while its token is a part of a character or may begin a stop string; such text
+        comes with a later piece.
+        """
+        params = sampling_params(args)
+        next_text = self.tokenizer.stream_decoder()
+        out_ids: list[int] = []
+        held_text = ""  # not shown yet: it may begin a stop string
 
-        tokens = generate(self.model, ids, args.max_length, self.tokenizer.eos_id, **sampling_params(args))
-        return until(self.tokenizer.stream(kept(tokens)), args.stop)
+        for token in generate(self.model, prompt_ids, args.max_length, self.tokenizer.eos_id, params):
+            out_ids.append(token)
+            text, held_text, stopped = stop_at(held_text + (next_text(token) or ""), args.stop)
+            yield ReplyPiece(text, out_ids)
+            if stopped:
+                return
+
+        if held_text:
+            yield ReplyPiece(held_text, out_ids)
 
 
-def joined(messages: Messages) -> str:
-    """The turns of a conversation as one text, for a model that continues text."""
+def sampling_params(args: ModelArgs) -> SamplingParams:
+    """Return the settings that generate chooses tokens by."""
+    names = [field.name for field in dataclasses.fields(SamplingParams)]
+    return SamplingParams(**{name: getattr(args, name) for name in names})
+
+
+def stop_at(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
+    """Split new text into (text to show, text that may begin a stop string, True at a stop string)."""
+    starts = [text.index(stop) for stop in stop_strings if stop in text]
+    if starts:
+        return text[: min(starts)], "", True
+
+    # Find the longest end of the text that a stop string begins with.
+    held = 0
+    for stop in stop_strings:
+        for size in range(1, len(stop)):
+            if text.endswith(stop[:size]):
+                held = max(held, size)
+
+    cut = len(text) - held
+    return text[:cut], text[cut:], False
+
+
+def join_turns(messages: Messages) -> str:
+    """Return the turns of a conversation as one text, for a model that continues text."""
     text = ""
     for message in messages:
-        gap = (
-            message["role"] == "user"
-            and text
-            and not text[-1].isspace()
-            and not message["content"][:1].isspace()
-        )
-        text += " " * bool(gap) + message["content"]
+        content = message["content"]
+        # The model's own turns follow without a space: its tokens bring one where it belongs.
+        needs_space = message["role"] == "user" and text and not text[-1].isspace()
+        if needs_space and not content[:1].isspace():
+            text += " "
+        text += content
     return text
 
 
 def load_chat_model(folder: Path) -> ChatModel:
-    """The model in a folder with what its config.json says of its stage. Raises UserError where it cannot be asked."""
+    """Load the model in a folder and the stage that trained it. Raises UserError when it cannot be used."""
     model, tokenizer = load_model(folder)
     if tokenizer.vocab_size > model.args.vocab_size:
         raise UserError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model knows only "
-            f"{model.args.vocab_size}: they do not belong together"
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only "
+            f"{model.args.vocab_size}: use the tokenizer that the model was trained with"
         )
     return ChatModel(model, tokenizer, stage_of(folder))
 
 
 def stage_of(folder: Path) -> str | None:
-    """The letter of the stage that trained the model in a folder; None where the folder does not say."""
-    about = read_config(folder).get("smolllama")
-    return about.get("stage") if isinstance(about, dict) else None
+    """Return the letter of the stage that trained the model in a folder; None if its config.json has none."""
+    metadata = read_config(folder).get("smolllama")
+    if not isinstance(metadata, dict):
+        return None
+    return metadata.get("stage")
 
 
 def choose_model(name: str | None, args: ModelArgs) -> Path:
-    """The model folder that is meant: of a stage's name, or a folder; without a name the newest run.
+    """Return the model folder for a stage (pretrained, sft, dpo) or a folder; without a name, the newest run.
 
-    Under --save_checkpoint_dir the newest run of the stage is taken, else what was downloaded there.
+    For a stage it is the newest run under --save_checkpoint_dir, or else the newest download there.
+
     Raises UserError with the commands that make one when there is none.
     """
-    if name is not None and name not in STAGES:
+    if name is not None and name not in STAGE_OF_MODEL_TYPE:
         return find_model(name)
-    stage = STAGES.get(name)
-    there = Path(args.save_checkpoint_dir)
-    runs, downloads = (
-        sorted(there.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
-        for pattern in ("*/latest", "*/config.json")
-    )
-    for path in (*runs, *downloads):
-        with suppress(UserError):  # one that is broken is not meant
+
+    stage = STAGE_OF_MODEL_TYPE.get(name)
+    checkpoint_dir = Path(args.save_checkpoint_dir)
+    runs = _newest_first(checkpoint_dir, "*/latest")
+    downloads = _newest_first(checkpoint_dir, "*/config.json")
+
+    for path in runs + downloads:
+        with suppress(UserError):  # skip a run that is broken
             folder = find_model(path.parent)
-            if stage in (None, stage_of(folder)):
+            if stage is None or stage == stage_of(folder):
                 return folder
-    train = f"python trainer.py --train {stage or 'P'}" + (" --init_from RUN" if stage in ("S", "D") else "")
+
+    train = f"python trainer.py --train {stage or 'P'}"
+    if stage in ("S", "D"):
+        train += " --init_from RUN"
     raise UserError(
-        f"no {name or 'model'} in {there}: train one with {train} (bash install.sh quickstart trains all "
-        f"three), get the published one with python download_model_weight.py --model_type "
-        f"{name or 'pretrained'}, or give --model FOLDER"
+        f"no {name or 'model'} in {checkpoint_dir}: train one with {train} "
+        "(bash install.sh quickstart trains all three), get the published one with "
+        f"python download_model_weight.py --model_type {name or 'pretrained'}, or give --model FOLDER"
     )
+
+
+def _newest_first(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, the latest modified first."""
+    return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)

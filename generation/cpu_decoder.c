@@ -1,6 +1,6 @@
-// One token through the Llama of model.py: what it knows of earlier ones is in the key-value cache. Matrices are float32,
-// or bytes with a scale for each row; everything else is float32. All threads run through the same lines, share the
-// rows of each product, and wait for each other after it.
+// One token through the Llama of model.py; keys and values of earlier tokens are in the cache. Matrices are float32, or
+// int8 with a scale for each row; everything else is float32. All threads run the same lines, share the rows of each
+// product, and wait for each other after it.
 
 #include <math.h>
 #include <stdint.h>
@@ -17,8 +17,8 @@ typedef struct {
     const Layer *layers;
 } Model;
 
-// y (rows) = matrix (rows, columns) times x, added to y where `add`. For bytes x is rounded to as many steps as their
-// sums have room for in 32 bits, 4000 or more up to 4096 columns: integers are summed at the speed of memory.
+// y (rows) = matrix (rows, columns) times x, added to y if `add`. For int8 weights x is rounded to as many steps as the
+// sum has room for in 32 bits, 4000 or more up to 4096 columns: integers are summed at the speed of memory.
 static void product(float *y, Matrix m, const float *x, int rows, int columns, int add) {
     int16_t steps[m.scale ? columns : 1];
     float highest = 0, size = 0;
@@ -34,9 +34,9 @@ static void product(float *y, Matrix m, const float *x, int rows, int columns, i
         float sum = 0;
         if (m.scale) {
             const int8_t *w = (const int8_t *)m.weight + (size_t)row * columns;
-            int32_t whole = 0;
-            for (int i = 0; i < columns; i++) whole += w[i] * steps[i];
-            sum = whole * size * m.scale[row];
+            int32_t int_sum = 0;
+            for (int i = 0; i < columns; i++) int_sum += w[i] * steps[i];
+            sum = int_sum * size * m.scale[row];
         } else {
             const float *w = (const float *)m.weight + (size_t)row * columns;
             #pragma omp simd reduction(+ : sum) simdlen(64)
@@ -57,7 +57,7 @@ static void rms_norm(float *y, const float *x, const float *weight, int size, fl
     }
 }
 
-// Turn each pair (x[i], x[i + D/2]) of a head by its position's angle.
+// Rotate each pair (x[i], x[i + D/2]) of a head by its position's angle.
 static void rotate(float *x, const float *cos, const float *sin, int head_dim) {
     for (int i = 0, half = head_dim / 2; i < half; i++) {
         float left = x[i], right = x[i + half];

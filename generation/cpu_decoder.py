@@ -1,7 +1,8 @@
-"""Decoding at batch 1 on a CPU: cpu_decoder.c, compiled once on each machine, one call for a token; weights as bytes.
+"""Decoding at batch 1 on a CPU by cpu_decoder.c, compiled once on each machine; float32 or int8 weights.
 
-A token reads every weight once, so its time is the memory's. Bytes are a quarter of float32; between the products
-stands nothing that Python or a dispatcher would have to start. Without a C compiler all goes on as before.
+A token reads every weight once, so memory bandwidth sets the time. int8 weights are a quarter of float32's
+bytes, and between the matrix products there is nothing that Python or a dispatcher would have to start.
+Without a C compiler the model decodes in torch.
 """
 
 import ctypes
@@ -18,140 +19,133 @@ from torch import Tensor, nn
 
 SOURCE = Path(__file__).with_name("cpu_decoder.c")
 COMMAND = ("cc", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+INT8_STEPS = 127  # on each side of 0
+MIN_ROW_MAXIMUM = 1e-12  # a row of zeros gets a scale above 0
 
 
 class Matrix(ctypes.Structure):
-    """A weight as cpu_decoder.c reads it."""
+    """Weight matrix as cpu_decoder.c reads it."""
 
     _fields_ = [("weight", ctypes.c_void_p), ("scale", ctypes.c_void_p)]
 
 
 class Layer(ctypes.Structure):
-    """A decoder layer as cpu_decoder.c reads it."""
+    """Decoder layer as cpu_decoder.c reads it."""
 
     _fields_ = [
         ("attention_norm", ctypes.c_void_p),
         ("mlp_norm", ctypes.c_void_p),
-        *((name, Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        ("q", Matrix),
+        ("k", Matrix),
+        ("v", Matrix),
+        ("o", Matrix),
+        ("gate", Matrix),
+        ("up", Matrix),
+        ("down", Matrix),
     ]
 
 
 class Model(ctypes.Structure):
-    """A Llama as cpu_decoder.c reads it."""
+    """Llama as cpu_decoder.c reads it."""
 
     _fields_ = [
-        *(
-            (name, ctypes.c_int)
-            for name in ("dims", "hidden", "n_layers", "heads", "kv_heads", "head_dim", "vocab")
-        ),
+        ("dims", ctypes.c_int),
+        ("hidden", ctypes.c_int),
+        ("n_layers", ctypes.c_int),
+        ("heads", ctypes.c_int),
+        ("kv_heads", ctypes.c_int),
+        ("head_dim", ctypes.c_int),
+        ("vocab", ctypes.c_int),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("embedding", "cos", "sin", "norm")),
+        ("embedding", ctypes.c_void_p),
+        ("cos", ctypes.c_void_p),
+        ("sin", ctypes.c_void_p),
+        ("norm", ctypes.c_void_p),
         ("head", Matrix),
         ("layers", ctypes.POINTER(Layer)),
     ]
 
 
-def processor() -> str:
-    """What this machine's processor can do: code made for it may not run on another, which may share the folder."""
-    try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        about = platform.node() + platform.processor()
-    return "\n".join(
-        line for line in about.splitlines() if "MHz" not in line and "bogomips" not in line.lower()
-    )
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """cpu_decoder.c compiled for this machine, kept in the user's cache folder; None where that cannot be done."""
-    key = hashlib.sha256(repr((SOURCE.read_bytes(), COMMAND, processor())).encode()).hexdigest()[:16]
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smolllama"
-        path = folder / f"decode-{key}.so"
-        if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as partial:  # another process may be at it, too
-                made = Path(partial) / path.name
-                subprocess.run([*COMMAND, SOURCE, "-o", made, "-lm"], check=True, capture_output=True)
-                with made.open("rb") as file:
-                    os.fsync(file.fileno())
-                made.rename(path)
-        return ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.CalledProcessError):  # RuntimeError: there is no home
-        return None
-
-
-def quantize(model: nn.Module) -> None:
-    """Round every matrix of a Llama to 255 steps a row, and keep the steps as bytes for decoding."""
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() == 2:
-                scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-                steps = (weight / scale).round()
-                weight.copy_(steps * scale)
-                model.int8[name] = (steps.to(torch.int8), scale[:, 0].contiguous())
-
-
-class Decoder:
-    """A Llama as cpu_decoder.c reads it: it points into the model's memory."""
+class CPUDecoder:
+    """Llama for cpu_decoder.c: pointers into the memory of the model's weights."""
 
     def __init__(self, model: nn.Module, library: ctypes.CDLL):
-        self.model, self.library, args = model, library, model.args
-        weights = dict(model.named_parameters())
-        head = "lm_head.weight" if "lm_head.weight" in weights else "model.embed_tokens.weight"
+        self.model = model  # keeps the memory alive
+        self.library = library
+        self.weights = dict(model.named_parameters())
 
-        def matrix(name: str) -> Matrix:
-            weight, scale = model.int8.get(name, (weights[name], None))
-            return Matrix(weight.data_ptr(), scale if scale is None else scale.data_ptr())
+        args = model.args
+        layers = (Layer * args.no_of_decoder_layers)()
+        for n in range(args.no_of_decoder_layers):
+            layers[n] = self._layer(n)
 
-        def layer(n: int) -> Layer:
-            at = f"model.layers.{n}"
-            norms = (
-                weights[f"{at}.{name}.weight"].data_ptr()
-                for name in ("input_layernorm", "post_attention_layernorm")
-            )
-            return Layer(
-                *norms,
-                *(matrix(f"{at}.self_attn.{name}_proj.weight") for name in "qkvo"),
-                *(matrix(f"{at}.mlp.{name}_proj.weight") for name in ("gate", "up", "down")),
-            )
+        # named_parameters has no name of its own for a tied head.
+        head = "lm_head.weight"
+        if head not in self.weights:
+            head = "model.embed_tokens.weight"
 
-        layers = (Layer * args.no_of_decoder_layers)(*map(layer, range(args.no_of_decoder_layers)))
         self.pointers = Model(
-            args.embeddings_dims,
-            args.hidden_dims,
-            args.no_of_decoder_layers,
-            args.no_of_heads,
-            args.no_kv_heads,
-            args.head_dim,
-            args.vocab_size,
-            args.eps,
-            weights["model.embed_tokens.weight"].data_ptr(),
-            model.cos.data_ptr(),
-            model.sin.data_ptr(),
-            weights["model.norm.weight"].data_ptr(),
-            matrix(head),
-            layers,
+            dims=args.embeddings_dims,
+            hidden=args.hidden_dims,
+            n_layers=args.no_of_decoder_layers,
+            heads=args.no_of_heads,
+            kv_heads=args.no_kv_heads,
+            head_dim=args.head_dim,
+            vocab=args.vocab_size,
+            eps=args.eps,
+            embedding=self.weights["model.embed_tokens.weight"].data_ptr(),
+            cos=model.cos.data_ptr(),
+            sin=model.sin.data_ptr(),
+            norm=self.weights["model.norm.weight"].data_ptr(),
+            head=self._matrix(head),
+            layers=layers,
         )
 
+    def _layer(self, n: int) -> Layer:
+        """Return the pointers of layer n."""
+        prefix = f"model.layers.{n}"
+        return Layer(
+            attention_norm=self.weights[f"{prefix}.input_layernorm.weight"].data_ptr(),
+            mlp_norm=self.weights[f"{prefix}.post_attention_layernorm.weight"].data_ptr(),
+            q=self._matrix(f"{prefix}.self_attn.q_proj.weight"),
+            k=self._matrix(f"{prefix}.self_attn.k_proj.weight"),
+            v=self._matrix(f"{prefix}.self_attn.v_proj.weight"),
+            o=self._matrix(f"{prefix}.self_attn.o_proj.weight"),
+            gate=self._matrix(f"{prefix}.mlp.gate_proj.weight"),
+            up=self._matrix(f"{prefix}.mlp.up_proj.weight"),
+            down=self._matrix(f"{prefix}.mlp.down_proj.weight"),
+        )
+
+    def _matrix(self, name: str) -> Matrix:
+        """Return the pointers of a matrix: int8 and row scales if it is quantized, else float32."""
+        if name in self.model.int8:
+            weight, scale = self.model.int8[name]
+            return Matrix(weight.data_ptr(), scale.data_ptr())
+        return Matrix(self.weights[name].data_ptr(), None)
+
     def __call__(self, token: int, position: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Logits (1, V) of what follows a token; its keys and values join those before it (layers, 1, K, room, D)."""
+        """Return logits (1, V) after a token; write its keys and values to the cache (layers, 1, K, length, D)."""
         logits = torch.empty(1, self.model.args.vocab_size)
+        cache_length = keys.shape[3]
         self.library.step(
             ctypes.byref(self.pointers),
             token,
             position,
-            keys.shape[3],
-            *(ctypes.c_void_p(x.data_ptr()) for x in (keys, values, logits)),
+            cache_length,
+            ctypes.c_void_p(keys.data_ptr()),
+            ctypes.c_void_p(values.data_ptr()),
+            ctypes.c_void_p(logits.data_ptr()),
         )
         return logits
 
 
-def decoder(model: nn.Module, batch_size: int) -> Decoder | None:
-    """What decodes for a Llama one token at a time, where cpu_decoder.c can: one row, on a CPU, in float32."""
+def build_cpu_decoder(model: nn.Module, batch_size: int) -> CPUDecoder | None:
+    """Return a decoder for a Llama, one token at a time; None where cpu_decoder.c cannot be used.
+
+    It decodes one row on a CPU in float32.
+    """
     weight = model.lm_head.weight
-    fits = (
+    supported = (
         batch_size == 1
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
@@ -159,4 +153,74 @@ def decoder(model: nn.Module, batch_size: int) -> Decoder | None:
         and not model.legacy
         and not torch.is_autocast_enabled("cpu")
     )
-    return Decoder(model, found) if fits and (found := library()) else None
+    if not supported:
+        return None
+
+    compiled = library()
+    if compiled is None:
+        return None
+    return CPUDecoder(model, compiled)
+
+
+def quantize(model: nn.Module) -> None:
+    """Round every matrix of a Llama to 255 steps a row, and keep the steps as int8 weights for decoding.
+
+    The float32 weights are rounded, too, so that prompts, read in torch, and decoding use the same values.
+    """
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() != 2:
+                continue
+            row_maximum = weight.abs().amax(1, keepdim=True).clamp(min=MIN_ROW_MAXIMUM)  # rows 1
+            scale = row_maximum / INT8_STEPS
+            steps = (weight / scale).round()
+            weight.copy_(steps * scale)
+            model.int8[name] = (steps.to(torch.int8), scale[:, 0].contiguous())
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Load cpu_decoder.c from the user's cache folder, compiling it if needed; None where that fails."""
+    description = repr((SOURCE.read_bytes(), COMMAND, processor()))
+    key = hashlib.sha256(description.encode()).hexdigest()[:16]
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smolllama"
+        path = folder / f"decode-{key}.so"
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(path)
+        return ctypes.CDLL(str(path))
+    except (
+        OSError,
+        RuntimeError,
+        subprocess.CalledProcessError,
+    ):  # RuntimeError: the user has no home folder
+        return None
+
+
+def _compile(path: Path) -> None:
+    """Compile cpu_decoder.c in a temporary folder and rename it: another process may do the same."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        subprocess.run([*COMMAND, SOURCE, "-o", partial, "-lm"], check=True, capture_output=True)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # a power cut must not leave an empty file under the final name
+        partial.rename(path)
+
+
+def processor() -> str:
+    """Return a description of this machine's processor: code compiled for it may not run on another one.
+
+    Machines may share the cache folder, so the description is part of the file's name. Clock speeds change
+    from call to call and are dropped.
+    """
+    try:
+        first_core = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        first_core = platform.node() + platform.processor()
+
+    lines = []
+    for line in first_core.splitlines():
+        if "MHz" not in line and "bogomips" not in line.lower():
+            lines.append(line)
+    return "\n".join(lines)

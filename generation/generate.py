@@ -1,24 +1,26 @@
-"""From logits to token ids: penalties, filters, sampling, beam search, the cached decoding loop.
+"""Decoding, from logits to token ids: penalties, filters, sampling, the cached decoding loop, beam search.
 
-All of it knows ids, not text; only `until` reads text, to end it before a stop string.
+Everything here works on ids; text, and the stop strings in it, are in chat.py.
+Shapes: B rows (prompts or beams), T tokens, V vocabulary.
 """
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from config import ModelArgs
-from generation.cpu_decoder import Decoder, decoder
+from generation.cpu_decoder import CPUDecoder, build_cpu_decoder
 from model import KVCache, Llama
 from runtime.errors import RunError
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a token is chosen, by the names that ModelArgs has for it; unchanged, from the model's own distribution."""
+    """Rules for choosing a token, named like the settings in ModelArgs.
+
+    The defaults change nothing: tokens are drawn from the model's own distribution.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
@@ -30,168 +32,225 @@ class SamplingParams:
     seed: int | None = None
 
 
-def sampling_params(args: ModelArgs) -> dict[str, float]:
-    """The settings that say how tokens are chosen, as generate takes them."""
-    return {f.name: getattr(args, f.name) for f in dataclasses.fields(SamplingParams)}
+UNCHANGED = SamplingParams()
+GREEDY = SamplingParams(temperature=0.0)
+
+
+# ---- one token: penalties, filters, the draw
 
 
 def penalize_repetition(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    """Logits (B, V), those of tokens among ids (B, T) divided by the penalty, or multiplied where they are negative
-    (arXiv 1909.05858).
+    """Return logits (B, V) with those of tokens among ids (B, T) made smaller (arXiv 1909.05858).
+
+    Positive logits are divided by the penalty, negative ones multiplied by it.
     """
-    seen = logits.gather(1, ids)
-    return logits.scatter(1, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+    seen = logits.gather(1, ids)  # B T
+    penalized = torch.where(seen < 0, seen * penalty, seen / penalty)
+    return logits.scatter(1, ids, penalized)
 
 
 def penalize_frequency(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    """Logits (B, V) less the penalty for each time that a token stands among ids (B, T), as in OpenAI's API."""
+    """Return logits (B, V) less the penalty for each time a token is among ids (B, T), as in OpenAI's API."""
     return logits.scatter_add(1, ids, torch.full_like(ids, -penalty, dtype=logits.dtype))
 
 
-def penalize(logits: Tensor, tokens: Tensor, prompt: int, how: SamplingParams) -> Tensor:
-    """Logits (B, V) after both penalties; repetition is of all tokens (B, T), frequency of those after the prompt."""
-    if how.repetition_penalty != 1:
-        logits = penalize_repetition(logits, tokens, how.repetition_penalty)
-    if how.frequency_penalty:
-        logits = penalize_frequency(logits, tokens[:, prompt:], how.frequency_penalty)
+def penalize(logits: Tensor, tokens: Tensor, prompt_length: int, params: SamplingParams) -> Tensor:
+    """Return logits (B, V) after both penalties.
+
+    The repetition penalty counts all tokens (B, T), the frequency penalty those after the prompt.
+    """
+    if params.repetition_penalty != 1:
+        logits = penalize_repetition(logits, tokens, params.repetition_penalty)
+    if params.frequency_penalty:
+        logits = penalize_frequency(logits, tokens[:, prompt_length:], params.frequency_penalty)
     return logits
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (B, V) with -inf outside the k highest of each row."""
-    return logits.masked_fill(logits < logits.topk(k).values[:, -1:], -torch.inf)
+    """Return logits (B, V) with -inf outside the k highest of each row."""
+    lowest_kept = logits.topk(k).values[:, -1:]  # B 1
+    return logits.masked_fill(logits < lowest_kept, -torch.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits (B, V) with -inf outside the fewest tokens that hold the probability p (arXiv 1904.09751)."""
-    ordered, order = logits.sort(descending=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # probability of all that is more likely
-    return logits.scatter(1, order, ordered.masked_fill(before >= p, -torch.inf))
+    """Return logits (B, V) with -inf outside the fewest tokens that hold probability p (arXiv 1904.09751)."""
+    sorted_logits, order = logits.sort(descending=True)
+    probabilities = sorted_logits.softmax(-1)
+
+    # The first token has nothing before it, so one is always kept.
+    probability_before = probabilities.cumsum(-1) - probabilities
+    kept = sorted_logits.masked_fill(probability_before >= p, -torch.inf)
+    return logits.scatter(1, order, kept)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Logits (B, V) with -inf below p times the probability of the most probable token (arXiv 2407.01082)."""
+    """Return logits (B, V) with -inf below p times the highest probability of the row (arXiv 2407.01082)."""
     probabilities = logits.softmax(-1)
-    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
+    threshold = p * probabilities.amax(-1, keepdim=True)  # B 1
+    return logits.masked_fill(probabilities < threshold, -torch.inf)
 
 
-def filter_logits(logits: Tensor, how: SamplingParams) -> Tensor:
-    """Logits (B, V) at a temperature, with -inf for the tokens that top-k, then top-p, then min-p leave out."""
-    logits = logits / how.temperature
-    if 0 < how.top_k < logits.shape[-1]:
-        logits = keep_top_k(logits, how.top_k)
-    if how.top_p < 1:
-        logits = keep_top_p(logits, how.top_p)
-    return keep_min_p(logits, how.min_p) if how.min_p else logits
+def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Return logits (B, V) at the temperature, with -inf outside top-k, then top-p, then min-p."""
+    logits = logits / params.temperature
+    if 0 < params.top_k < logits.shape[-1]:
+        logits = keep_top_k(logits, params.top_k)
+    if params.top_p < 1:
+        logits = keep_top_p(logits, params.top_p)
+    if params.min_p:
+        logits = keep_min_p(logits, params.min_p)
+    return logits
 
 
-def sample(logits: Tensor, how: SamplingParams, generators: Sequence[torch.Generator | None]) -> Tensor:
-    """A token (B,) from logits (B, V), each row with a generator of its own; the most probable at temperature 0.
+def sample(logits: Tensor, params: SamplingParams, generators: Sequence[torch.Generator | None]) -> Tensor:
+    """Draw a token (B,) from logits (B, V), each row with its own generator; temperature 0 takes the best.
 
     Raises RunError where logits are not finite.
     """
-    if how.temperature == 0:
+    if params.temperature == 0:
         return logits.argmax(-1)
-    probabilities = filter_logits(logits, how).softmax(-1)
+
+    probabilities = filter_logits(logits, params).softmax(-1)
     if not probabilities.isfinite().all():
         raise RunError(
-            "the model gives no probabilities, since its weights or logits are not finite: they diverged in "
-            "training"
+            "the model's logits are not finite: its weights diverged in training, use an earlier checkpoint"
         )
-    rows = probabilities.unbind()
-    return torch.cat(
-        [torch.multinomial(row, 1, generator=own) for row, own in zip(rows, generators, strict=True)]
-    )
+
+    draws = []
+    for row, generator in zip(probabilities.unbind(), generators, strict=True):
+        draws.append(torch.multinomial(row, 1, generator=generator))
+    return torch.cat(draws)
+
+
+# ---- many tokens
 
 
 def generate(
-    model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None = None, **how: float
+    model: Llama,
+    ids: list[int],
+    max_new_tokens: int,
+    stop_id: int | None = None,
+    params: SamplingParams = UNCHANGED,
 ) -> Iterator[int]:
-    """Yield the tokens that follow the prompt, until stop_id (not yielded), max_new_tokens or the end of the context.
+    """Yield tokens after the prompt, until stop_id (not yielded), max_new_tokens or the end of the context.
 
-    `how` are fields of SamplingParams; beams are searched to their end before the first token is yielded.
+    A beam search runs to its end before the first token is yielded.
+
     Raises ValueError for a prompt that is empty or leaves no room in the context.
     """
-    if how.get("num_beams", 1) > 1:
-        yield from beam_search(model, ids, max_new_tokens, stop_id, SamplingParams(**how))
-    else:
-        yield from (token for (token,) in generate_batch(model, [ids], max_new_tokens, stop_id, **how))
+    if params.num_beams > 1:
+        yield from beam_search(model, ids, max_new_tokens, stop_id, params)
+        return
+
+    for row in generate_batch(model, [ids], max_new_tokens, stop_id, params):
+        yield row[0]
 
 
 @torch.inference_mode()
 def generate_batch(
-    model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, stop_id: int | None = None, **how: float
+    model: Llama,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    stop_id: int | None = None,
+    params: SamplingParams = UNCHANGED,
 ) -> Iterator[list[int | None]]:
-    """Yield the next token of every prompt together, None for one that has met stop_id; as generate does for one.
+    """Yield the next token of all prompts, None for one that has reached stop_id; otherwise like generate.
 
-    Row n draws with seed + n, so its text does not depend on its neighbours; the longest prompt ends all of them at
-    the end of the context.
+    Row n draws with seed + n, so its text does not depend on its neighbours. The longest prompt ends all of
+    them at the end of the context.
     """
-    how, prompt = SamplingParams(**how), max(map(len, prompts))
-    count = _room(model, prompts, max_new_tokens)
+    prompt_length = max(len(ids) for ids in prompts)
+    max_new_tokens = _max_new_tokens(model, prompts, max_new_tokens)
     device = model.lm_head.weight.device
-    # Shorter prompts are padded on the left, with their own first token, which then counts for no penalty, and as
-    # documents of their own, which are never attended to. Positions are relative: they need no correction.
-    tokens = torch.tensor([[*ids[:1] * (prompt - len(ids)), *ids] for ids in prompts], device=device)
-    doc_ids = torch.tensor(
-        [[*[0] * (prompt - len(ids)), *[1] * (len(ids) + count)] for ids in prompts], device=device
-    )
-    padded = any(len(ids) < prompt for ids in prompts)
-    generators = [
-        None if how.seed is None else torch.Generator(device).manual_seed(how.seed + row)
-        for row in range(len(prompts))
-    ]
-    cache = KVCache(model.args, len(prompts), prompt + count, like=model.lm_head.weight)
+
+    tokens, doc_ids = _pad_left(prompts, max_new_tokens, device)
+    generators = _generators(params.seed, len(prompts), device)
+    cache = KVCache(model.args, len(prompts), prompt_length + max_new_tokens, like=model.lm_head.weight)
+    cpu_decoder = build_cpu_decoder(model, len(prompts))
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    fast = decoder(model, len(prompts))
-    for _ in range(count):
-        logits = _next_logits(model, tokens, cache, doc_ids[:, : tokens.shape[1]] if padded else None, fast)
-        chosen = sample(penalize(logits, tokens, prompt, how), how, generators)
-        ended |= chosen == stop_id if stop_id is not None else False
-        if ended.all():
-            return
-        yield [None if end else token for token, end in zip(chosen.tolist(), ended.tolist(), strict=True)]
-        tokens = torch.cat((tokens, chosen[:, None]), dim=1)
+
+    for _ in range(max_new_tokens):
+        logits = _next_logits(model, tokens, cache, doc_ids, cpu_decoder)  # B V
+        logits = penalize(logits, tokens, prompt_length, params)
+        next_tokens = sample(logits, params, generators)  # B
+
+        if stop_id is not None:
+            ended |= next_tokens == stop_id
+            if ended.all():
+                return
+
+        # One transfer from the device for all rows; a row that has ended continues, unseen, until the others
+        # have.
+        yield [
+            None if has_ended else token
+            for token, has_ended in zip(next_tokens.tolist(), ended.tolist(), strict=True)
+        ]
+        tokens = torch.cat((tokens, next_tokens[:, None]), dim=1)  # B T+1
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None, how: SamplingParams
+    model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None, params: SamplingParams
 ) -> list[int]:
-    """The continuation with the highest mean log-probability of a token (stop_id's included) that so many beams find.
+    """Return the token ids of the finished beam with the highest log-probability per token (EOS counted).
 
-    The scores and the end are those of transformers at length_penalty 1 and early_stopping False; temperature and
-    filters have no part in it.
+    Equals transformers' beam search with length_penalty=1, early_stopping=False; tested token by token.
+    Temperature and filters are not used.
     """
-    count, beams = _room(model, [ids], max_new_tokens), how.num_beams
-    tokens = torch.tensor([ids], device=model.lm_head.weight.device)
-    scores = torch.zeros(1, device=tokens.device)
-    cache = KVCache(model.args, 1, len(ids) + count, like=model.lm_head.weight)
+    max_new_tokens = _max_new_tokens(model, [ids], max_new_tokens)
+    num_beams = params.num_beams
+
+    tokens = torch.tensor([ids], device=model.lm_head.weight.device)  # beams T, one beam at first
+    scores = torch.zeros(1, device=tokens.device)  # beams, the sum of log-probabilities
+    cache = KVCache(model.args, 1, len(ids) + max_new_tokens, like=model.lm_head.weight)
     finished: list[tuple[float, list[int]]] = []  # the best so far, best first
-    for length in range(1, count + 1):
-        logps = penalize(_next_logits(model, tokens, cache).log_softmax(-1), tokens, len(ids), how)
-        totals = (scores[:, None] + logps).flatten()
-        scores, places = totals.topk(min(2 * beams, len(totals)))  # as many as go on if all the others stop
-        rows, chosen = places // logps.shape[-1], places % logps.shape[-1]
-        tokens = torch.cat((tokens[rows], chosen[:, None]), dim=1)
-        stops = chosen == stop_id if stop_id is not None else torch.zeros_like(chosen, dtype=torch.bool)
-        ends = torch.ones_like(stops) if length == count else stops
-        for place in ends[:beams].nonzero().flatten().tolist():
-            whole = tokens[place, len(ids) :].tolist()
-            finished.append((scores[place].item() / length, whole[:-1] if stops[place] else whole))
-        finished = sorted(finished, key=lambda beam: -beam[0])[:beams]
-        going = (~ends).nonzero().flatten()[:beams]
-        tokens, scores = tokens[going], scores[going]
-        if not len(going) or len(finished) == beams and scores[0].item() / length <= finished[-1][0]:
+
+    for length in range(1, max_new_tokens + 1):
+        logps = _next_logits(model, tokens, cache).log_softmax(-1)
+        logps = penalize(logps, tokens, len(ids), params)  # beams V
+
+        # Twice as many candidates as beams: enough to continue with if half of them end here.
+        totals = (scores[:, None] + logps).flatten()  # beams * V
+        scores, candidates = totals.topk(min(2 * num_beams, len(totals)))
+        beams = candidates // logps.shape[-1]
+        next_tokens = candidates % logps.shape[-1]
+        tokens = torch.cat((tokens[beams], next_tokens[:, None]), dim=1)  # candidates T+1
+
+        stopped = torch.zeros_like(next_tokens, dtype=torch.bool)
+        if stop_id is not None:
+            stopped = next_tokens == stop_id
+        ends = stopped
+        if length == max_new_tokens:
+            ends = torch.ones_like(stopped)
+
+        # A candidate that ends counts only among the num_beams best, as in transformers.
+        for n in ends[:num_beams].nonzero().flatten().tolist():
+            output_ids = tokens[n, len(ids) :].tolist()
+            if stopped[n]:
+                output_ids.pop()
+            finished.append((scores[n].item() / length, output_ids))
+        finished = sorted(finished, key=lambda beam: -beam[0])[:num_beams]
+
+        open_beams = (~ends).nonzero().flatten()[:num_beams]
+        tokens = tokens[open_beams]
+        scores = scores[open_beams]
+        if not len(open_beams):
             break
-        cache.select(rows[going])
+        best_open_score = scores[0].item() / length
+        if len(finished) == num_beams and best_open_score <= finished[-1][0]:
+            break
+        cache.select(beams[open_beams])
+
     return finished[0][1]
 
 
-def _room(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int) -> int:
-    """How many tokens may follow. Raises ValueError where a prompt is empty or none can follow."""
-    longest, context = max(map(len, prompts)), model.args.block_size
+def _max_new_tokens(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int) -> int:
+    """Return how many tokens fit after the prompts, at most max_new_tokens.
+
+    Raises ValueError where a prompt is empty or no token fits.
+    """
+    longest = max(len(ids) for ids in prompts)
+    context = model.args.block_size
     if not all(prompts):
         raise ValueError("the prompt is empty")
     if longest >= context:
@@ -199,30 +258,51 @@ def _room(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int) -> in
     return min(max_new_tokens, context - longest)
 
 
+def _pad_left(
+    prompts: Sequence[list[int]], max_new_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Return prompts as one tensor (B, T) and the documents (B, T + max_new_tokens) that hide the padding.
+
+    Shorter prompts are padded on the left with their own first token, which then adds to no repetition
+    penalty. The padding is document 0, which document 1 does not attend to. Positions are relative, so they
+    need no correction. The second result is None where no prompt is padded.
+    """
+    longest = max(len(ids) for ids in prompts)
+    rows = []
+    doc_ids = []
+    for ids in prompts:
+        padding = longest - len(ids)
+        rows.append(ids[:1] * padding + ids)
+        doc_ids.append([0] * padding + [1] * (len(ids) + max_new_tokens))
+
+    tokens = torch.tensor(rows, device=device)
+    if all(len(ids) == longest for ids in prompts):
+        return tokens, None
+    return tokens, torch.tensor(doc_ids, device=device)
+
+
+def _generators(seed: int | None, rows: int, device: torch.device) -> list[torch.Generator | None]:
+    """Return a random generator for each row, with seed + row; without a seed, None: torch's global one."""
+    if seed is None:
+        return [None] * rows
+    return [torch.Generator(device).manual_seed(seed + row) for row in range(rows)]
+
+
 def _next_logits(
-    model: Llama, tokens: Tensor, cache: KVCache, doc_ids: Tensor | None = None, fast: Decoder | None = None
+    model: Llama,
+    tokens: Tensor,
+    cache: KVCache,
+    doc_ids: Tensor | None = None,
+    cpu_decoder: CPUDecoder | None = None,
 ) -> Tensor:
-    """Logits (B, V) in float32 of what follows tokens (B, T), of which the cache holds the first ones already."""
-    if fast and cache.length == tokens.shape[1] - 1:
+    """Return logits (B, V) in float32 of the token after tokens (B, T); the cache holds the first of them."""
+    new_tokens = tokens.shape[1] - cache.length
+
+    if cpu_decoder and new_tokens == 1:
         cache.length += 1
-        return fast(int(tokens[0, -1]), cache.length - 1, cache.keys, cache.values)
-    states = model(tokens[:, cache.length :], doc_ids, cache, return_hidden=True)
-    return model.lm_head(states[:, -1]).float()
+        return cpu_decoder(int(tokens[0, -1]), cache.length - 1, cache.keys, cache.values)
 
-
-def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Pieces of a text up to the first stop string; what may begin one is held back until it is known."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        if found := [held.index(stop) for stop in stops if stop in held]:
-            held = held[: min(found)]
-            break
-        safe = len(held) - max(
-            (size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])), default=0
-        )
-        if safe:
-            yield held[:safe]
-            held = held[safe:]
-    if held:
-        yield held
+    if doc_ids is not None:
+        doc_ids = doc_ids[:, : tokens.shape[1]]
+    hidden = model(tokens[:, cache.length :], doc_ids, cache, return_hidden=True)  # B new C
+    return model.lm_head(hidden[:, -1]).float()  # the head for the last token alone

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from config import ModelArgs
-from generation.chat import ChatModel, Messages, choose_model, load_chat_model
+from generation.chat import ChatModel, Messages, ReplyPiece, choose_model, load_chat_model
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from tokenizer import Tokenizer
@@ -134,7 +134,7 @@ class StageModels:
         Closing the generator stops the decoding. Raises UserError if the prompt does not fit the context.
         """
         chat_model = self.load(stage)
-        prompt_ids, dropped_turns = chat_model.prompt(messages, args.max_length)
+        prompt_ids, dropped_turns = chat_model.build_prompt(messages, args.max_length)
         output_ids: list[int] = []
         text = ""
         first_token_seconds = 0.0
@@ -151,8 +151,11 @@ class StageModels:
                 end_reason=end_reason,
             )
 
-        for piece in self._with_autocast(chat_model.reply(prompt_ids, args, output_ids)):
-            text += piece
+        for piece in self._with_autocast(chat_model.stream_reply(prompt_ids, args)):
+            output_ids = piece.out_ids
+            if not piece.text:
+                continue
+            text += piece.text
             if not first_token_seconds:
                 first_token_seconds = time.perf_counter() - start
             yield reply_so_far()
@@ -160,7 +163,7 @@ class StageModels:
         room = chat_model.model.args.block_size - len(prompt_ids)
         yield reply_so_far(reply_end_reason(len(output_ids), room, args))
 
-    def _with_autocast(self, pieces: Iterator[str]) -> Iterator[str]:
+    def _with_autocast(self, pieces: Iterator[ReplyPiece]) -> Iterator[ReplyPiece]:
         """Yield the pieces, each computed under autocast.
 
         Autocast is a state of the thread, and Gradio may run each step in another thread: enter it at each step.

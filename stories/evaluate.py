@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from generation.generate import generate_batch
+from generation.generate import GREEDY, UNCHANGED, SamplingParams, generate_batch
 from model import Llama
 from runtime.errors import UserError
 from stories.tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
@@ -32,7 +32,7 @@ def story_suite(
     right = [
         task.output == answer
         for task, (answer, _) in zip(
-            asked, answers(model, tokenizer, asked, ANSWER_TOKENS, temperature=0.0), strict=True
+            asked, answers(model, tokenizer, asked, ANSWER_TOKENS, GREEDY), strict=True
         )
     ]
     result = {"exact": mean(right)}
@@ -41,7 +41,8 @@ def story_suite(
             [hit for task, hit in zip(asked, right, strict=True) if task.kind == kind]
         )
     wished = held_out(tuple(STORIES), stories, seed)
-    told = list(answers(model, tokenizer, wished, STORY_TOKENS, temperature=temperature, seed=seed))
+    params = SamplingParams(temperature=temperature, seed=seed)
+    told = list(answers(model, tokenizer, wished, STORY_TOKENS, params))
     texts = [text for text, _ in told]
     subject = [
         names(text, task.character) and names(text, task.object)
@@ -64,7 +65,11 @@ def held_out(kinds: Sequence[str], count: int, seed: int) -> list[Task]:
 
 
 def answers(
-    model: Llama, tokenizer: Tokenizer, tasks: Sequence[Task], max_new_tokens: int, **how: float
+    model: Llama,
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    max_new_tokens: int,
+    params: SamplingParams = UNCHANGED,
 ) -> Iterator[tuple[str, bool]]:
     """The model's response to each task, and whether the model ended it; prompts of like length go together.
 
@@ -86,7 +91,7 @@ def answers(
         group = order[first : first + BATCH]
         room = min(max_new_tokens, context - len(prompts[group[-1]]))
         columns = list(
-            generate_batch(model, [prompts[n] for n in group], max_new_tokens, tokenizer.eos_id, **how)
+            generate_batch(model, [prompts[n] for n in group], max_new_tokens, tokenizer.eos_id, params)
         )
         for place, n in enumerate(group):
             told = [column[place] for column in columns if column[place] is not None]

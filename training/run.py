@@ -13,7 +13,8 @@ import checkpoint
 from config import ModelArgs
 from dataloader.loader import Loader, fixed_batches
 from dataprep.shards import SPLITS, TokenDataset
-from generation.generate import generate, sampling_params
+from generation.chat import sampling_params
+from generation.generate import generate
 from model import Llama
 from runtime import distributed
 from runtime.distributed import DistributedEnv
@@ -300,7 +301,7 @@ class Run:
                     setup.prompt_ids,
                     args.max_length,
                     setup.tokenizer.eos_id,
-                    **sampling_params(args),
+                    sampling_params(args),
                 )
                 text = setup.tokenizer.decode(output_ids)
         except RunError as error:

@@ -1,4 +1,4 @@
-"""Decoding against transformers, sampling against the exact distribution, batches against single prompts, the ends."""
+"""Decoding against transformers, sampling against the exact distribution, batches against single prompts."""
 
 import itertools
 import math
@@ -19,6 +19,8 @@ from transformers import (
 from checkpoint import hf_config
 from config import ModelArgs
 from generation.generate import (
+    GREEDY,
+    UNCHANGED,
     SamplingParams,
     filter_logits,
     generate,
@@ -29,7 +31,6 @@ from generation.generate import (
     penalize_frequency,
     penalize_repetition,
     sample,
-    until,
 )
 from model import Llama
 from runtime.errors import RunError
@@ -50,7 +51,7 @@ def model(tiny: ModelArgs, spread: Callable[[Llama], Llama]) -> Llama:
 
 @pytest.fixture(params=CHECKPOINTS.values(), ids=CHECKPOINTS, scope="module")
 def pair(request: pytest.FixtureRequest) -> tuple[Llama, transformers.LlamaForCausalLM]:
-    """A model of ours with random weights that do not always say the same, and transformers' with these weights."""
+    """Return a model with random weights whose texts vary, and transformers' with the same weights."""
     args = ModelArgs(
         embeddings_dims=32,
         no_of_decoder_layers=2,
@@ -67,16 +68,16 @@ def pair(request: pytest.FixtureRequest) -> tuple[Llama, transformers.LlamaForCa
     with torch.no_grad():
         for weight in ours.parameters():
             weight.mul_(16 if weight.dim() == 2 else 1)
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(args, eos_id=0))).eval()
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
+    reference = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf_config(args, eos_id=0))).eval()
+    reference.load_state_dict(ours.state_dict())
+    return ours, reference
 
 
 def transformers_generate(
-    theirs: transformers.LlamaForCausalLM, count: int, eos: int | None = None, **options
+    reference: transformers.LlamaForCausalLM, count: int, eos: int | None = None, **options
 ) -> list[int]:
-    """What transformers generates after PROMPT, up to its end-of-text token."""
-    output = theirs.generate(
+    """Return what transformers generates after PROMPT, up to its end-of-text token."""
+    output = reference.generate(
         torch.tensor([PROMPT]),
         do_sample=False,
         max_new_tokens=count,
@@ -94,38 +95,41 @@ def transformers_generate(
     ids=str,
 )
 def test_200_tokens_are_those_of_transformers(pair: tuple, options: dict) -> None:
-    ours, theirs = pair
-    text = list(generate(ours, PROMPT, 200, temperature=0.0, **options))
-    assert text == transformers_generate(theirs, 200, **options) and len(text) == 200 and len(set(text)) > 2
+    ours, reference = pair
+    text = list(generate(ours, PROMPT, 200, params=SamplingParams(temperature=0.0, **options)))
+    assert text == transformers_generate(reference, 200, **options)
+    assert len(text) == 200 and len(set(text)) > 2
 
 
-def test_the_end_is_where_transformers_finds_it(pair: tuple) -> None:
-    (ours, theirs), lengths = pair, set()
+def test_generation_ends_where_transformers_ends_it(pair: tuple) -> None:
+    ours, reference = pair
+    lengths = set()
     for num_beams in (1, 2, 5):
-        met = sorted(set(generate(ours, PROMPT, 40, temperature=0.0, num_beams=num_beams)))
-        for eos in (*met[:3], 0):
-            text = list(generate(ours, PROMPT, 40, eos, temperature=0.0, num_beams=num_beams))
-            assert text == transformers_generate(theirs, 40, eos, num_beams=num_beams), (num_beams, eos)
+        params = SamplingParams(temperature=0.0, num_beams=num_beams)
+        generated = sorted(set(generate(ours, PROMPT, 40, params=params)))
+        for eos in (*generated[:3], 0):
+            text = list(generate(ours, PROMPT, 40, eos, params))
+            assert text == transformers_generate(reference, 40, eos, num_beams=num_beams), (num_beams, eos)
             lengths.add(len(text))
     assert len(lengths) > 3  # some stop early
 
 
-def test_beams_find_what_greedy_misses() -> None:
+def test_beam_search_finds_a_likelier_text_than_greedy() -> None:
     class Fork(torch.nn.Module):
-        """Token 1 is likelier than 2 at first, but what follows 2 is certain."""
+        """Model in which token 1 is likelier than 2 at first, but the token after 2 is certain."""
 
         args = ModelArgs(vocab_size=4, block_size=8, embeddings_dims=4, no_of_heads=2, no_of_decoder_layers=1)
         lm_head = torch.nn.Linear(4, 4, bias=False)
         after = torch.tensor([[0.0, 0.6, 0.4, 0.0], [0.4, 0.3, 0.3, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25] * 4])
 
-        def forward(self, tokens: Tensor, doc_ids: None, cache: object, head: bool) -> Tensor:
+        def forward(self, tokens: Tensor, doc_ids: None, cache: object, return_hidden: bool) -> Tensor:
             cache.length = tokens.shape[1] + cache.length
             return (self.after[tokens] + 1e-9).log()
 
     fork = Fork()
     torch.nn.init.eye_(fork.lm_head.weight)
-    assert list(generate(fork, [0], 2, temperature=0.0)) == [1, 0]
-    assert list(generate(fork, [0], 2, num_beams=2)) == [2, 3]
+    assert list(generate(fork, [0], 2, params=GREEDY)) == [1, 0]
+    assert list(generate(fork, [0], 2, params=SamplingParams(num_beams=2))) == [2, 3]
 
 
 def processed(processor: LogitsProcessor, logits: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -137,18 +141,18 @@ def test_filters_and_penalties_are_those_of_transformers() -> None:
     logits, ids = torch.randn(6, 50) * 3, torch.randint(50, (6, 30))
     changed = 0
     for k, p in itertools.product((1, 7, 49), (0.05, 0.3, 0.9)):
-        for ours, theirs in (
+        for ours, reference in (
             (keep_top_k(logits, k), TopKLogitsWarper(k)),
             (keep_top_p(logits, p), TopPLogitsWarper(p)),
             (keep_min_p(logits, p), MinPLogitsWarper(p)),
         ):
-            assert torch.equal(ours, processed(theirs, logits))
+            assert torch.equal(ours, processed(reference, logits))
             changed += not torch.equal(ours, logits)
     assert changed == 27
     for penalty in (1.0, 0.5, 1.7):
-        theirs = processed(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
-        assert torch.equal(penalize_repetition(logits, ids, penalty), theirs)
-        assert torch.equal(theirs, logits) == (penalty == 1)
+        reference = processed(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
+        assert torch.equal(penalize_repetition(logits, ids, penalty), reference)
+        assert torch.equal(reference, logits) == (penalty == 1)
 
 
 def test_frequency_counts_what_was_generated_each_time() -> None:
@@ -158,11 +162,12 @@ def test_frequency_counts_what_was_generated_each_time() -> None:
 
 
 def test_penalties_make_the_text_less_repetitive(model: Llama) -> None:
-    def most(**how: float) -> int:
-        text = list(generate(model, PROMPT, 70, temperature=0.0, **how))
+    def most_repeats(**options: float) -> int:
+        text = list(generate(model, PROMPT, 70, params=SamplingParams(temperature=0.0, **options)))
         return max(map(text.count, text))
 
-    assert most() > 2 * most(frequency_penalty=3.0) and most() > 2 * most(repetition_penalty=3.0)
+    assert most_repeats() > 2 * most_repeats(frequency_penalty=3.0)
+    assert most_repeats() > 2 * most_repeats(repetition_penalty=3.0)
 
 
 def test_top_k_keeps_the_k_most_probable() -> None:
@@ -180,15 +185,15 @@ def test_top_k_keeps_the_k_most_probable() -> None:
 def test_top_p_keeps_the_fewest_that_hold_p(top_p: float, kept: int) -> None:
     logits = torch.tensor([[0.15, 0.5, 0.05, 0.3]]).log()
     order = [1, 3, 0, 2]
-    found = filter_logits(logits, SamplingParams(top_p=top_p)).isfinite()[0].nonzero().flatten().tolist()
-    assert found == sorted(order[:kept])
+    kept_tokens = filter_logits(logits, SamplingParams(top_p=top_p)).isfinite()[0].nonzero().flatten()
+    assert kept_tokens.tolist() == sorted(order[:kept])
 
 
-def test_a_filter_measures_what_those_before_it_leave() -> None:
+def test_a_filter_works_on_what_earlier_filters_keep() -> None:
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
 
-    def kept(**how: float) -> int:
-        return int(filter_logits(logits, SamplingParams(**how)).isfinite().sum())
+    def kept(**options: float) -> int:
+        return int(filter_logits(logits, SamplingParams(**options)).isfinite().sum())
 
     assert kept(top_p=0.5) == 2
     assert kept(top_k=2, top_p=0.5) == 1  # 0.4 of 0.7
@@ -225,7 +230,7 @@ def test_samples_follow_the_exact_distribution(options: dict) -> None:
 def exact_distribution(
     logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> Tensor:
-    """The same rules, written plainly: the tokens from the most probable on, while there is room."""
+    """Return the distribution by the same rules, written plainly: from the most probable token on."""
     weights = (logits.double() / temperature).exp()
     order = weights.argsort(descending=True).tolist()[: top_k or None]
     total, kept = sum(weights[i].item() for i in order), 0.0
@@ -243,7 +248,8 @@ def test_generate_samples_from_the_models_distribution(model: Llama) -> None:
         expected = exact_distribution(model(torch.tensor([PROMPT]))[0, -1], temperature=1.0, top_k=3)
     counts = torch.zeros(96)
     for seed in range(600):
-        counts[next(generate(model, PROMPT, 1, temperature=1.0, top_k=3, seed=seed))] += 1
+        params = SamplingParams(temperature=1.0, top_k=3, seed=seed)
+        counts[next(generate(model, PROMPT, 1, params=params))] += 1
     likely = expected > 0
     assert likely.sum() == 3 and counts[~likely].sum() == 0
     chi_square = ((counts - 600 * expected) ** 2 / (600 * expected))[likely].sum()
@@ -251,7 +257,7 @@ def test_generate_samples_from_the_models_distribution(model: Llama) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {"temperature": 0.0},
         {"temperature": 1.0},
@@ -259,10 +265,13 @@ def test_generate_samples_from_the_models_distribution(model: Llama) -> None:
     ],
     ids=str,
 )
-def test_a_batch_gives_the_texts_of_its_prompts(model: Llama, how: dict) -> None:
+def test_a_batch_gives_the_texts_of_its_prompts(model: Llama, options: dict) -> None:
     prompts = [PROMPT, [7], [9, 2] * 15, [80, 3, 17, 5, 5, 5, 80]]
-    alone = [list(generate(model, ids, 40, 11, seed=3 + row, **how)) for row, ids in enumerate(prompts)]
-    steps = list(generate_batch(model, prompts, 40, 11, seed=3, **how))
+    alone = [
+        list(generate(model, ids, 40, 11, SamplingParams(seed=3 + row, **options)))
+        for row, ids in enumerate(prompts)
+    ]
+    steps = list(generate_batch(model, prompts, 40, 11, SamplingParams(seed=3, **options)))
     together = [[token for token in column if token is not None] for column in zip(*steps, strict=True)]
     assert together == alone and len(set(map(tuple, alone))) == 4
     assert len(steps) == max(map(len, alone)) and all(
@@ -273,51 +282,26 @@ def test_a_batch_gives_the_texts_of_its_prompts(model: Llama, how: dict) -> None
 
 def test_every_cached_step_gives_the_uncached_choice(model: Llama) -> None:
     ids = list(PROMPT)
-    for token in generate(model, PROMPT, 60, temperature=0.0):
+    for token in generate(model, PROMPT, 60, params=GREEDY):
         with torch.no_grad():
             assert token == int(model(torch.tensor([ids]))[0, -1].argmax())
         ids.append(token)
     assert len(ids) == 64
 
 
-@pytest.mark.parametrize(
-    "pieces, stops, text",
-    [
-        (["one ", "two"], (), "one two"),
-        (["one t", "w", "o three"], ("two",), "one "),
-        (["one t", "he", "n two"], ("two",), "one then "),
-        (["aab", "aac"], ("aac",), "aab"),
-        (["aa", "aa", "b"], ("aab",), "aa"),
-        (["x\n", "\n", "y"], ("###", "\n\n"), "x"),
-        (["one tw"], ("two",), "one tw"),
-        (["two one"], ("two",), ""),
-        (["b a"], ("a", "b"), ""),
-    ],
-)
-def test_text_ends_before_a_stop_string(pieces: list[str], stops: tuple[str, ...], text: str) -> None:
-    assert "".join(until(pieces, stops)) == text
-
-
-def test_a_stop_string_holds_back_no_more_than_it_must() -> None:
-    taken = []
-    pieces = until((taken.append(piece) or piece for piece in ["a", "b", "#", "c", "##", "d"]), ["##"])
-    assert [(piece, len(taken)) for piece in pieces] == [("a", 1), ("b", 2), ("#c", 4)]
-    assert taken[-1] == "##"  # what comes after is not made
-
-
-def test_a_model_that_has_diverged_is_said() -> None:
+def test_a_model_that_has_diverged_is_reported() -> None:
     with pytest.raises(RunError, match="diverged"):
-        sample(torch.tensor([[0.0, math.nan, 1.0]]), SamplingParams(), [None])
+        sample(torch.tensor([[0.0, math.nan, 1.0]]), UNCHANGED, [None])
 
 
 def test_temperature_zero_is_the_most_probable() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, -1.0]])
-    assert sample(logits, SamplingParams(temperature=0.0), [None, None]).tolist() == [1, 0]
+    assert sample(logits, GREEDY, [None, None]).tolist() == [1, 0]
 
 
-def test_the_seed_names_the_text(model: Llama) -> None:
+def test_the_seed_decides_the_text(model: Llama) -> None:
     def text(seed: int | None) -> list[int]:
-        return list(generate(model, PROMPT, 20, temperature=1.0, seed=seed))
+        return list(generate(model, PROMPT, 20, params=SamplingParams(seed=seed)))
 
     before = torch.get_rng_state()
     assert text(1) == text(1) != text(2)
@@ -326,41 +310,42 @@ def test_the_seed_names_the_text(model: Llama) -> None:
 
 
 def test_the_stop_token_ends_and_is_not_yielded(model: Llama) -> None:
-    whole = list(generate(model, PROMPT, 40, temperature=0.0))
-    stop = whole[7]
-    first = whole.index(stop)
-    assert list(generate(model, PROMPT, 40, stop, temperature=0.0)) == whole[:first] and 0 < first < 40
-    absent = next(token for token in range(96) if token not in whole)
-    assert list(generate(model, PROMPT, 40, absent, temperature=0.0)) == whole
+    full = list(generate(model, PROMPT, 40, params=GREEDY))
+    stop = full[7]
+    first = full.index(stop)
+    assert list(generate(model, PROMPT, 40, stop, GREEDY)) == full[:first] and 0 < first < 40
+    absent = next(token for token in range(96) if token not in full)
+    assert list(generate(model, PROMPT, 40, absent, GREEDY)) == full
 
 
-def test_no_more_than_asked_for_and_never_past_the_context(model: Llama) -> None:
-    for asked, room in ((0, 76), (1, 76), (5, 76), (75, 76), (76, 76), (1000, 76)):
-        assert len(list(generate(model, PROMPT, asked, temperature=0.0))) == min(asked, room)
-    assert len(list(generate(model, [7] * 79, 10, temperature=0.0))) == 1
-    longest = list(generate(model, PROMPT, 76, temperature=0.0))
+def test_no_more_than_max_new_tokens_and_never_past_the_context(model: Llama) -> None:
+    for max_new_tokens in (0, 1, 5, 75, 76, 1000):
+        text = list(generate(model, PROMPT, max_new_tokens, params=GREEDY))
+        assert len(text) == min(max_new_tokens, 80 - len(PROMPT))
+    assert len(list(generate(model, [7] * 79, 10, params=GREEDY))) == 1
+    longest = list(generate(model, PROMPT, 76, params=GREEDY))
     with torch.no_grad():
         logits = model(torch.tensor([[*PROMPT, *longest]]))[0]
-    assert [int(row.argmax()) for row in logits[3:-1]] == longest  # right up to the last place
+    assert [int(row.argmax()) for row in logits[3:-1]] == longest  # up to the last position
 
 
 @pytest.mark.parametrize(
-    "ids, said", [([], "empty"), ([1] * 80, "80 tokens .* 80 tokens"), ([1] * 200, "200 tokens")]
+    "ids, message", [([], "empty"), ([1] * 80, "80 tokens .* 80 tokens"), ([1] * 200, "200 tokens")]
 )
-def test_a_prompt_that_does_not_fit_raises(model: Llama, ids: list[int], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_prompt_that_does_not_fit_raises(model: Llama, ids: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         next(generate(model, ids, 5))
 
 
 def test_tokens_come_one_at_a_time(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "generation.generate.decoder", lambda model, batch_size: None
-    )  # test_cpu_decoder.py has that
+        "generation.generate.build_cpu_decoder", lambda model, batch_size: None
+    )  # tests/generation/test_cpu_decoder.py tests that one
     lengths = []
     model.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
-    stream = generate(model, PROMPT, 5, temperature=0.0)
+    stream = generate(model, PROMPT, 5, params=GREEDY)
     assert lengths == []
     next(stream)
     assert lengths == [4]
     list(stream)
-    assert lengths == [4, 1, 1, 1, 1]  # the cache holds the rest, and no step is made for nothing
+    assert lengths == [4, 1, 1, 1, 1]  # the cache holds the others, and no token is computed in vain

@@ -10,7 +10,7 @@ from published import VOCABULARY, published_file, published_logits, published_st
 from safetensors import safe_open
 
 from checkpoint import load_args, load_model, read_config
-from generation.generate import generate
+from generation.generate import GREEDY, generate
 from model import Llama
 from publishing import published_weights
 from publishing.published_weights import convert
@@ -45,7 +45,7 @@ def test_logits_are_those_of_the_published_model(loaded: tuple[Llama, Tokenizer]
 def test_cached_decoding_has_no_positions_either(loaded: tuple[Llama, Tokenizer]) -> None:
     model, _ = loaded
     ids = [3, 1, 4]
-    for token in generate(model, ids[:], 20, temperature=0.0):
+    for token in generate(model, ids[:], 20, params=GREEDY):
         assert token == int(published_logits(published_state(), torch.tensor([ids]))[0, -1].argmax())
         ids.append(token)
     assert len(ids) == 23

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from config import ModelArgs
+from generation.generate import GREEDY, SamplingParams
 from model import Llama
 from runtime.errors import UserError
 from stories import evaluate
@@ -33,7 +34,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, say) -> list[i
     sizes = []
 
     def generate_batch(
-        model, prompts, max_new_tokens: int, stop_id: int, **how: float
+        model, prompts, max_new_tokens: int, stop_id: int, params: SamplingParams
     ) -> Iterator[list[int | None]]:
         sizes.append(len(prompts))
         said = [[*tokenizer.encode(say(known[tuple(ids)])), None][:max_new_tokens] for ids in prompts]
@@ -95,7 +96,7 @@ def test_what_the_context_cuts_off_has_not_ended(tiny: ModelArgs, tokenizer: Tok
     asked = [instruction_text(task.instruction, task.input) for task in tasks]
     longest = max(len(tokenizer.render([{"role": "user", "content": content}])[0]) for content in asked)
     model = Llama(tiny.replace(vocab_size=320, block_size=longest + 5)).eval()
-    assert not any(ended for _, ended in evaluate.answers(model, tokenizer, tasks, 220, temperature=0.0))
+    assert not any(ended for _, ended in evaluate.answers(model, tokenizer, tasks, 220, GREEDY))
     with pytest.raises(UserError, match=f"has {longest} tokens, and the model's context holds {longest}"):
         model = Llama(tiny.replace(vocab_size=320, block_size=longest)).eval()
         list(evaluate.answers(model, tokenizer, tasks, 220))

@@ -1,0 +1,100 @@
+"""Command line, streaming and conversations of inference_sft.py in-process; test_scripts.py runs it."""
+
+import dataclasses
+import io
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+import inference_sft
+from config import ModelArgs
+from generation.chat import ReplyPiece
+from inference_sft import CommandLine, parse_command_line, read_prompt
+from runtime.errors import UserError
+
+
+class Parrot:
+    """Chat model that repeats the question, a token for each character; more than 9 do not fit."""
+
+    def __init__(self) -> None:
+        self.conversations: list[list[dict[str, str]]] = []
+
+    def build_prompt(self, messages: list, max_length: int, raw: bool) -> tuple[list[int], int]:
+        question = messages[-1]["content"]
+        if len(question) > 9:
+            raise UserError("the prompt has many tokens")
+        self.conversations.append(list(messages))
+        dropped = 2 if len(messages) > 3 else 0
+        return [ord(character) for character in question], dropped
+
+    def stream_reply(self, prompt_ids: list[int], args: ModelArgs) -> Iterator[ReplyPiece]:
+        out_ids: list[int] = []
+        for token in prompt_ids:
+            out_ids.append(token)
+            yield ReplyPiece(chr(token), out_ids)
+
+
+def command(line: str, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    monkeypatch.setattr(sys, "argv", ["inference_sft.py", *line.split()])
+    return parse_command_line()
+
+
+def test_the_command_line_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = command("--model sft --chat --quantize int8 --temperature 0 --max_length 7", monkeypatch)
+    assert (parsed.model, parsed.chat, parsed.raw, parsed.quantize) == ("sft", True, False, "int8")
+    assert parsed.prompt is None and (parsed.args.temperature, parsed.args.max_length) == (0, 7)
+    assert command("--prompt fox --raw", monkeypatch).prompt == "fox"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parsed.model = "dpo"
+
+
+@pytest.mark.parametrize("flag", ["--quantize int4", "--embeddings_dims 64", "--chat 1"])
+def test_a_wrong_flag_is_refused(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as exit:
+        command(flag, monkeypatch)
+    assert exit.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "line, piped, prompt",
+    [
+        ("--prompt fox", b"owl\n", "fox"),
+        ("", b"an owl\nand \xff\n", "an owl\nand \ufffd"),
+        ("", b"", ModelArgs().prompt),
+    ],
+)
+def test_the_prompt_is_the_flags_then_the_pipes(
+    line: str, piped: bytes, prompt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = command(line, monkeypatch)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO(piped)))
+    assert read_prompt(parsed) == prompt
+
+
+def test_say_streams_text_to_stdout_and_counts_to_stderr(capsys: pytest.CaptureFixture) -> None:
+    assert inference_sft.say(Parrot(), [102, 111, 120], ModelArgs()) == "fox"
+    out, err = capsys.readouterr()
+    assert out == "fox\n" and err.startswith("3 tokens, ") and err.endswith(" tokens/s\n")
+
+
+def test_a_conversation_skips_a_turn_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("two\n\nfar too long a line\nthree\n"))
+    parrot = Parrot()
+    inference_sft.chat(parrot, ["one"], ModelArgs(), raw=False)
+
+    out, err = capsys.readouterr()
+    assert out == "one\ntwo\nthree\n"
+    assert err.count("tokens/s") == 3
+    assert "error: the prompt has many tokens\n" in err
+    assert err.count("the context is full: the oldest 2 turns are dropped\n") == 1
+    assert [message["content"] for message in parrot.conversations[-1]] == [
+        "one",
+        "one",
+        "two",
+        "two",
+        "three",
+    ]
