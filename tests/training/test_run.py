@@ -30,7 +30,7 @@ def test_the_plan_names_model_data_and_start(make_run, env: DistributedEnv) -> N
     for part in ("pretraining on toy-text", "parameters", "tokens per step: 256", "steps: 6", "memory"):
         assert part in plan
     assert "starting from" not in plan  # pretraining starts from random weights unless told otherwise
-    instruct = "\n".join(make_run("instruct", train="S").attach_hardware(env))
+    instruct = "\n".join(make_run("instruct", train="S", block_size=64).attach_hardware(env))
     assert "starting from random weights (--init_from FOLDER takes a trained model)" in instruct
 
 
