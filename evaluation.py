@@ -37,7 +37,7 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError, run_cli
 from stories.evaluate import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
-from training.objectives import completion_logps, evaluate, lengths, next_token
+from training.objectives import completion_lengths, completion_logps, evaluate, next_token
 from training.reference_logps import reference_key
 from training.state import initial_weights_folder, load_state
 
@@ -104,7 +104,7 @@ def _pair_objective(reference: Llama | None, beta: float) -> Callable:
     def objective(model: Llama, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         logps = completion_logps(model, batch)
         chosen, rejected = logps.view(-1, 2).unbind(1)
-        sums = {"tokens": lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
+        sums = {"tokens": completion_lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
         if reference:
             margin = beta * (
                 (logps - completion_logps(reference, batch)).view(-1, 2) @ logps.new_tensor([1.0, -1.0])

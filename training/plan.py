@@ -5,6 +5,7 @@ import torch
 from config import ModelArgs, world_size
 from model import count_parameters, flops_per_token
 from runtime.distributed import DistributedEnv
+from training.chunked_loss import MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
 
 # Share of a device's peak that a training step of ours is expected to reach; measured on CPUs, a guess elsewhere.
 EXPECTED_MFU = {"cpu": 0.8, "cuda": 0.4, "mps": 0.3}
@@ -72,7 +73,7 @@ def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
         per_token = args.no_of_decoder_layers * args.embeddings_dims + layer
     parts = world_size() if args.parallel == "fsdp" else 1
     activations = args.micro_batch_size * args.row_tokens * per_token * (4 if dtype == torch.float32 else 3)
-    head = 2 * 4 * max(1 << 24, 256 * args.vocab_size)
+    head = 2 * 4 * max(MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS * args.vocab_size)
     return 16 * count_parameters(args) / parts + activations + head + 3e8
 
 
