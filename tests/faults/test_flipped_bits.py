@@ -72,7 +72,7 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_or_dataset_is_named(place, un
         (
             ["--resume"],
             "runs/P-toy/step_000006/train_state/rng.pt",
-            "remove that folder, --resume then goes on from step_000004",
+            "remove that folder, --resume then continues from step_000004",
         ),
         (
             ["--init_from", "{tmp}/runs/P-toy", "--run_name", "new"],

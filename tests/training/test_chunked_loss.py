@@ -79,6 +79,7 @@ def test_a_chunked_loss_has_the_gradients_of_the_plain_one(boundaries: list[int]
         (11, None, [5, 11]),
         (24, None, [8, 16, 24]),
         (0, None, [0]),
+        (0, [], [0]),
         (24, [3, 15, 24], [3, 15, 24]),
         (24, [24], [24]),
         (24, [1, 2, 3, 24], [3, 24]),
