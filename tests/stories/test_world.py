@@ -65,7 +65,7 @@ def test_every_character_object_and_plot_is_in_both_splits(train, val):
 def test_the_text_states_the_facts(train, val):
     for tale, text in train + val:
         lowered = text.lower()
-        names = (tale.character, tale.object, tale.place, tale.helper, tale.feeling, tale.end_feeling)
+        names = (tale.character, tale.object, tale.setting, tale.helper, tale.feeling, tale.end_feeling)
         facts = (*names, tale.mishap, tale.fix, tale.adjective, tale.at.split()[-1])
         missing = [fact for fact in facts if fact.lower() not in lowered]
         assert not missing, f"{missing} not in: {text}"
