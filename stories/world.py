@@ -165,7 +165,7 @@ def _option_length(option: tuple) -> float:
 
 @cache
 def _script(plot: str, brief: bool) -> tuple[tuple[str, tuple], ...]:
-    """Split the script of a plot into (mark, options) of each beat; a brief one keeps the shorter half of the options."""
+    """Split the script of a plot into (mark, options) of each beat; if brief, with the shorter half of the options."""
     (text,) = (each.script + CLOSING for each in PLOTS if each.name == plot)
     beats = re.findall(r"^([+=&]) (.*?)(?=^[+=&] |\Z)", text, re.MULTILINE | re.DOTALL)
 
@@ -185,7 +185,7 @@ def _script(plot: str, brief: bool) -> tuple[tuple[str, tuple], ...]:
 
 def _expand(options: tuple, rng: random.Random) -> str:
     """Choose one of the options, and choose again inside it."""
-    option = options[int(rng.random() * len(options))]  # three times as fast as rng.choice
+    option = options[int(rng.random() * len(options))]  # not rng.choice: it would give other stories
     return "".join([part if isinstance(part, str) else _expand(part, rng) for part in option])
 
 
