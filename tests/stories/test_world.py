@@ -1,4 +1,4 @@
-"""The built-in corpus: reproducible rows, honest splits, and clean English that states its own facts."""
+"""Story world: reproducible rows, separate splits, and clean English that states its facts."""
 
 import random
 import re
@@ -72,10 +72,10 @@ def test_the_text_states_the_facts(train, val):
         assert tale.helper != tale.character
 
 
-def test_a_tale_can_be_told_in_many_ways():
+def test_a_tale_has_many_tellings():
     tale = sample_tale("train", random.Random(1))
-    told = {tell(tale, random.Random(seed)) for seed in range(200)}
-    assert len(told) > 190
+    texts = {tell(tale, random.Random(seed)) for seed in range(200)}
+    assert len(texts) > 190
     assert tell(tale, random.Random(5)) == tell(tale, random.Random(5))
 
 
