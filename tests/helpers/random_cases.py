@@ -1,22 +1,28 @@
-"""Random cases of the property tests: settings, data and models drawn from a seed, and the plain reference for them.
+"""Random cases of the property tests: settings, data and models drawn from a seed, and what the program makes of them.
 
-The reference is transformers' LlamaForCausalLM with eager attention, run on each unpadded sequence alone. This file is
-the only one of the property tests that touches the project's interfaces.
+This file is the only one of the property tests that calls the program; plain_reference.py has what is compared with it.
 """
 
 import copy
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-import transformers
-from torch import Tensor, nn
+from plain_reference import (
+    Document,
+    Reference,
+    Sums,
+    differs,
+    gradients_of,
+    prompt_length,
+    reference_table,
+    truncate,
+)
+from torch import nn
 
 from checkpoint import hf_config
 from config import IGNORE, ModelArgs
@@ -36,12 +42,7 @@ from training.stages import STAGES
 FAST_CASES = 5
 SLOW_CASES = 120
 
-# Relative to the size of the value, and to the largest of all gradients.
-VALUE_TOLERANCE = 2e-5
-GRADIENT_TOLERANCE = 2e-4
-
 CPU = DistributedEnv(0, 0, 1, torch.device("cpu"), torch.float32, "test")
-Document = tuple[list[int], list[bool]]  # token ids, and for each whether it has loss as a label
 
 
 def random_cases(test: Callable) -> Callable:
@@ -54,7 +55,7 @@ def random_cases(test: Callable) -> Callable:
 # ---- settings and models
 
 
-def random_args(rng: random.Random, stage: str, **fixed: object) -> ModelArgs:
+def random_args(rng: random.Random, stage: str, min_width: int = 2, **fixed: object) -> ModelArgs:
     """Return the settings of a small model: all ratios of heads, given or derived widths, one to three layers."""
     kv_heads = rng.randint(1, 4)
     heads = kv_heads * rng.randint(1, 8)
@@ -64,6 +65,8 @@ def random_args(rng: random.Random, stage: str, **fixed: object) -> ModelArgs:
     else:
         head_dim = 2 * rng.randint(1, 4)
         width = heads * rng.randint(1, 4)  # transformers wants a multiple
+    while width < min_width:
+        width *= 2
 
     settings = dict(
         train=stage,
@@ -97,6 +100,11 @@ def random_model(rng: random.Random, args: ModelArgs) -> Llama:
             else:
                 weight.normal_(mean=1.0, std=0.3)
     return model
+
+
+def reference_of(model: Llama) -> Reference:
+    """Return transformers' model with the settings and weights of a model."""
+    return Reference(hf_config(model.args, eos_id=0), model.state_dict())
 
 
 # ---- data
@@ -173,30 +181,6 @@ def random_pairs(rng: random.Random, args: ModelArgs) -> list[tuple[Document, Do
             return pairs
 
 
-def prompt_length(loss_mask: list[bool]) -> int:
-    """Return the number of tokens before the last response."""
-    return len(loss_mask) - loss_mask[::-1].index(False)
-
-
-def truncate(answers: Iterable[Document], room: int) -> list[Document]:
-    """Truncate answers as the documentation says: token by token, the oldest of the prompt first, then the end."""
-    answers = list(answers)
-    prompts = {prompt_length(loss_mask) for _, loss_mask in answers}
-    if len(prompts) > 1:
-        return [truncate([answer], room)[0] for answer in answers]
-
-    (prompt,) = prompts
-    while max(len(ids) for ids, _ in answers) > room and prompt > max(1, room // 2):
-        answers = [(ids[1:], loss_mask[1:]) for ids, loss_mask in answers]
-        prompt -= 1
-    return [(ids[:room], loss_mask[:room]) for ids, loss_mask in answers]
-
-
-def differs(pair: list[Document]) -> bool:
-    """Check whether the two answers of a pair have different tokens."""
-    return pair[0][0] != pair[1][0]
-
-
 def write_dataset(
     rng: random.Random,
     folder: Path,
@@ -251,7 +235,7 @@ def random_rows(
     pairs = random_pairs(rng, args)
     answers = [answer for pair in pairs for answer in pair]
     rows = training_rows("D", write_dataset(rng, folder, args, "preference", answers), args)
-    table = reference_table(reference, pairs, args)
+    table = reference_table(reference, pairs, args.block_size)
     table += torch.tensor([[rng.gauss(0, 1), rng.gauss(0, 1)] for _ in pairs])
     return rows.with_reference(table.numpy()), pairs
 
@@ -287,16 +271,6 @@ def by_mask(batch: Batch) -> Batch:
 # ---- the program's results
 
 
-@dataclass
-class Sums:
-    """Loss, count and further sums over some batches, and the gradients of the loss by parameter."""
-
-    loss: float
-    count: float
-    extra: dict[str, float]
-    gradients: dict[str, Tensor]
-
-
 def objective_sums(model: nn.Module, args: ModelArgs, batches: list[Batch], autocast: bool = False) -> Sums:
     """Return the sums of the objective of a stage over batches."""
     objective = STAGES[args.train].objective(args)
@@ -311,11 +285,6 @@ def objective_sums(model: nn.Module, args: ModelArgs, batches: list[Batch], auto
         for name, value in sums.items():
             extra[name] = extra.get(name, 0.0) + value.item()
     return Sums(loss, count, extra, gradients_of(model))
-
-
-def gradients_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the gradients of a model by name."""
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def evaluation_sums(model: nn.Module, args: ModelArgs, rows: Rows, batch_size: int, ranks: int) -> Sums:
@@ -400,93 +369,3 @@ def indices_of_epoch(rows: Rows, epoch: int) -> list[int]:
     places = [loader.epoch_and_index(number) for number in numbers]
     assert {place[0] for place in places} == {epoch}
     return [index for _, index in places]
-
-
-# ---- the reference
-
-
-class Reference:
-    """LlamaForCausalLM of transformers with the weights of a model."""
-
-    def __init__(self, model: Llama):
-        config = transformers.LlamaConfig(**hf_config(model.args, eos_id=0), attn_implementation="eager")
-        self.model = transformers.LlamaForCausalLM(config).eval()
-        self.model.load_state_dict(model.state_dict())
-
-    def logps(self, ids: list[int], loss_mask: list[bool]) -> Tensor:
-        """Return the summed log-prob of the tokens of one sequence that have loss; the first token has none."""
-        logits = self.model(torch.tensor([ids[:-1]])).logits[0]
-        picked = F.log_softmax(logits.double(), dim=-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        return picked[torch.tensor(loss_mask[1:])].sum()
-
-    def sums(self, losses: Iterable[Tensor], count: float, extra: dict[str, float] | None = None) -> Sums:
-        """Return the sum of losses and its gradients."""
-        loss = sum(losses)
-        self.model.zero_grad()
-        loss.backward()
-        return Sums(loss.item(), count, extra or {}, gradients_of(self.model))
-
-
-def pieces(documents: list[list[int]], start: int, count: int) -> Iterator[list[int]]:
-    """Yield the pieces of a row of `count` labels of the stream of documents, each with the label of its last token.
-
-    A label is the next token of the stream, the first of the next document behind an EOS. The stream's end is followed
-    by its start.
-    """
-    stream = [token for document in documents for token in document]
-    number_of = [number for number, document in enumerate(documents) for _ in document]
-
-    piece = []
-    number = None
-    for position in range(start, start + count):
-        index = position % len(stream)
-        if piece and number_of[index] != number:
-            yield [*piece, stream[index]]
-            piece = []
-        number = number_of[index]
-        piece.append(stream[index])
-    yield [*piece, stream[(start + count) % len(stream)]]
-
-
-def used_pairs(pairs: list[tuple[Document, Document]], args: ModelArgs) -> list[tuple[int, list[Document]]]:
-    """Return number and truncated answers of each pair that differs."""
-    truncated = [truncate(pair, args.block_size + 1) for pair in pairs]
-    return [(number, pair) for number, pair in enumerate(truncated) if differs(pair)]
-
-
-def reference_table(reference: Reference, pairs: list[tuple[Document, Document]], args: ModelArgs) -> Tensor:
-    """Return the reference log-probs (pairs, 2) under a model."""
-    table = torch.zeros(len(pairs), 2)
-    with torch.no_grad():
-        for number, pair in used_pairs(pairs, args):
-            table[number] = torch.stack([reference.logps(*answer) for answer in pair])
-    return table
-
-
-# ---- comparisons
-
-
-def assert_close(value: float, expected: float) -> None:
-    """Compare two values relative to their size."""
-    assert abs(value - expected) <= VALUE_TOLERANCE * max(1.0, abs(expected)), (value, expected)
-
-
-def assert_gradients_close(gradients: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Compare gradients relative to the largest of all."""
-    assert gradients.keys() == expected.keys()
-    largest = max(gradient.abs().max() for gradient in expected.values())
-    assert largest > 0
-    for name, gradient in gradients.items():
-        difference = (gradient - expected[name]).abs().max()
-        assert difference <= GRADIENT_TOLERANCE * largest, (name, difference / largest)
-
-
-def assert_same(sums: Sums, expected: Sums) -> None:
-    """Compare loss, count, further sums and gradients."""
-    assert sums.count == expected.count
-    assert_close(sums.loss, expected.loss)
-    assert sums.extra.keys() == expected.extra.keys()
-    for name, value in expected.extra.items():
-        assert_close(sums.extra[name], value)
-    if expected.gradients:
-        assert_gradients_close(sums.gradients, expected.gradients)

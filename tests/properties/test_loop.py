@@ -4,12 +4,9 @@ import random
 from pathlib import Path
 
 import torch
+from plain_reference import assert_close, assert_gradients_close, assert_same
 from random_cases import (
-    Reference,
     all_batches,
-    assert_close,
-    assert_gradients_close,
-    assert_same,
     checkpointed,
     collate_rows,
     objective_sums,
@@ -17,6 +14,7 @@ from random_cases import (
     random_cases,
     random_model,
     random_rows,
+    reference_of,
     step_sums,
 )
 
@@ -27,7 +25,7 @@ def test_split_into_micro_batches_changes_nothing(seed: int, tmp_path: Path) -> 
     optimizer = rng.choice(["adamw", "muon"])
     args = random_args(rng, rng.choice("SD"), optimizer=optimizer, clip=rng.choice([0.0, 0.01, 1.0]))
     model = random_model(rng, args)
-    rows, _ = random_rows(rng, tmp_path, args, Reference(model))
+    rows, _ = random_rows(rng, tmp_path, args, reference_of(model))
 
     expected, expected_gradients = step_sums(model, args, rows, micro_batch=4, accumulation=1)
     assert expected["count"] > 0 and expected["grad_norm"] > 0
@@ -44,7 +42,7 @@ def test_rows_without_labels_add_nothing(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     args = random_args(rng, rng.choice("PSD"))
     model = random_model(rng, args)
-    rows, _ = random_rows(rng, tmp_path, args, Reference(model))
+    rows, _ = random_rows(rng, tmp_path, args, reference_of(model))
 
     places = [(rng.randrange(len(rows)), 0) for _ in range(rng.randint(1, 3))]
     batch = collate_rows(rows, places)
@@ -55,16 +53,18 @@ def test_rows_without_labels_add_nothing(seed: int, tmp_path: Path) -> None:
     with_empty_row = collate_rows(rows, places, empty_rows=1)
     assert len(with_empty_row.tokens) == len(places) + 1
     assert_same(objective_sums(model, args, [with_empty_row]), expected)
-    empty = collate_rows(rows, [], empty_rows=2)
-    assert_same(objective_sums(model, args, [empty, batch, empty]), expected)
+    if args.train != "D":  # a training row of pairs has at least one; evaluation is in test_dpo.py
+        empty = collate_rows(rows, [], empty_rows=2)
+        assert_same(objective_sums(model, args, [empty, batch, empty]), expected)
 
 
 @random_cases
 def test_bfloat16_autocast_is_near_float32(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    args = random_args(rng, rng.choice("PSD"), beta=0.1)
+    # A state of a few dimensions may be near zero, where its norm is ill-conditioned.
+    args = random_args(rng, rng.choice("PSD"), min_width=32, beta=0.1)
     model = random_model(rng, args)
-    rows, _ = random_rows(rng, tmp_path, args, Reference(model))
+    rows, _ = random_rows(rng, tmp_path, args, reference_of(model))
     batches = all_batches(rng, rows)
 
     expected = objective_sums(model, args, batches)
@@ -86,7 +86,7 @@ def test_activation_checkpointing_changes_nothing(seed: int, tmp_path: Path) -> 
     dropout = {"dropout": rng.uniform(0.05, 0.5), "attn_dropout": rng.uniform(0.05, 0.5)}
     args = random_args(rng, rng.choice("PSD"), **dropout)
     model = random_model(rng, args)
-    rows, _ = random_rows(rng, tmp_path, args, Reference(model))
+    rows, _ = random_rows(rng, tmp_path, args, reference_of(model))
     batches = all_batches(rng, rows)
 
     torch.manual_seed(seed)

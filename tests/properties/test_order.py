@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+from plain_reference import truncate
 from random_cases import (
     CountedRows,
     indices_of_epoch,
@@ -12,11 +13,8 @@ from random_cases import (
     random_cases,
     random_conversation,
     random_pair,
-    truncate,
     truncated,
 )
-
-from config import ModelArgs
 
 
 @random_cases
@@ -34,8 +32,9 @@ def test_skipped_rows_equal_a_list_without_them(seed: int) -> None:
 def test_schedule_rises_to_the_peak_and_falls(seed: int) -> None:
     rng = random.Random(seed)
     max_lr = 10 ** rng.uniform(-5, -1)
+    min_lr = max_lr * rng.uniform(0.01, 1.0)
     warmup = rng.randint(0, 20)
-    args = ModelArgs(max_lr=max_lr, min_lr=max_lr * rng.uniform(0.01, 1.0), warmup_iters=warmup)
+    args = random_args(rng, "P", max_lr=max_lr, min_lr=min_lr, warmup_iters=warmup)
     end = warmup + rng.randint(1, 50)
 
     rates = np.array([lr_at(step, args, end) for step in range(end + 10)])

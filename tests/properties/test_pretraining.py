@@ -3,20 +3,19 @@
 import random
 from pathlib import Path
 
+from plain_reference import Reference, assert_same, pieces
 from random_cases import (
-    Reference,
     all_batches,
-    assert_same,
     by_mask,
     collate_rows,
     evaluation_sums,
     objective_sums,
-    pieces,
     random_args,
     random_cases,
     random_documents,
     random_model,
     random_rows,
+    reference_of,
     row_start,
     validation_rows,
     write_dataset,
@@ -33,7 +32,7 @@ def test_rows_equal_documents_one_by_one(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     args = random_args(rng, "P")
     model = random_model(rng, args)
-    reference = Reference(model)
+    reference = reference_of(model)
     rows, documents = random_rows(rng, tmp_path, args, reference)
 
     places = [(rng.randrange(len(rows)), rng.randint(0, 2)) for _ in range(rng.randint(1, 3))]
@@ -51,7 +50,7 @@ def test_mask_equals_segments(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     args = random_args(rng, "P")
     model = random_model(rng, args)
-    rows, _ = random_rows(rng, tmp_path, args, Reference(model))
+    rows, _ = random_rows(rng, tmp_path, args, reference_of(model))
 
     batches = all_batches(rng, rows)
     by_segments = objective_sums(model, args, batches)
@@ -74,7 +73,7 @@ def test_complete_validation_equals_documents_one_by_one(seed: int, tmp_path: Pa
     sequences = []
     for start in range(0, labels, args.block_size):
         sequences += pieces(documents, start, min(args.block_size, labels - start))
-    expected = reference_sums(Reference(model), sequences)
+    expected = reference_sums(reference_of(model), sequences)
     assert expected.count == labels > 0
 
     expected.gradients = {}

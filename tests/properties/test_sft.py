@@ -3,17 +3,16 @@
 import random
 from pathlib import Path
 
+from plain_reference import assert_same, truncate
 from random_cases import (
-    Reference,
     all_batches,
-    assert_same,
     by_mask,
     objective_sums,
     random_args,
     random_cases,
     random_model,
     random_rows,
-    truncate,
+    reference_of,
 )
 
 
@@ -22,7 +21,7 @@ def test_rows_equal_conversations_one_by_one(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     args = random_args(rng, "S")
     model = random_model(rng, args)
-    reference = Reference(model)
+    reference = reference_of(model)
     rows, conversations = random_rows(rng, tmp_path, args, reference)
 
     losses = []
