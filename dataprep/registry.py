@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dataprep.sources import HubDataset, Span, hub_spans, local_spans
 from runtime.errors import UserError
-from stories.tasks import conversation_at, instruction_at, preference_at
+from stories.examples import conversation_at, instruction_at, preference_at
 from stories.world import story_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
