@@ -91,7 +91,9 @@ def _require_text(value: object, value_name: str, row_name: object) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{row_name}: {value_name} holds half a surrogate pair, which is no character") from None
+        raise UserError(
+            f"{row_name}: {value_name} holds half a surrogate pair, which is no character"
+        ) from None
     return value
 
 

@@ -37,7 +37,9 @@ UNITS = 100  # about as many for each dataset, within the sizes below
 MIN_UNIT_BYTES = 1 << 20
 MAX_UNIT_BYTES = 32 << 20
 STORY_VOCABULARY = 2048
-TOKENIZER_STORIES = 10_000  # stories that their tokenizer is trained on, with half as many questions and answers
+TOKENIZER_STORIES = (
+    10_000  # stories that their tokenizer is trained on, with half as many questions and answers
+)
 SAMPLE_ROWS = 100  # rows of each split whose hash identifies the story world's words
 
 

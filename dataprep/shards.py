@@ -101,7 +101,9 @@ class SplitWriter:
             split: ShardWriter(folder, split, index, dtype, with_loss_mask=kind != "text") for split in SPLITS
         }
 
-    def add(self, split: str, ids: np.ndarray, loss_mask: np.ndarray | None, text_bytes: int, is_complete: bool) -> None:
+    def add(
+        self, split: str, ids: np.ndarray, loss_mask: np.ndarray | None, text_bytes: int, is_complete: bool
+    ) -> None:
         """Append a document, or a piece of one, to a split."""
         self.writers[split].add(ids, loss_mask, text_bytes, is_complete)
 
@@ -126,7 +128,9 @@ class TokenDataset:
         dtype = id_dtype(meta["tokenizer"]["vocab_size"])
         self._tokens = [self._map(shard, "tokens", dtype, shard["tokens"]) for shard in shards]
         self._loss_masks = [
-            self._map(shard, "keep", np.uint8, shard["tokens"]) for shard in shards if "keep" in part_files(shard)
+            self._map(shard, "keep", np.uint8, shard["tokens"])
+            for shard in shards
+            if "keep" in part_files(shard)
         ]
 
     def _map(self, shard: dict, part: str, dtype: type, count: int) -> np.ndarray:
