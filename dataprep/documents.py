@@ -9,7 +9,7 @@ import numpy as np
 
 from config import EOS
 from dataprep import conversations, sources
-from dataprep.sources import FileRange
+from dataprep.sources import HUB_PREFIX, FileRange
 from tokenizer import Tokenizer
 
 # Token ids (T,), loss mask (T,) or None where every token counts, and the UTF-8 bytes of what is learned.
@@ -65,7 +65,7 @@ def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> It
             yield text_document(text, is_complete, tokenizer) if text else None
     else:
         rows = sources.iter_rows(file_range, conversations.COLUMNS[kind])
-        yield from row_documents(rows, kind, tokenizer, lenient=file_range.is_remote)
+        yield from row_documents(rows, kind, tokenizer, lenient=file_range.path.startswith(HUB_PREFIX))
 
 
 def iter_texts(file_range: FileRange) -> Iterator[tuple[str, bool]]:

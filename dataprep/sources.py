@@ -21,6 +21,7 @@ from config import EOS
 from runtime.errors import UserError
 from runtime.hub import READ_ERRORS, hub_errors, hub_filesystem, retry, short_error
 
+HUB_PREFIX = "hf://"  # of the path of a file on the hub
 SEPARATOR = EOS.encode()
 WHITESPACE = re.compile(rb"\s")
 MAX_CHARACTER_BYTES = 4  # of a character in UTF-8
@@ -43,11 +44,6 @@ class FileRange:
     bytes: int
     split: str | None = None
     is_single_document: bool = False  # the file is one document, cut into several ranges
-
-    @property
-    def is_remote(self) -> bool:
-        """Return True for a file on the hub."""
-        return self.path.startswith("hf://")
 
     def to_json(self) -> dict:
         """Return the range as plan.json stores it."""
@@ -155,7 +151,7 @@ def _line_ranges(path: str, target: int) -> list[FileRange]:
 
 def _json_range(path: str, target: int) -> list[FileRange]:
     """Return one range, since a JSON array must be parsed as one."""
-    if path.startswith("hf://"):
+    if path.startswith(HUB_PREFIX):
         size = hub_filesystem().info(path)["size"]
     else:
         size = Path(path).stat().st_size
@@ -213,7 +209,7 @@ def _hub_files(repo: str, revision: str, pattern: str) -> list[str]:
     names = retry(lambda: hub_filesystem().glob(f"datasets/{repo}@{revision}/{pattern}"), repo)
     if not names:
         raise UserError(f"{repo} on the hub holds no {pattern} any more")
-    return [f"hf://{name}" for name in sorted(names)]
+    return [HUB_PREFIX + name for name in sorted(names)]
 
 
 def _hub_file_ranges(path: str, target: int) -> list[FileRange]:
@@ -229,7 +225,7 @@ def _hub_file_ranges(path: str, target: int) -> list[FileRange]:
 
 def _open(path: str) -> BinaryIO:
     """Open a local file or one on the hub (hf://datasets/...); of the latter only the bytes read are downloaded."""
-    if path.startswith("hf://"):
+    if path.startswith(HUB_PREFIX):
         return hub_filesystem().open(path, "rb", cache_type="none")
     return open(path, "rb")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from dataprep.documents import Document, assign_splits, iter_documents, row_documents, truncate_text
 from dataprep.registry import STORIES, PrepConfig, story_rows
 from dataprep.shards import SplitWriter
-from dataprep.sources import FileRange
+from dataprep.sources import HUB_PREFIX, FileRange
 from runtime.errors import UserError
 from runtime.hub import READ_ERRORS, retry, short_error
 from tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def prepare_unit(index: int, budget: float) -> dict:
     """Write the shards of a unit, at most `budget` tokens, and return its entry; the hub's faults are retried."""
     unit = _worker.config.units[index]
     try:
-        if unit[0].is_remote:
+        if unit[0].path.startswith(HUB_PREFIX):
             return retry(lambda: _write_unit(index, unit, budget), f"unit {index}")
         return _write_unit(index, unit, budget)
     except READ_ERRORS as error:
