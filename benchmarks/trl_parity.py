@@ -181,7 +181,8 @@ def in_trl(folder: Path) -> transformers.PreTrainedModel:
 def sft_trainer(policy: Path, rows: list[dict], tokenizer: Tokenizer, options: dict) -> trl.SFTTrainer:
     """SFTTrainer on the ids of our template with the responses as completions."""
     parts = [
-        document.token_parts[0] for document in row_documents(((row, "") for row in rows), "instruct", tokenizer)
+        document.token_parts[0]
+        for document in row_documents(((row, "") for row in rows), "instruct", tokenizer)
     ]
     data = datasets.Dataset.from_list(
         [{"input_ids": ids.tolist(), "completion_mask": keep.astype(int).tolist()} for ids, keep, _ in parts]

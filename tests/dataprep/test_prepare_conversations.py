@@ -50,7 +50,12 @@ def test_every_conversation_is_prepared_once_and_equal_prompts_are_on_one_side(
     held_out = [in_validation(user_prompt(row), 0.3) for row in INSTRUCTIONS]
     assert held_out[::2] == held_out[1::2] and 12 < sum(held_out) < 60
     assert conversations(tmp_path / "data" / "mine") == [
-        [text for n, held in enumerate(held_out) if held is in_val for text in expected_conversations(kind, n)]
+        [
+            text
+            for n, held in enumerate(held_out)
+            if held is in_val
+            for text in expected_conversations(kind, n)
+        ]
         for in_val in (False, True)
     ]
     learned = sum(len(row[column].strip()) for row in ROWS[kind] for column in RESPONSES[kind])

@@ -26,9 +26,7 @@ def text_documents(*texts: str) -> list[tuple[str, Document | None]]:
 
 def lengths(budget: TokenBudget, documents: list, tokenizer: Tokenizer) -> list[int | None]:
     """Return the tokens of each document within the budget; None for an empty one."""
-    return [
-        document and document.num_tokens for _, document in budget.within_budget(documents, tokenizer)
-    ]
+    return [document and document.num_tokens for _, document in budget.within_budget(documents, tokenizer)]
 
 
 def test_texts_are_truncated_to_the_budget(tokenizer: Tokenizer) -> None:
