@@ -249,36 +249,18 @@ def _prepare_units(
     folder: Path, config: PrepConfig, tokenizer: Tokenizer, workers: int, share: MachineShare
 ) -> list[dict]:
     """Return the entries of the units of a share, in order; finished units are kept as they are."""
-    units = config.units
     counter = WORKERS.Value("q", 0)
-    megabytes = sum(file_range.bytes for unit in units for file_range in unit) / 1e6
-    remaining = config.max_tokens or math.inf
-    entries: dict[int, dict] = {}
-    with (
-        ProcessPoolExecutor(
-            max(1, min(workers, len(units))), WORKERS, start_worker, (folder, config, tokenizer, counter)
-        ) as pool,
-        tqdm(
-            total=config.max_tokens,
-            unit=" tokens",
-            unit_scale=True,
-            desc=f"{megabytes:,.0f} MB",
-            disable=None,
-        ) as bar,
-    ):
+    processes = max(1, min(workers, len(config.units)))
+    megabytes = sum(file_range.bytes for unit in config.units for file_range in unit) / 1e6
+    pool = ProcessPoolExecutor(processes, WORKERS, start_worker, (folder, config, tokenizer, counter))
+    progress = tqdm(
+        total=config.max_tokens, unit=" tokens", unit_scale=True, desc=f"{megabytes:,.0f} MB", disable=None
+    )
+    with pool, progress:
         try:
-            # Validation units take their fraction of the tokens, training units the rest.
-            for split in (None, "val", "train"):
-                numbers = [n for n, unit in enumerate(units) if unit[0].split == split and share.has(n)]
-                budget = remaining
-                if split == "val" and config.max_tokens:
-                    budget = max(1, round(remaining * config.val_fraction))
-
-                prepared = _prepare_in_order(
-                    folder, pool, numbers, budget, workers + 1, lambda: bar.update(counter.value - bar.n)
-                )
-                remaining -= sum(map(_num_tokens, prepared.values()))
-                entries |= prepared
+            entries = _prepare_splits(
+                folder, pool, config, share, workers + 1, lambda: progress.update(counter.value - progress.n)
+            )
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed (out of memory?): run the same command again to resume, "
@@ -288,8 +270,31 @@ def _prepare_units(
             # The units that they work on are not needed any more.
             for worker in multiprocessing.active_children():
                 worker.kill()
-        bar.update(sum(map(_num_tokens, entries.values())) - bar.n)
+        progress.update(sum(map(_num_tokens, entries.values())) - progress.n)
     return [entries[number] for number in sorted(entries)]
+
+
+def _prepare_splits(
+    folder: Path,
+    pool: ProcessPoolExecutor,
+    config: PrepConfig,
+    share: MachineShare,
+    window: int,
+    on_wait: Callable[[], object],
+) -> dict[int, dict]:
+    """Return the entries of units by number: val units take their fraction of the tokens, train units the rest."""
+    remaining = config.max_tokens or math.inf
+    entries: dict[int, dict] = {}
+    for split in (None, "val", "train"):
+        numbers = [n for n, unit in enumerate(config.units) if unit[0].split == split and share.has(n)]
+        budget = remaining
+        if split == "val" and config.max_tokens:
+            budget = max(1, round(remaining * config.val_fraction))
+
+        prepared = _prepare_in_order(folder, pool, numbers, budget, window, on_wait)
+        remaining -= sum(map(_num_tokens, prepared.values()))
+        entries |= prepared
+    return entries
 
 
 def _prepare_in_order(

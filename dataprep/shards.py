@@ -45,10 +45,12 @@ class _File:
         self.digest = hashlib.sha256()
 
     def write(self, array: np.ndarray) -> None:
+        """Append an array."""
         self.file.write(array.data)
         self.digest.update(array.data)
 
     def close(self) -> None:
+        """Sync the file and give it its name."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()

@@ -33,7 +33,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def answers(kind: str, tmp_path: Path) -> list[object]:
-    """The flags that name a file of 120 conversations or pairs."""
+    """Write 120 conversations or pairs; return the flags that name their file."""
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]))
     return ["--files", path, "--kind", kind]

@@ -30,7 +30,7 @@ from dataprep.shards import read_meta
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A corpus of about a dozen units, seconds of work, and the files that an uninterrupted run writes."""
+    """Write a corpus of about a dozen units; return it and the files that an uninterrupted run makes of it."""
     folder = tmp_path_factory.mktemp("large")
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps({"text": f"{n} {text}"}) + "\n" for n in range(170) for text in TEXTS))
@@ -129,7 +129,7 @@ def table(rows: list[dict]) -> bytes:
 
 
 def test_instructions_and_preferences_come_from_the_hub(tmp_path: Path) -> None:
-    """A JSON array and Parquet files of message lists; rows that teach nothing are skipped and counted."""
+    """Check a JSON array and Parquet files of message lists; rows that teach nothing are skipped and counted."""
     empty = {**INSTRUCTIONS[0], "output": " "}
     equal = {**PAIRS[0], "rejected": PAIRS[0]["chosen"]}
     alpaca_file = json.dumps([*INSTRUCTIONS[:50], empty, *INSTRUCTIONS[50:], empty]).encode()
