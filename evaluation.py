@@ -72,7 +72,10 @@ def dataset_scores(
         batches = fixed_batches(ROWS[meta["kind"]](store, T, 0), args.batch_size, env.rank, env.world_size)
         found = evaluate(next_token, model, batches, env)
         found = {"loss": found["loss"], "tokens": found["count"]}
-    nats, whole = found["loss"] * found["tokens"], meta["kind"] == "text" or found["tokens"] == store.learned
+    nats, whole = (
+        found["loss"] * found["tokens"],
+        meta["kind"] == "text" or found["tokens"] == store.num_loss_tokens,
+    )
     perplexity = math.exp(found["loss"]) if found["loss"] < MAX_EXP_ARG else math.inf
     return {
         **found,

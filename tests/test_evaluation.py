@@ -36,11 +36,13 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
     def write(kind: str, talks: list[list[tuple[str, str]]]) -> Path:
         folder = tmp_path / "data" / kind
         folder.mkdir(parents=True)
-        writer = ShardWriter(folder, "val", 0, np.uint16, with_keep=kind != "text")
+        writer = ShardWriter(folder, "val", 0, np.uint16, with_loss_mask=kind != "text")
         for asked, answer in (talk for group in talks for talk in group):
             turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
             ids, keep = tokenizer.render(turns)
-            writer.add(np.array(ids), np.array(keep) if kind != "text" else None, len(answer), ended=True)
+            writer.add(
+                np.array(ids), np.array(keep) if kind != "text" else None, len(answer), is_complete=True
+            )
         write_json(
             folder / "meta.json",
             {

@@ -40,8 +40,8 @@ def test_twenty_kills_of_a_preparation_change_nothing(tmp_path, fault):
 
     def prepared(data_dir, *words, kill=None, log=tmp_path / "log.txt"):
         def before():
-            data.ProcessPoolExecutor, worker._end_with_main = Inline, lambda: None
-            data.unit_bytes = registry.unit_bytes = lambda total: 3_000
+            prepare.ProcessPoolExecutor, worker._end_with_main = Inline, lambda: None
+            registry.unit_bytes = lambda total: 3_000
             if kill and kill < 0:
                 dies_at_write(-kill)(0)
 
