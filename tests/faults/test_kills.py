@@ -17,7 +17,7 @@ from forks import Forked, start
 from injected_faults import STAGES, dies_at_write, kill_again_and_again
 
 import data
-from dataprep import registry, shards, worker
+from dataprep import prepare, registry, shards, worker
 
 stumbling = corpus_hub.server  # the fixture: a hub on this machine
 
