@@ -115,9 +115,9 @@ def reference_table(reference: Reference, pairs: list[tuple[Document, Document]]
     return table
 
 
-def assert_close(value: float, expected: float) -> None:
-    """Compare two values relative to their size."""
-    assert abs(value - expected) <= VALUE_TOLERANCE * max(1.0, abs(expected)), (value, expected)
+def assert_close(value: float, expected: float, size: float = 1.0) -> None:
+    """Compare two values relative to their size, or to `size`: that of terms that cancel in them."""
+    assert abs(value - expected) <= VALUE_TOLERANCE * max(size, abs(expected)), (value, expected)
 
 
 def assert_gradients_close(
@@ -142,7 +142,9 @@ def assert_same(sums: Sums, expected: Sums) -> None:
     assert sums.count == expected.count
     assert_close(sums.loss, expected.loss)
     assert sums.extra.keys() == expected.extra.keys()
+    # Log-probs of answers, and differences of them.
+    size = max([1.0, *map(abs, expected.extra.values())])
     for name, value in expected.extra.items():
-        assert_close(sums.extra[name], value)
+        assert_close(sums.extra[name], value, size)
     if expected.gradients:
         assert_gradients_close(sums.gradients, expected.gradients)

@@ -55,7 +55,7 @@ def random_cases(test: Callable) -> Callable:
 # ---- settings and models
 
 
-def random_args(rng: random.Random, stage: str, min_width: int = 2, **fixed: object) -> ModelArgs:
+def random_args(rng: random.Random, stage: str, min_width: int = 8, **fixed: object) -> ModelArgs:
     """Return the settings of a small model: all ratios of heads, given or derived widths, one to three layers."""
     kv_heads = rng.randint(1, 4)
     heads = kv_heads * rng.randint(1, 8)

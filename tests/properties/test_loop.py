@@ -61,7 +61,7 @@ def test_rows_without_labels_add_nothing(seed: int, tmp_path: Path) -> None:
 @random_cases
 def test_bfloat16_autocast_is_near_float32(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    # A state of a few dimensions may be near zero, where its norm is ill-conditioned.
+    # In a few dimensions a hidden state may be near zero, where its norm magnifies the rounding.
     args = random_args(rng, rng.choice("PSD"), min_width=32, beta=0.1)
     model = random_model(rng, args)
     rows, _ = random_rows(rng, tmp_path, args, reference_of(model))
