@@ -141,6 +141,25 @@ def test_machine_shares_become_the_dataset_of_one_machine(
     assert files(folder / "mine") == expected and [path.name for path in folder.iterdir()] == ["mine"]
 
 
+def test_a_share_whose_removal_was_killed_is_removed(
+    inline: None, command: Callable, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    flags = ("--files", rows, "--name", "mine", "--tokenizer", "bytes")
+    for number in (1, 2):
+        assert command(*flags, "--shard", f"{number}/2")[0] == 0
+
+    def remove_config(path: Path) -> None:
+        (path / "plan.json").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", remove_config)
+        with pytest.raises(Killed):
+            command(*flags)
+    assert command(*flags)[0] == 0 and [path.name for path in folder.iterdir()] == ["mine"]
+
+
 def test_a_share_with_other_settings_is_refused_and_a_damaged_one_is_detected(
     inline: None, command: Callable, rows: Path, tmp_path: Path
 ) -> None:
