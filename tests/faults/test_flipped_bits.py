@@ -82,7 +82,7 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_or_dataset_is_named(place, un
         (
             ["--run_name", "new"],
             "data/toy/train-00001.tokens.bin",
-            "run the data.py command that made it again",
+            "prepare the dataset again with the data.py command that made it",
         ),
     ],
 )

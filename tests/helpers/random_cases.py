@@ -195,10 +195,10 @@ def write_dataset(
     entries = []
     for index, (start, stop) in enumerate(zip([0, *cuts], [*cuts, len(documents)], strict=True)):
         dtype = id_dtype(args.vocab_size)
-        writer = ShardWriter(folder, "train", index, dtype, with_keep=kind != "text")
+        writer = ShardWriter(folder, "train", index, dtype, with_loss_mask=kind != "text")
         for document in documents[start:stop]:
             ids, loss_mask = (document, None) if kind == "text" else map(np.array, document)
-            writer.add(np.array(ids), loss_mask, len(ids), ended=True)
+            writer.add(np.array(ids), loss_mask, len(ids), is_complete=True)
         entries.append(writer.close())
 
     tokenizer = {"vocab_size": args.vocab_size, "eos_id": eos_id}
@@ -328,8 +328,8 @@ def checkpointed(model: Llama, args: ModelArgs) -> Llama:
 
 def set_head_chunk(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Have the chunked loss compute the head at about this many positions at a time."""
-    monkeypatch.setattr(chunked_loss, "LOGITS", 0)
-    monkeypatch.setattr(chunked_loss, "ROWS", rows)
+    monkeypatch.setattr(chunked_loss, "MAX_CHUNK_LOGITS", 0)
+    monkeypatch.setattr(chunked_loss, "MIN_CHUNK_TOKENS", rows)
 
 
 def lr_at(step: int, args: ModelArgs, end: int) -> float:
