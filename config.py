@@ -6,17 +6,16 @@ Precedence: default (of the stage) < preset < stored in the checkpoint that is r
 no torch and reads no hardware, so it can be imported, tested and documented anywhere.
 """
 
-import argparse
 import dataclasses
 import math
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from runtime import command_line
 from runtime.errors import UserError
 
 EOS = "<|endoftext|>"  # the special token that ends every document
@@ -323,49 +322,12 @@ def _head_errors(a: ModelArgs) -> Iterable[str]:
         )
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that takes complete flag names only, and answers a wrong flag with one line on stderr."""
-
-    def __init__(self, description: str, **options):
-        super().__init__(
-            description=description,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **options,
-        )
-
-    def error(self, message: str) -> typing.NoReturn:
-        """Print one line and exit with code 2."""
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
+class Parser(command_line.Parser):
+    """Command-line parser that knows the settings."""
 
     def add_settings(self, wanted: Iterable[str]) -> None:
-        """Add a flag for each field whose name or group is wanted; a flag that is not typed leaves nothing behind."""
-        hints = typing.get_type_hints(ModelArgs)
-        sections: dict[str, argparse._ArgumentGroup] = {}
-        for f in fields(ModelArgs):
-            name = f.metadata["group"]
-            if name in wanted or f.name in wanted:
-                if name not in sections:
-                    sections[name] = self.add_argument_group(name)
-                sections[name].add_argument(
-                    f"--{f.name}", default=argparse.SUPPRESS, **_flag(hints[f.name], f)
-                )
-
-
-def _flag(hint: type, f: dataclasses.Field) -> dict:
-    """Return argparse's options for a field: X | None reads an X, Literal gives choices, bool --x and --no-x."""
-    described = f.metadata["help"] + ("" if f.default in (None, ()) else f" (default: {f.default})")
-    options = {"help": described.replace("%", "%%")}
-    if type(None) in typing.get_args(hint):
-        hint = next(t for t in typing.get_args(hint) if t is not type(None))
-    if typing.get_origin(hint) is typing.Literal:
-        return {**options, "choices": typing.get_args(hint)}
-    if hint is bool:
-        return {**options, "action": argparse.BooleanOptionalAction}
-    if typing.get_origin(hint) is tuple:
-        return {**options, "nargs": "+", "metavar": "TEXT"}
-    return {**options, "type": hint, "metavar": hint.__name__.upper()}
+        """Add a flag for each setting whose name or group is wanted."""
+        self.add_fields(ModelArgs, wanted)
 
 
 def merge_settings(

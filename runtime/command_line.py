@@ -1,0 +1,57 @@
+"""Command-line parser: flags from the fields of a dataclass, and one line on stderr for a wrong flag."""
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Iterable
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that takes complete flag names only, and answers a wrong flag with one line and exit code 2."""
+
+    def __init__(self, description: str, **options: object):
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Print one line and exit with code 2."""
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def add_fields(self, settings: type, wanted: Iterable[str]) -> None:
+        """Add a flag for each field of a dataclass whose name or group is wanted.
+
+        A field's metadata hold its "group" and "help". A flag that is not typed leaves nothing in the result.
+        """
+        hints = typing.get_type_hints(settings)
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for field in dataclasses.fields(settings):
+            group = field.metadata["group"]
+            if group in wanted or field.name in wanted:
+                if group not in groups:
+                    groups[group] = self.add_argument_group(group)
+                options = flag_options(hints[field.name], field)
+                groups[group].add_argument(f"--{field.name}", default=argparse.SUPPRESS, **options)
+
+
+def flag_options(hint: type, field: dataclasses.Field) -> dict:
+    """Return argparse's options for a field: X | None reads an X, Literal gives choices, bool --x and --no-x."""
+    text = field.metadata["help"]
+    if field.default not in (None, ()):
+        text += f" (default: {field.default})"
+    options = {"help": text.replace("%", "%%")}
+
+    if type(None) in typing.get_args(hint):
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return {**options, "choices": typing.get_args(hint)}
+    if hint is bool:
+        return {**options, "action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple:
+        return {**options, "nargs": "+", "metavar": "TEXT"}
+    return {**options, "type": hint, "metavar": hint.__name__.upper()}
