@@ -21,11 +21,12 @@ def describe(
 ) -> list[str]:
     """The lines of the plan: model, device and why, tokens per step, steps, memory and time, and what looks odd."""
     tokens, dtype = steps * args.tokens_per_step, str(env.dtype).removeprefix("torch.")
+    note = f" ({env.device_note})" if env.device_note else ""
     lines = [
         f"model: {count_parameters(args):,} parameters ({args.no_of_decoder_layers} layers, "
         f"width {args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, "
         f"vocabulary {args.vocab_size}, context {args.block_size})",
-        f"device: {env.device}, {dtype} ({env.device_note}){', compiled' if compiled else ''}",
+        f"device: {env.device}, {dtype}{note}{', compiled' if compiled else ''}",
         f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
         f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks",
         f"steps: {steps:,} ({epochs:.2f} epochs, {tokens:,} tokens); optimizer {args.optimizer}, "
