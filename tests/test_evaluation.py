@@ -92,7 +92,7 @@ def test_instructions_are_measured_on_what_is_learned(
         -plain.sum().item() / math.log(2) / sum(map(len, WORDS)), rel=1e-5
     )
     cut = evaluation.dataset_scores(
-        model, tokenizer, None, tmp_path / "data" / "instruct", args.replace(block_size=16), env
+        model, tokenizer, None, tmp_path / "data" / "instruct", args, env, block_size=16
     )
     assert 0 < cut["tokens"] < found["tokens"] and "bits_per_byte" not in cut
 
@@ -140,7 +140,7 @@ def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_pa
         model.lm_head.weight[3, 3] += 1
     (tmp_path / "S").rename(tmp_path / "S.old1")
     saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
-    assert evaluation.dpo_reference(aligned) is None and "is not what" in capsys.readouterr().err
+    assert evaluation.dpo_reference(aligned) is None and "are not those that" in capsys.readouterr().err
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -168,7 +168,7 @@ def test_what_cannot_be_measured_is_said(
     folder = saved(tmp_path / "P", Llama(args), tokenizer)
     with pytest.raises(SystemExit):
         script(monkeypatch, "--model", folder)
-    assert "nothing to measure" in capsys.readouterr().err
+    assert "nothing to evaluate" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match="pip install lm-eval"):
         script(monkeypatch, "--model", folder, "--lm_eval", "hellaswag")
