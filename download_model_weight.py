@@ -1,4 +1,4 @@
-"""Download trained weights from the Hugging Face hub into a model folder; no login is needed.
+"""Download of trained weights from the Hugging Face hub into a model folder; no login is needed.
 
     python download_model_weight.py -P | -F | -D            the published base, fine-tuned, preference-aligned model
     python download_model_weight.py --repo_id OWNER/NAME    any model that export.py --push_to_hub has published

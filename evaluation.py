@@ -1,4 +1,4 @@
-"""Evaluate models: loss, perplexity and bits per byte on prepared data, preferences, and the story suite.
+"""Evaluation of models: loss, perplexity and bits per byte on prepared data, preferences, and the story suite.
 
     python evaluation.py --model checkpoints/P-stories --dataset stories [--json]
     python evaluation.py --model checkpoints/D-dpo --dataset dpo [--reference checkpoints/S-alpaca]
@@ -324,11 +324,8 @@ def table(scores_of_models: Sequence[dict]) -> str:
     titles = [_title(Path(scores["model"])) for scores in scores_of_models]
     width = max(MIN_SCORE_WIDTH, *map(len, titles))
 
-    names: dict[str, None] = {}  # in order, each once
-    for scores in scores_of_models:
-        names |= dict.fromkeys(scores)
-    del names["model"]
-    names.pop("dataset", None)
+    all_names = [name for scores in scores_of_models for name in scores]
+    names = [name for name in dict.fromkeys(all_names) if name not in ("model", "dataset")]
 
     lines = [" " * NAME_WIDTH + "".join(f"  {title:>{width}}" for title in titles)]
     for name in names:
@@ -364,8 +361,8 @@ def side_by_side(folders: Sequence[str], count: int, seed: int, env: Distributed
         replies_of_models.append(replies)
 
     terminal_width = shutil.get_terminal_size((TERMINAL_WIDTH, 0)).columns
-    separators = len(SEPARATOR) * (len(folders) - 1)
-    width = max(MIN_TEXT_WIDTH, (terminal_width - separators) // len(folders))
+    free_width = terminal_width - len(SEPARATOR) * (len(folders) - 1)
+    width = max(MIN_TEXT_WIDTH, free_width // len(folders))
 
     lines = []
     for index, task in enumerate(tasks):

@@ -1,4 +1,4 @@
-"""Export a model to where it is used: a Hugging Face folder, a GGUF file for llama.cpp and Ollama, the hub.
+"""Export of a model to where it is used: a Hugging Face folder, a GGUF file for llama.cpp and Ollama, the hub.
 
     python export.py --model dpo --to my-model --dtype bfloat16
     python export.py --model dpo --to my-model-gguf --format gguf --dtype q8_0
