@@ -1,11 +1,11 @@
-"""Checkpoints: every step folder is a Hugging Face model folder; its train_state/ is all that a resumed run needs.
+"""Checkpoints: each step folder is a Hugging Face model folder; its train_state/ is all that a resumed run needs.
 
     <run>/step_000050/config.json, model.safetensors, tokenizer.json, ...   what inference reads
     <run>/step_000050/train_state/state.json, optimizer.pt, rng.pt          step, position in the data, settings, hashes
     <run>/step_000050/SHA256SUMS, train_state/SHA256SUMS                    sha256 of all of these
     <run>/latest                                                            name of the newest complete step folder
 
-A folder is written under a temporary name, synced and renamed, so a kill at any moment leaves the last one whole.
+A folder is written under a temporary name, synced and renamed, so a kill at any moment leaves the last one complete.
 
     python checkpoint.py verify DIR      compare every file of a run, a step or a dataset with its SHA256SUMS
 """
@@ -42,7 +42,7 @@ ARCHITECTURE = (
 
 
 def hf_config(args: ModelArgs, eos_id: int) -> dict:
-    """config.json of a LlamaForCausalLM with these settings."""
+    """Return the config.json of a LlamaForCausalLM with these settings."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -63,27 +63,25 @@ def hf_config(args: ModelArgs, eos_id: int) -> dict:
         "attention_bias": False,
         "mlp_bias": False,
         "bos_token_id": eos_id,
-        "eos_token_id": eos_id,  # as pad token, its embedding would get no gradient elsewhere
+        # No pad token: as one, its embedding would get no gradient in other libraries.
+        "eos_token_id": eos_id,
     }
 
 
 def args_from_hf(config: dict, where: Path) -> ModelArgs:
-    """Settings of the model in a Hugging Face config.json. Raises UserError for what our Llama is not."""
+    """Return the settings of the model in a Hugging Face config.json. Raises UserError for what our Llama is not."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    different = [
-        text
-        for text, ours in (
-            (f"model_type {config.get('model_type')}", config.get("model_type") == "llama"),
-            (f"rope_type {kind}", kind == "default"),
-            (f"hidden_act {config.get('hidden_act')}", config.get("hidden_act", "silu") == "silu"),
-            ("attention_bias", not config.get("attention_bias")),
-            ("mlp_bias", not config.get("mlp_bias")),
-        )
-        if not ours
-    ]
-    if different:
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    required = {
+        f"model_type {config.get('model_type')}": config.get("model_type") == "llama",
+        f"rope_type {rope_type}": rope_type == "default",
+        f"hidden_act {config.get('hidden_act')}": config.get("hidden_act", "silu") == "silu",
+        "attention_bias": not config.get("attention_bias"),
+        "mlp_bias": not config.get("mlp_bias"),
+    }
+    if different := [feature for feature, supported in required.items() if not supported]:
         raise UserError(f"{where} is not a plain Llama ({', '.join(different)}), so it cannot be used as one")
+
     heads = config["num_attention_heads"]
     args = ModelArgs(
         vocab_size=config["vocab_size"],
@@ -100,10 +98,13 @@ def args_from_hf(config: dict, where: Path) -> ModelArgs:
         dropout=0.0,
         attn_dropout=0.0,
     )
-    usual = ModelArgs()
+
+    # A config.json may hold "768" or 768.0 where a number of rows is meant.
+    default = ModelArgs()
     for name in ARCHITECTURE:
-        if type(getattr(args, name)) not in (type(getattr(usual, name)), int):
-            raise TypeError(f"{name} is {getattr(args, name)!r}")
+        value = getattr(args, name)
+        if type(value) not in (type(getattr(default, name)), int):
+            raise TypeError(f"{name} is {value!r}")
     return args
 
 
@@ -111,52 +112,48 @@ def write_model(
     folder: Path,
     model: Llama,
     tokenizer: Tokenizer,
-    about: dict,
+    metadata: dict,
     dtype: torch.dtype = torch.float32,
     weights: dict | None = None,
 ) -> None:
-    """Write the files of a Hugging Face model into a folder; `about` is the part of config.json that is our own.
+    """Write the files of a Hugging Face model into a folder.
 
-    about["stage"] is the letter of the stage that trained it: models of P continue a text, those of S and D answer.
-    `weights` are the model's, whole, where it lies in parts on several ranks.
+    `metadata` becomes the part "smolllama" of config.json; its "stage" is the letter of the stage that trained the
+    model: base models (P) continue a text, the others answer. `weights` are the complete weights of a sharded model.
     """
-    tied = {"lm_head.weight"} if model.args.tie_embeddings else set()
-    weights = {
-        name: weight.to(dtype).contiguous()
-        for name, weight in (weights or model.state_dict()).items()
-        if name not in tied
-    }
+    weights = dict(weights or model.state_dict())
+    if model.args.tie_embeddings:
+        del weights["lm_head.weight"]
+    weights = {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    special = {
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.eos_id,
-    }
-    config = {
-        **hf_config(model.args, tokenizer.eos_id),
-        "dtype": str(dtype).removeprefix("torch."),
-        "smolllama": about,
-    }
-    legacy = {"model_type": LEGACY, "architectures": ["SmolLlamaLegacy"]} if model.legacy else {}
-    write_json(folder / "config.json", {**config, **legacy})
-    write_json(folder / "generation_config.json", special)
+
+    config = hf_config(model.args, tokenizer.eos_id)
+    config |= {"dtype": str(dtype).removeprefix("torch."), "smolllama": metadata}
+    if model.legacy:
+        config |= {"model_type": LEGACY, "architectures": ["SmolLlamaLegacy"]}
+    write_json(folder / "config.json", config)
+
+    roles = ("bos_token_id", "eos_token_id", "pad_token_id")
+    write_json(folder / "generation_config.json", dict.fromkeys(roles, tokenizer.eos_id))
     tokenizer.save(folder)
 
 
 def steps(run: Path) -> list[Path]:
-    """The complete step folders of a run, oldest first."""
+    """Return the complete step folders of a run, oldest first."""
     return sorted(run.glob("step_*"), key=lambda folder: (len(folder.name), folder.name))
 
 
 def find_model(folder: str | Path) -> Path:
-    """The model folder that is meant: the folder itself, or a run's newest step. Raises UserError if there is none."""
+    """Return the folder itself if it holds a model, or a run's newest step. Raises UserError if there is neither."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
         return folder
+
     latest = folder / "latest"
-    newest = latest.read_text(errors="replace").strip() if latest.is_file() else ""
-    if newest and (folder / newest / "config.json").is_file():
-        return folder / newest
+    if latest.is_file():
+        newest = latest.read_text(errors="replace").strip()
+        if newest and (folder / newest / "config.json").is_file():
+            return folder / newest
     if steps(folder):
         return steps(folder)[-1]
     raise UserError(
@@ -165,19 +162,20 @@ def find_model(folder: str | Path) -> Path:
 
 
 def load_args(folder: Path) -> ModelArgs:
-    """The architecture of the model in a folder. Raises UserError when config.json is broken or not a Llama's."""
-    return _parsed(folder, read_config(folder))
+    """Return the architecture of the model in a folder. Raises UserError when config.json is not a Llama's."""
+    return _parse_config(folder, read_config(folder))
 
 
 def read_config(folder: Path) -> dict:
-    """What config.json says. Raises UserError when it is broken."""
+    """Return the contents of config.json. Raises UserError when it is broken."""
     try:
         return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'} is broken ({type(error).__name__}: {error})") from None
 
 
-def _parsed(folder: Path, config: dict) -> ModelArgs:
+def _parse_config(folder: Path, config: dict) -> ModelArgs:
+    """Return the settings of a config.json; values of a wrong kind make it a broken file."""
     try:
         return args_from_hf(config, folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,79 +186,83 @@ def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     """Read the weights of a folder (one safetensors file or several) for a model; every name and shape is checked."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{folder} holds no .safetensors file")
+        raise UserError(f"{folder} has no .safetensors file")
     try:
         weights = {name: weight for file in files for name, weight in load_file(file).items()}
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"the weights in {folder} cannot be read ({error}): the file is broken or cut short"
         ) from None
+
+    # Old Llama files store the rotary frequencies, which follow from rope_theta.
     weights = {name: weight for name, weight in weights.items() if not name.endswith("rotary_emb.inv_freq")}
-    wanted = {name: weight.shape for name, weight in model.state_dict().items()}
     if model.args.tie_embeddings:
         weights.setdefault("lm_head.weight", weights.get("model.embed_tokens.weight"))
+
+    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
     wrong = [
-        name for name, shape in wanted.items() if weights.get(name) is None or weights[name].shape != shape
+        name for name, shape in shapes.items() if weights.get(name) is None or weights[name].shape != shape
     ]
-    if wrong or len(weights) != len(wanted):
-        odd = wrong[0] if wrong else next(name for name in weights if name not in wanted)
+    wrong += [name for name in weights if name not in shapes]
+    if wrong:
         raise UserError(
-            f"the weights in {folder} do not fit its config.json: {odd} is missing, too many or misshapen"
+            f"the weights in {folder} do not fit its config.json: {wrong[0]} is missing, too many or misshapen"
         )
     return weights
 
 
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
-    """(model, tokenizer) of a run, a step or any Llama folder in Hugging Face format; in float32, for inference."""
+    """Return (model, tokenizer) of a run, a step or any Llama folder in Hugging Face format; float32, for inference."""
     folder = find_model(folder)
     return load_llama(folder), load_tokenizer(folder)
 
 
 def load_llama(folder: Path) -> Llama:
-    """The model in a folder alone, for inference: it may have no tokenizer."""
+    """Return the model in a folder, for inference; the folder may have no tokenizer."""
     config = read_config(folder)
     legacy = config.get("model_type") == LEGACY
-    model = Llama(_parsed(folder, config | {"model_type": "llama"} if legacy else config), legacy)
+    if legacy:
+        config["model_type"] = "llama"
+    model = Llama(_parse_config(folder, config), legacy)
     model.load_state_dict(read_weights(folder, model))
     return model.eval()
 
 
 def verify_checkpoint(folder: Path, resumed: bool = False) -> None:
-    """Raises UserError when a file of a model folder is not what was written, or one of its train_state if resumed.
+    """Raise UserError when a file of a model folder is not what was written; of its train_state too if `resumed`.
 
-    Folders of others tell nothing.
+    Folders of other programs have no checksums to compare with.
     """
-    if fault := first_corrupt_file(folder) or (
-        first_corrupt_file(folder / "train_state") if resumed else None
-    ):
-        others = [step.name for step in steps(folder.parent) if step != folder]
-        remedy = (
-            f"remove that folder, --resume then goes on from {others[-1]}"
-            if others
-            else "start again without it"
-        )
-        raise UserError(f"{fault}: {remedy}")
+    fault = first_corrupt_file(folder)
+    if not fault and resumed:
+        fault = first_corrupt_file(folder / "train_state")
+    if not fault:
+        return
+
+    remedy = "start again without it"
+    others = [step.name for step in steps(folder.parent) if step != folder]
+    if others:
+        remedy = f"remove that folder, --resume then continues from {others[-1]}"
+    raise UserError(f"{fault}: {remedy}")
 
 
 def main() -> None:
-    """Compare the files of folders with their sums."""
+    """Compare the files of folders with their checksums."""
     parser = Parser(__doc__)
     parser.add_argument("command", choices=["verify"])
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run, a step or a prepared dataset")
     folder = parser.parse_args().folder
-    sealed = sorted(
-        path.parent
-        for place in ("", "train_state/", "step_*/", "step_*/train_state/")
-        for path in folder.glob(place + SUMS)
-    )
-    if not sealed:
-        raise UserError(f"{folder} holds no {SUMS}, so there is nothing to compare its files with")
-    faults = [fault for fault in map(first_corrupt_file, sealed) if fault]
-    for path in sealed:
+    patterns = ("", "train_state/", "step_*/", "step_*/train_state/")
+    folders = sorted(path.parent for pattern in patterns for path in folder.glob(pattern + SUMS))
+    if not folders:
+        raise UserError(f"{folder} has no {SUMS}, so there is nothing to compare its files with")
+
+    faults = [fault for fault in map(first_corrupt_file, folders) if fault]
+    for path in folders:
         print(f"{path}: {len(read_checksums(path) or ()):,} files")
     if faults:
         raise UserError("; ".join(faults))
-    print("all are as they were written")
+    print("all files are as they were written")
 
 
 if __name__ == "__main__":

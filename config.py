@@ -209,23 +209,17 @@ DERIVED_DEFAULTS: dict[str, Callable[[ModelArgs], object]] = {
     "lr_decay_iters": lambda a: a.total_iters,
 }
 
+# fmt: off
 # Defaults of a stage that differ from those of pretraining; presets and flags override them.
 STAGE_DEFAULTS: dict[str, dict[str, object]] = {
     "P": {},
     "S": dict(max_lr=2e-4, warmup_iters=50, total_batch_size=32768, batch_size=16, epochs=3),
     "D": dict(
-        max_lr=2e-6,
-        warmup_iters=20,
-        total_batch_size=65536,
-        batch_size=8,
-        epochs=1,
-        weight_decay_optim=0.0,
-        dropout=0.0,
-        attn_dropout=0.0,
+        max_lr=2e-6, warmup_iters=20, total_batch_size=65536, batch_size=8, epochs=1, weight_decay_optim=0.0,
+        dropout=0.0, attn_dropout=0.0,
     ),
 }
 
-# fmt: off
 PRESETS: dict[str, dict[str, object]] = {
     # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304
     "smol-130m": dict(

@@ -40,7 +40,7 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError, run_cli
 from stories.evaluate import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
-from training.objectives import Objective, completion_logps, evaluate, lengths, next_token
+from training.objectives import Objective, completion_lengths, completion_logps, evaluate, next_token
 from training.reference_logps import reference_key
 from training.state import initial_weights_folder, load_state
 
@@ -184,7 +184,7 @@ def dataset_scores(
     scores["perplexity"] = math.exp(loss) if loss < MAX_EXP_ARG else math.inf
 
     # The bytes of truncated parts are not known, so bits per byte need the labels of all texts.
-    if meta["kind"] == "text" or scores["tokens"] == store.learned:
+    if meta["kind"] == "text" or scores["tokens"] == store.num_loss_tokens:
         scores["bits_per_byte"] = nats / math.log(2) / store.bytes
     scores["tokens"] = int(scores["tokens"])
     return scores
@@ -217,12 +217,12 @@ def pair_objective(reference: Llama | None, beta: float) -> Objective:
     def objective(model: Llama, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         logps = completion_logps(model, batch)  # 2P: chosen, rejected, chosen, ...
         chosen, rejected = logps.view(-1, 2).unbind(1)  # P each
-        sums = {"tokens": lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
+        sums = {"tokens": completion_lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
 
         if reference:
-            rewards = beta * (logps - completion_logps(reference, batch)).view(-1, 2)  # P 2
+            log_ratios = (logps - completion_logps(reference, batch)).view(-1, 2)  # P 2
             chosen_minus_rejected = logps.new_tensor([1.0, -1.0])
-            margin = rewards @ chosen_minus_rejected  # P
+            margin = beta * (log_ratios @ chosen_minus_rejected)  # P
             sums["accuracy"] = (margin > 0).sum()
             sums["margin"] = margin.sum()
 

@@ -50,11 +50,11 @@ def store_of(folder: Path, kind: str, conversations: list[Conversation]):
     from dataprep.shards import FORMAT, ShardWriter, TokenDataset, id_dtype
     from runtime.files import write_json
 
-    writer = ShardWriter(folder, "train", 0, id_dtype(VOCABULARY), with_keep=True)
+    writer = ShardWriter(folder, "train", 0, id_dtype(VOCABULARY), with_loss_mask=True)
     for prompt, *responses in conversations:
         for response in responses:
             ids = np.concatenate([prompt, response])
-            writer.add(ids, np.arange(len(ids)) >= len(prompt), len(ids), ended=True)
+            writer.add(ids, np.arange(len(ids)) >= len(prompt), len(ids), is_complete=True)
     meta = {
         "format": FORMAT,
         "kind": kind,

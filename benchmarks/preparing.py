@@ -1,9 +1,9 @@
-"""Text to shards of GPT-2 tokens, end to end: reading, tokenising, writing, and hashing where it is done.
+"""Speed and memory of preparing: text to shards of GPT-2 tokens, with reading, encoding, writing and hashing.
 
     python benchmarks/preparing.py --text FILE.jsonl
 
-100 MB of documents are made from the "text" of a JSONL file: each again and again, its sentences in another order.
-Start-up counts. Memory is that of all processes together, pages that they share counted once.
+100 MB of documents are written from the "text" of a JSONL file: each is repeated with its sentences in another order.
+Start-up counts. Memory is that of all processes together; pages that they share count once.
 """
 
 import json
@@ -20,49 +20,58 @@ from harness import ROOT, Figures, main, shared_folder
 
 sys.path.insert(0, str(ROOT))
 
-SIZE, EOS_ID, PROCESSES = 100_000_000, 50256, os.cpu_count()
+CORPUS_BYTES = 100_000_000
+BATCH_DOCUMENTS = 1000  # that tiktoken encodes at once
+DATASETS_PARTS = 1024  # in which the result of datasets.map is written
+SECONDS_BETWEEN_LOOKS = 0.1  # at the memory
+BYTES_PER_TOKEN = 2  # on disk
+EOS_ID = 50256
+PROCESSES = os.cpu_count()
 
 
-def prepare(text: Path) -> None:
-    """The text."""
-    documents = [
-        json.loads(line)["text"].split(". ") for line in text.read_text(encoding="utf-8").splitlines()
-    ]
-    rng, written = random.Random(0), 0
+def write_corpus(text: Path) -> None:
+    """Write the corpus that is prepared."""
+    lines = text.read_text(encoding="utf-8").splitlines()
+    documents = [json.loads(line)["text"].split(". ") for line in lines]
+
+    rng = random.Random(0)
+    written = 0
     with (shared_folder() / "text.jsonl").open("w", encoding="utf-8") as file:
-        while written < SIZE:
-            for document in documents:
-                rng.shuffle(document)
-                written += len(". ".join(document).encode())
-                file.write(json.dumps({"text": ". ".join(document)}, ensure_ascii=False) + "\n")
+        while written < CORPUS_BYTES:
+            for sentences in documents:
+                rng.shuffle(sentences)
+                document = ". ".join(sentences)
+                written += len(document.encode())
+                file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
 
 
-class Memory(threading.Thread):
-    """The largest sum of memory of this process and all below it, looked at ten times a second, in MB."""
+class PeakMemory(threading.Thread):
+    """Thread that records the largest sum of memory of this process and its descendants, in MB."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.peak_mb, self.ended = 0.0, threading.Event()
+        self.peak_mb = 0.0
+        self.is_over = threading.Event()
 
     def run(self) -> None:
-        """Look until it is ended."""
-        while not self.ended.wait(0.1):
+        """Look again and again until `is_over` is set."""
+        while not self.is_over.wait(SECONDS_BETWEEN_LOOKS):
             self.peak_mb = max(self.peak_mb, sum(map(proportional_mb, family(os.getpid()))))
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
-    children = []
+    """Return a process and all its descendants."""
+    children: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children += map(int, task.read_text().split())
         except OSError:  # it has ended
             continue
-    return [pid, *(low for child in children for low in family(child))]
+    return [pid, *(descendant for child in children for descendant in family(child))]
 
 
 def proportional_mb(pid: int) -> float:
-    """Memory of a process, a page that n processes share counted as 1/n."""
+    """Return the memory of a process in MB; a page that n processes share counts 1/n."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended
@@ -70,61 +79,61 @@ def proportional_mb(pid: int) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def measured(way: str) -> Figures:
-    """Run a way in a process of its own; M tokens a second."""
-    memory, t0 = Memory(), perf_counter()
+def measure(way: str) -> Figures:
+    """Run a way in a process of its own; the rate is in M tokens a second."""
+    memory = PeakMemory()
+    start = perf_counter()
     memory.start()
+
     name = f"{way}-{os.getpid()}"
-    data = [
-        ROOT / "data.py",
-        "--files",
-        shared_folder() / "text.jsonl",
-        "--name",
-        name,
-        "--kind",
-        "text",
-        "--tokenizer",
-        "gpt2",
-        "--data_dir",
-        shared_folder() / "data",
-    ]
-    subprocess.run(
-        [sys.executable, *(data if way == "ours" else [__file__, way, name])], check=True, stdout=sys.stderr
-    )
-    seconds = perf_counter() - t0
-    memory.ended.set()
+    command = data_command(name) if way == "ours" else [__file__, way, name]
+    subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)
+
+    seconds = perf_counter() - start
+    memory.is_over.set()
     memory.join()
-    made = [shared_folder() / f"{name}.bin", *(shared_folder() / "data" / name).glob("*.tokens.bin")]
-    size = sum(path.stat().st_size for path in made if path.is_file())
-    return {"rate": size / 2 / seconds / 1e6, "peak_mb": memory.peak_mb}
+
+    outputs = [shared_folder() / f"{name}.bin", *(shared_folder() / "data" / name).glob("*.tokens.bin")]
+    size = sum(path.stat().st_size for path in outputs if path.is_file())
+    return {"rate": size / BYTES_PER_TOKEN / seconds / 1e6, "peak_mb": memory.peak_mb}
+
+
+def data_command(name: str) -> list[object]:
+    """Return the command of data.py."""
+    return [
+        *(ROOT / "data.py", "--name", name, "--kind", "text", "--tokenizer", "gpt2"),
+        *("--files", shared_folder() / "text.jsonl", "--data_dir", shared_folder() / "data"),
+    ]
 
 
 def encoding():
-    """GPT-2's tokens in tiktoken, from the vocabulary that the project has."""
+    """Load tiktoken's encoding of GPT-2 from the vocabulary that the project has."""
     from tokenizer import load_tokenizer
 
     return load_tokenizer("gpt2").fast
 
 
 def tiktoken_batch(out: Path) -> None:
-    """Documents a thousand at a time, on a thread for each core, straight into a file."""
-    fast, batch = encoding(), []
+    """Encode batches of documents with a thread for each core, straight into a file."""
+    fast = encoding()
+    batch: list[str] = []
 
-    def write() -> None:
-        for ids in fast.encode_ordinary_batch(batch, num_threads=PROCESSES):
-            np.array([*ids, EOS_ID], np.uint16).tofile(made)
-        batch.clear()
+    with (shared_folder() / "text.jsonl").open(encoding="utf-8") as rows, out.open("wb") as ids_file:
 
-    with (shared_folder() / "text.jsonl").open(encoding="utf-8") as file, out.open("wb") as made:
-        for line in file:
+        def write() -> None:
+            for ids in fast.encode_ordinary_batch(batch, num_threads=PROCESSES):
+                np.array([*ids, EOS_ID], np.uint16).tofile(ids_file)
+            batch.clear()
+
+        for line in rows:
             batch.append(json.loads(line)["text"])
-            if len(batch) == 1000:
+            if len(batch) == BATCH_DOCUMENTS:
                 write()
         write()
 
 
 def datasets_map(out: Path) -> None:
-    """datasets' map in a process for each core, its result then written in 1024 parts into a memmap."""
+    """Encode with datasets.map in a process for each core, then write the result in parts into a memmap."""
     from datasets import load_dataset
 
     cache = out.with_suffix(".cache")
@@ -137,11 +146,12 @@ def datasets_map(out: Path) -> None:
         ids = [*fast.encode_ordinary(row["text"]), EOS_ID]
         return {"ids": ids, "len": len(ids)}
 
-    made = rows.map(encode, remove_columns=["text"], num_proc=PROCESSES)
-    ids_file = np.memmap(out, np.uint16, "w+", shape=(int(np.sum(made["len"])),))
+    encoded = rows.map(encode, remove_columns=["text"], num_proc=PROCESSES)
+    ids_file = np.memmap(out, np.uint16, "w+", shape=(int(np.sum(encoded["len"])),))
     first = 0
-    for part in range(1024):
-        ids = np.concatenate(made.shard(1024, part, contiguous=True).with_format("numpy")["ids"])
+    for part in range(DATASETS_PARTS):
+        shard = encoded.shard(DATASETS_PARTS, part, contiguous=True)
+        ids = np.concatenate(shard.with_format("numpy")["ids"])
         ids_file[first : first + len(ids)] = ids
         first += len(ids)
     ids_file.flush()
@@ -156,10 +166,10 @@ if __name__ == "__main__":
         main(
             "M tokens/s",
             {
-                "smolllama": lambda: measured("ours"),
-                "tiktoken batch": lambda: measured("tiktoken"),
-                "datasets.map, then memmap": lambda: measured("datasets"),
+                "smolllama": lambda: measure("ours"),
+                "tiktoken batch": lambda: measure("tiktoken"),
+                "datasets.map, then memmap": lambda: measure("datasets"),
             },
-            prepare,
-            {"text": "JSONL whose text is made longer"},
+            write_corpus,
+            {"text": "JSONL whose text is repeated"},
         )

@@ -59,11 +59,11 @@ def read_rows(path: str, kind: str, tokenizer: Tokenizer, context: int) -> list[
     """The rows of a file that fit the context whole: how those too long are cut is our own."""
     rows = [
         row
-        for span in sources.local_spans([path], 1 << 30)
-        for row, _ in sources.rows(span, conversations.COLUMNS[kind])
+        for file_range in sources.local_ranges([path], 1 << 30)
+        for row, _ in sources.iter_rows(file_range, conversations.COLUMNS[kind])
     ]
     made = row_documents(((row, f"row {number}") for number, row in enumerate(rows, 1)), kind, tokenizer)
-    fit = [max(len(ids) for ids, *_ in document.parts) <= context for document in made]
+    fit = [max(len(ids) for ids, *_ in document.token_parts) <= context for document in made]
     print(f"{path}: {sum(fit)} of {len(fit)} rows fit {context} tokens")
     return [row for row, fits in zip(rows, fit, strict=True) if fits]
 
@@ -91,10 +91,10 @@ def our_batches(
     """BATCH rows of the file at a time, each time packed by themselves."""
     batches = []
     for first in range(0, len(rows), BATCH):
-        writer = ShardWriter(folder, kind, first, id_dtype(tokenizer.vocab_size), with_keep=True)
+        writer = ShardWriter(folder, kind, first, id_dtype(tokenizer.vocab_size), with_loss_mask=True)
         for document in row_documents(((row, "") for row in rows[first : first + BATCH]), kind, tokenizer):
-            for part in document.parts:
-                writer.add(*part, ended=True)
+            for part in document.token_parts:
+                writer.add(*part, is_complete=True)
         meta = {"splits": {kind: [writer.close()]}, "tokenizer": {"vocab_size": tokenizer.vocab_size}}
         packed = ROWS[kind](TokenDataset(folder, kind, meta), reference.args.block_size, 0)
         (batch,) = fixed_batches(packed, len(packed), 0, 1)
@@ -181,7 +181,8 @@ def in_trl(folder: Path) -> transformers.PreTrainedModel:
 def sft_trainer(policy: Path, rows: list[dict], tokenizer: Tokenizer, options: dict) -> trl.SFTTrainer:
     """SFTTrainer on the ids of our template with the responses as completions."""
     parts = [
-        document.parts[0] for document in row_documents(((row, "") for row in rows), "instruct", tokenizer)
+        document.token_parts[0]
+        for document in row_documents(((row, "") for row in rows), "instruct", tokenizer)
     ]
     data = datasets.Dataset.from_list(
         [{"input_ids": ids.tolist(), "completion_mask": keep.astype(int).tolist()} for ids, keep, _ in parts]

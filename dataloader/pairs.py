@@ -130,7 +130,7 @@ class PairRows:
     def _truncation_notes(self, skipped: int) -> list[str]:
         """Return notes for the user about truncated answers and skipped pairs."""
         notes = []
-        lengths = np.diff(self.dataset.bounds)
+        lengths = np.diff(self.dataset.document_bounds)
         too_long = int((lengths > self.T + 1).sum())
         if too_long:
             notes.append(

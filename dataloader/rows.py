@@ -93,7 +93,7 @@ class PackedRows:
         self.seed = seed
 
         # A conversation of L tokens has L - 1 labels, so it takes L - 1 positions of a row.
-        lengths = np.diff(dataset.bounds)
+        lengths = np.diff(dataset.document_bounds)
         self.members = first_fit_decreasing(np.minimum(lengths, T + 1) - 1, T)
 
         self.notes: list[str] = []

@@ -1,112 +1,142 @@
-"""Rows of every kind as documents: token ids, what of them is learned, and what decides on their split."""
+"""Rows of every kind as documents: token ids, loss mask, and the key that decides on their split."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from config import EOS
 from dataprep import conversations, sources
-from dataprep.sources import Span
+from dataprep.sources import HUB_PREFIX, FileRange
 from tokenizer import Tokenizer
 
+# Token ids (T,), loss mask (T,) or None where every token counts, and the UTF-8 bytes of what is learned.
+TokenPart = tuple[np.ndarray, np.ndarray | None, int]
 
-class Document(NamedTuple):
-    """One text or conversation, or the two of a preference pair.
 
-    parts are (ids (T,), keep (T,), UTF-8 length of what is learned), keep None where everything is; equal keys go to
-    the same split. A text that goes on in the next document has not ended.
+@dataclass
+class Document:
+    """One text, one conversation, or the two conversations of a preference pair.
+
+    Documents with equal split keys belong to the same split. A text that continues in the next document is not
+    complete.
     """
 
-    parts: list[tuple[np.ndarray, np.ndarray | None, int]]
-    key: str
-    ended: bool = True
+    token_parts: list[TokenPart]
+    split_key: str
+    is_complete: bool = True
+    num_tokens: int = field(init=False)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all parts."""
-        return sum(len(ids) for ids, _, _ in self.parts)
+    def __post_init__(self) -> None:
+        self.num_tokens = sum(len(ids) for ids, _, _ in self.token_parts)
 
 
-def documents(span: Span, kind: str, tokenizer: Tokenizer) -> Iterator[Document | None]:
-    """The documents of a span of a file; None for one in which there is nothing to learn.
+def in_validation(split_key: str, fraction: float) -> bool:
+    """Return True for a document of the validation split: chosen by hash, so equal documents are on one side."""
+    digest = hashlib.blake2b(split_key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
 
-    Raises UserError with file and row for a row that is not usable. A row of the hub's that is well-formed and teaches
-    nothing is None, since its user cannot mend it.
+
+def assign_splits(
+    documents: Iterable[Document | None], file_range: FileRange, val_fraction: float
+) -> Iterator[tuple[str, Document | None]]:
+    """Yield (split, document): the split of the file where it has one, else by hash.
+
+    One long document goes to train here; dataprep/holdout.py then cuts off its end.
     """
-    if span.form in ("txt", "part"):
-        yield from (text_document(text, ended, tokenizer) if text else None for text, ended in texts(span))
-    else:
-        lenient = span.path.startswith("hf://")
-        yield from row_documents(sources.rows(span, conversations.COLUMNS[kind]), kind, tokenizer, lenient)
+    by_hash = file_range.split is None and not file_range.is_single_document
+    for document in documents:
+        split = file_range.split or "train"
+        if by_hash and document is not None and in_validation(document.split_key, val_fraction):
+            split = "val"
+        yield split, document
 
 
-def texts(span: Span) -> Iterator[tuple[str, bool]]:
-    """(text, ended) of each document in a span of a .txt file; only the last part of a long one has ended."""
-    text, at_end = sources.plain_text(span)
-    if span.form == "part":
-        yield text, at_end
+def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> Iterator[Document | None]:
+    """Yield the documents of a range of a file; None for one without anything to learn.
+
+    Raises UserError with file and row for an unusable row. Rows of the hub that are well-formed but teach nothing are
+    None, since the user cannot correct them.
+    """
+    if file_range.format in ("txt", "part"):
+        for text, is_complete in iter_texts(file_range):
+            yield text_document(text, is_complete, tokenizer) if text else None
     else:
-        yield from ((document.strip(), True) for document in text.split(EOS) if document.strip())
+        rows = sources.iter_rows(file_range, conversations.COLUMNS[kind])
+        yield from row_documents(rows, kind, tokenizer, lenient=file_range.path.startswith(HUB_PREFIX))
+
+
+def iter_texts(file_range: FileRange) -> Iterator[tuple[str, bool]]:
+    """Yield (text, is_complete) of a range of a .txt file; of a long document only the last piece is complete."""
+    text, is_at_end = sources.read_text(file_range)
+    if file_range.format == "part":
+        yield text, is_at_end
+        return
+    for document in text.split(EOS):
+        if document.strip():
+            yield document.strip(), True
 
 
 def row_documents(
     rows: Iterable[tuple[object, object]], kind: str, tokenizer: Tokenizer, lenient: bool = False
 ) -> Iterator[Document | None]:
-    """The documents of rows, each given with the words that name it."""
-    make = {"text": _text, "instruct": _instruct, "preference": _preference}[kind]
-    for row, where in rows:
+    """Yield the documents of (row, its name in error messages) pairs; if lenient, None for one that teaches nothing."""
+    build = {"text": _text, "instruct": _instruct, "preference": _preference}[kind]
+    for row, row_name in rows:
         try:
-            yield make(row, where, tokenizer)
+            yield build(row, row_name, tokenizer)
         except conversations.NothingToLearn:
             if not lenient:
                 raise
             yield None
 
 
-def text_document(text: str, ended: bool, tokenizer: Tokenizer) -> Document:
-    """A text, which the end-of-text token ends."""
+def text_document(text: str, is_complete: bool, tokenizer: Tokenizer) -> Document:
+    """Return a text as a document; the end-of-text token follows a complete one."""
     ids = tokenizer.encode_array(text)
-    ids = np.append(ids, np.uint32(tokenizer.eos_id)) if ended else ids
-    return Document([(ids, None, len(text.encode()))], text, ended)
+    if is_complete:
+        ids = np.append(ids, np.uint32(tokenizer.eos_id))
+    return Document([(ids, None, len(text.encode()))], text, is_complete)
 
 
-def cut(document: Document, tokens: int, tokenizer: Tokenizer) -> Document | None:
-    """The first tokens of a text; None for conversations, which stay whole."""
-    if document.tokens <= tokens:
+def truncate_text(document: Document, num_tokens: int, tokenizer: Tokenizer) -> Document | None:
+    """Return the first tokens of a text; None for conversations, which are never truncated."""
+    if document.num_tokens <= num_tokens:
         return document
-    (ids, keep, _), *_ = document.parts
-    if keep is not None:
+    ids, loss_mask, _ = document.token_parts[0]
+    if loss_mask is not None:
         return None
-    text = tokenizer.decode(ids[:tokens])
-    return Document([(ids[:tokens], None, len(text.encode()))], document.key, ended=False)
+    num_bytes = tokenizer.text_bytes(ids[:num_tokens])
+    return Document([(ids[:num_tokens], None, num_bytes)], document.split_key, is_complete=False)
 
 
-def _text(row: object, where: object, tokenizer: Tokenizer) -> Document | None:
-    text = conversations.text(row, "text", where)
+def _text(row: object, row_name: object, tokenizer: Tokenizer) -> Document | None:
+    text = conversations.text(row, "text", row_name)
     return text_document(text, True, tokenizer) if text else None
 
 
-def _instruct(row: object, where: object, tokenizer: Tokenizer) -> Document:
-    messages = conversations.instruction(row, where)
-    return _conversations([messages], messages[:-1], 0, tokenizer)
+def _instruct(row: object, row_name: object, tokenizer: Tokenizer) -> Document:
+    messages = conversations.instruction(row, row_name)
+    return Document([_conversation(messages, 0, tokenizer)], json.dumps(messages[:-1]))
 
 
-def _preference(row: object, where: object, tokenizer: Tokenizer) -> Document:
-    chosen, rejected, same = conversations.preference(row, where)
-    return _conversations([chosen, rejected], chosen[:same], same, tokenizer)
+def _preference(row: object, row_name: object, tokenizer: Tokenizer) -> Document:
+    chosen, rejected, common = conversations.preference(row, row_name)
+    parts = [_conversation(messages, common, tokenizer) for messages in (chosen, rejected)]
+    return Document(parts, json.dumps(chosen[:common]))
 
 
-def _conversations(
-    talks: list[conversations.Messages], prompt: conversations.Messages, given: int, tokenizer: Tokenizer
-) -> Document:
-    """A document of conversations of which the first `given` turns are not learned."""
-    parts = []
-    for messages in talks:
-        ids, keep = tokenizer.render(messages)
-        keep = np.array(keep)
-        keep[: len(tokenizer.render(messages[:given])[0])] = False
-        answers = (turn["content"].strip() for turn in messages[given:] if turn["role"] == "assistant")
-        parts.append((np.array(ids, np.uint32), keep, sum(len(answer.encode()) for answer in answers)))
-    return Document(parts, json.dumps(prompt))
+def _conversation(messages: conversations.Messages, num_prompt_turns: int, tokenizer: Tokenizer) -> TokenPart:
+    """Return the ids and loss mask of a conversation; nothing of its first `num_prompt_turns` turns is learned."""
+    ids, mask = tokenizer.render(messages)
+    loss_mask = np.array(mask)
+    if num_prompt_turns:
+        prompt_ids, _ = tokenizer.render(messages[:num_prompt_turns])
+        loss_mask[: len(prompt_ids)] = False
+
+    responses = [
+        turn["content"].strip() for turn in messages[num_prompt_turns:] if turn["role"] == "assistant"
+    ]
+    return np.array(ids, np.uint32), loss_mask, sum(len(response.encode()) for response in responses)

@@ -1,4 +1,4 @@
-"""The datasets that have a name, and the spans of whatever is to be prepared.
+"""Datasets that have a name, and the settings by which any dataset is prepared.
 
 stories       the built-in story world: stories, stories_instruct, stories_preference, one tokenizer for all three
 fw, tinystories, alpaca, dpo       on the Hugging Face hub
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataprep.sources import HubDataset, Span, hub_spans, local_spans
+from dataprep.sources import FileRange, HubDataset, hub_ranges, local_ranges
 from runtime.errors import UserError
-from stories.tasks import conversation_at, instruction_at, preference_at
+from stories.examples import conversation_at, instruction_at, preference_at
 from stories.world import story_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
@@ -30,14 +30,106 @@ HUB = {
         "preference",
     ),
 }
-VAL_FRACTION = {"fw": 0.2}  # of the documents, where a dataset has no split of its own; 0.1 elsewhere
+DEFAULT_VAL_FRACTION = 0.1  # of the documents, where a dataset has no split of its own
+VAL_FRACTION = {"fw": 0.2}
+
+UNITS = 100  # about as many for each dataset, within the sizes below
+MIN_UNIT_BYTES = 1 << 20
+MAX_UNIT_BYTES = 32 << 20
 STORY_VOCABULARY = 2048
-TOLD = 10_000  # stories that its tokenizer is trained on
+TOKENIZER_STORIES = (
+    10_000  # stories that their tokenizer is trained on, with half as many questions and answers
+)
+SAMPLE_ROWS = 100  # rows of each split whose hash identifies the story world's words
+
+
+@dataclass(frozen=True)
+class Source:
+    """Ranges that one dataset is made from; provenance is the entry in meta.json that describes them."""
+
+    name: str
+    kind: str
+    ranges: list[FileRange]
+    provenance: dict
+
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """Everything that determines a prepared dataset. Two runs with equal configs write equal files."""
+
+    kind: str
+    chat_template: str
+    tokenizer: dict
+    provenance: dict
+    val_fraction: float
+    max_tokens: int | None
+    units: list[list[FileRange]]
+
+    def to_json(self) -> dict:
+        """Return the config as plan.json stores it."""
+        config = {
+            "kind": self.kind,
+            "template": self.chat_template,
+            "tokenizer": self.tokenizer,
+            "source": self.provenance,
+            "val_fraction": self.val_fraction,
+            "max_tokens": self.max_tokens,
+            "units": [[file_range.to_json() for file_range in unit] for unit in self.units],
+        }
+        return json.loads(json.dumps(config))  # tuples become lists, as in the file
+
+
+def unit_bytes(total: int) -> int:
+    """Return the size of a unit of work for an input of `total` bytes."""
+    return min(max(total // UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)
+
+
+def join_units(ranges: list[FileRange]) -> list[list[FileRange]]:
+    """Join small neighbouring ranges of the same split into units of about unit_bytes."""
+    target = unit_bytes(sum(file_range.bytes for file_range in ranges))
+    units: list[list[FileRange]] = []
+    size = 0  # of the last unit
+    for file_range in ranges:
+        if units and units[-1][0].split == file_range.split and size + file_range.bytes <= target:
+            units[-1].append(file_range)
+            size += file_range.bytes
+        else:
+            units.append([file_range])
+            size = file_range.bytes
+    return units
+
+
+def hub_source(name: str, revision: str | None) -> Source:
+    """Return a dataset of the hub at a revision (None: the newest)."""
+    ranges, revision = hub_ranges(HUB[name], MAX_UNIT_BYTES, revision)
+    return Source(name, HUB[name].kind, ranges, {"repo": HUB[name].repo, "revision": revision})
+
+
+def file_source(name: str, kind: str, paths: list[str]) -> Source:
+    """Return a dataset of local files. Raises UserError for a file that cannot be of this kind."""
+    texts = [path for path in paths if Path(path).suffix.lower() == ".txt"]
+    if texts and kind != "text":
+        raise UserError(f"{texts[0]}: a .txt file has no rows of kind {kind}: give .jsonl, .json or .parquet")
+
+    sizes = [os.stat(path).st_size if os.path.isfile(path) else 0 for path in paths]
+    ranges = local_ranges(paths, unit_bytes(sum(sizes)))
+    files = [
+        {"path": path, "bytes": size, "modified": os.stat(path).st_mtime}
+        for path, size in zip(paths, sizes, strict=True)
+    ]
+    return Source(name, kind, ranges, {"files": files})
+
+
+# --- the story world -------------------------------------------------------------------------------------------------
+
+
+def _text_at(split: str, index: int, seed: int) -> dict:
+    return {"text": story_at(split, index, seed)[1]}
 
 
 @dataclass(frozen=True)
 class StorySet:
-    """A dataset of the story world: the row at (split, index, seed), how many of them, and their size, about."""
+    """Dataset of the story world: the row at (split, index, seed), rows of each split, and their size, about."""
 
     kind: str
     row_at: Callable[[str, int, int], dict]
@@ -46,94 +138,56 @@ class StorySet:
 
 
 STORIES = {
-    "stories": StorySet(
-        "text", lambda *place: {"text": story_at(*place)[1]}, {"train": 30_000, "val": 2_000}, 800
-    ),
+    "stories": StorySet("text", _text_at, {"train": 30_000, "val": 2_000}, 800),
     "stories_instruct": StorySet("instruct", conversation_at, {"train": 34_000, "val": 1_000}, 400),
     "stories_preference": StorySet("preference", preference_at, {"train": 4_000, "val": 400}, 1300),
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """What one dataset is made from; `described` are the words for meta.json that say where it is from."""
-
-    name: str
-    kind: str
-    spans: list[Span]
-    described: dict
-
-
-def unit_bytes(total: int) -> int:
-    """Size of a unit: about a hundredth of the input, from 1 to 32 MB."""
-    return min(max(total // 100, 1 << 20), 32 << 20)
-
-
-def hub_source(name: str, revision: str | None) -> Source:
-    """A dataset of the hub at a revision (None: the newest)."""
-    spans, revision = hub_spans(HUB[name], unit_bytes(1 << 32), revision)
-    return Source(name, HUB[name].kind, spans, {"repo": HUB[name].repo, "revision": revision})
-
-
-def file_source(name: str, kind: str, paths: list[str]) -> Source:
-    """A dataset of local files. Raises UserError for a file that cannot be of this kind."""
-    if kind != "text" and (texts := [path for path in paths if Path(path).suffix.lower() == ".txt"]):
-        raise UserError(f"{texts[0]}: a .txt file has no rows of kind {kind}: give .jsonl, .json or .parquet")
-    sizes = [os.stat(path).st_size if os.path.isfile(path) else 0 for path in paths]
-    spans = local_spans(paths, unit_bytes(sum(sizes)))
-    return Source(
-        name,
-        kind,
-        spans,
-        {
-            "files": [
-                {"path": path, "bytes": size, "modified": os.stat(path).st_mtime}
-                for path, size in zip(paths, sizes, strict=True)
-            ]
-        },
-    )
-
-
 def story_sources(seed: int) -> list[Source]:
-    """The three datasets of the story world."""
+    """Return the three datasets of the story world."""
     return [_story_source(name, seed) for name in STORIES]
 
 
 def _story_source(name: str, seed: int) -> Source:
-    made, spans = STORIES[name], []
-    step = max(1, unit_bytes(sum(made.rows.values()) * made.row_bytes) // made.row_bytes)
-    for split, count in made.rows.items():
+    """Return one dataset of the story world; its provenance changes when the words of the stories do."""
+    story_set = STORIES[name]
+    size = sum(story_set.rows.values()) * story_set.row_bytes
+    step = max(1, unit_bytes(size) // story_set.row_bytes)
+
+    ranges = []
+    for split, count in story_set.rows.items():
         for start in range(0, count, step):
             stop = min(start + step, count)
-            spans.append(Span("story world", name, start, stop, (stop - start) * made.row_bytes, split))
-    sample = json.dumps([made.row_at(split, n, seed) for split in made.rows for n in range(100)])
-    return Source(
-        name,
-        made.kind,
-        spans,
-        {  # new words make a new plan
-            "generator": "story_world.py",
-            "sha256": hashlib.sha256(sample.encode()).hexdigest(),
-            "seed": seed,
-            "rows": made.rows,
-        },
-    )
+            num_bytes = (stop - start) * story_set.row_bytes
+            ranges.append(FileRange("story world", name, start, stop, num_bytes, split))
+
+    sample = [story_set.row_at(split, n, seed) for split in story_set.rows for n in range(SAMPLE_ROWS)]
+    provenance = {
+        "generator": "story_world.py",  # as in datasets prepared earlier, which are recognized by it
+        "sha256": hashlib.sha256(json.dumps(sample).encode()).hexdigest(),
+        "seed": seed,
+        "rows": story_set.rows,
+    }
+    return Source(name, story_set.kind, ranges, provenance)
 
 
-def story_rows(span: Span, seed: int) -> Iterator[tuple[dict, str]]:
-    """The rows of a span of the story world, with the words that name each."""
-    row_at = STORIES[span.form].row_at
-    return ((row_at(span.split, n, seed), f"{span.form} row {n + 1}") for n in range(span.start, span.stop))
+def story_rows(file_range: FileRange, seed: int) -> Iterator[tuple[dict, str]]:
+    """Yield (row, its name in error messages) of a range of the story world."""
+    row_at = STORIES[file_range.format].row_at
+    for n in range(file_range.start, file_range.stop):
+        yield row_at(file_range.split, n, seed), f"{file_range.format} row {n + 1}"
 
 
 def story_tokenizer(seed: int) -> Tokenizer:
-    """A BPE trained on stories, and on questions and answers with the template's headings, which are short then."""
-    told = (story_at("train", n, seed)[1] for n in range(TOLD))
-    asked = (
+    """Train a BPE on stories, and on questions and answers with the template's headings, which get short then."""
+    stories = (story_at("train", n, seed)[1] for n in range(TOKENIZER_STORIES))
+    rows = (instruction_at("train", n, seed) for n in range(TOKENIZER_STORIES // 2))
+    conversations = (
         HEADINGS["user"]
         + instruction_text(row["instruction"], row["input"])
         + f"\n\n{HEADINGS['assistant']}"
         + row["output"]
-        for row in (instruction_at("train", n, seed) for n in range(TOLD // 2))
+        for row in rows
     )
-    return train_bpe(itertools.chain(told, asked), STORY_VOCABULARY)
+    return train_bpe(itertools.chain(stories, conversations), STORY_VOCABULARY)

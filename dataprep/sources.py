@@ -1,11 +1,10 @@
-"""Where rows come from: local text, JSONL, JSON and Parquet files, and Parquet files on the Hugging Face hub.
+"""Rows of local text, JSONL, JSON and Parquet files, and of files on the Hugging Face hub.
 
-A source is cut into spans that can be read independently, in parallel and again after a failure: byte ranges of text
-and JSONL files, row groups of Parquet files (read from the hub by range requests, so nothing is downloaded whole).
+A source is cut into ranges that can be read independently, in parallel and again after a failure: byte ranges of text
+and JSONL files, row groups of Parquet files. Of a file on the hub only the bytes of a range are downloaded.
 """
 
 import functools
-import hashlib
 import json
 import mmap
 import re
@@ -17,32 +16,51 @@ from typing import BinaryIO
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from config import EOS
 from runtime.errors import UserError
-from runtime.hub import READ_ERRORS, hub_filesystem, is_retryable, retry, short_error
+from runtime.hub import READ_ERRORS, hub_errors, hub_filesystem, retry, short_error
 
+HUB_PREFIX = "hf://"  # of the path of a file on the hub
 SEPARATOR = EOS.encode()
 WHITESPACE = re.compile(rb"\s")
+MAX_CHARACTER_BYTES = 4  # of a character in UTF-8
+ROWS_AT_ONCE = 256  # rows of a Parquet file in memory
+LINE_COUNT_BYTES = 1 << 20  # read at once to count lines
 
 
 @dataclass(frozen=True)
-class Span:
-    """Rows or bytes start .. stop of one file. `split` is None where validation documents are chosen by hash."""
+class FileRange:
+    """Part of one file that is read on its own: bytes, row groups or rows start .. stop.
+
+    format is jsonl, json, parquet, txt (documents between separators), part (a piece of a file that is one document)
+    or a dataset of the story world. `split` is None where documents are held out by hash.
+    """
 
     path: str
-    form: str
+    format: str
     start: int
     stop: int
     bytes: int
     split: str | None = None
-    whole: bool = True  # False: a part of one long document
+    is_single_document: bool = False  # the file is one document, cut into several ranges
+
+    def to_json(self) -> dict:
+        """Return the range as plan.json stores it."""
+        return {
+            "path": self.path,
+            "form": self.format,
+            "start": self.start,
+            "stop": self.stop,
+            "bytes": self.bytes,
+            "split": self.split,
+            "whole": not self.is_single_document,
+        }
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset on the hub: its repository and which Parquet or JSON files make which split (None: split by hash)."""
+    """Dataset on the hub: its repository, and the files of each split (None: documents are held out by hash)."""
 
     repo: str
     files: dict[str | None, str]
@@ -52,143 +70,167 @@ class HubDataset:
 # --- local files -----------------------------------------------------------------------------------------------------
 
 
-def local_spans(paths: list[str], target: int) -> list[Span]:
-    """Spans of about `target` bytes over local files, in order. Raises UserError for a file that cannot be used."""
-    spans = []
+def local_ranges(paths: list[str], target: int) -> list[FileRange]:
+    """Cut local files into ranges of about `target` bytes, in order. Raises UserError for an unusable file."""
+    ranges = []
     for path in paths:
-        cut = CUTTERS.get(Path(path).suffix.lower())
+        build_ranges = RANGE_BUILDERS.get(Path(path).suffix.lower())
         if not Path(path).is_file():
             raise UserError(f"no such file: {path}")
-        if cut is None:
-            raise UserError(f"{path}: a file must end in {', '.join(sorted(CUTTERS))}")
+        if build_ranges is None:
+            raise UserError(f"{path}: a file must end in {', '.join(sorted(RANGE_BUILDERS))}")
         if Path(path).stat().st_size == 0:
             raise UserError(f"{path} is empty")
+
         try:
-            spans += cut(path, target)
+            ranges += build_ranges(path, target)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         except pa.ArrowInvalid as error:
             raise UserError(f"{path} is not a complete Parquet file: {short_error(error)}") from None
-    return spans
+    return ranges
 
 
-def _text_spans(path: str, target: int) -> list[Span]:
-    """Cuts after document separators, or inside the one document that a file without separators is."""
+def _text_ranges(path: str, target: int) -> list[FileRange]:
+    """Cut after document separators, or, in a file without separators, inside its one document."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        separated = data.find(SEPARATOR) >= 0
-        next_cut = _after_separator if separated else _before_whitespace
+        has_separators = data.find(SEPARATOR) >= 0
+        next_cut = _after_separator if has_separators else _before_whitespace
+
         cuts = [0]
         while cuts[-1] < len(data):
             cuts.append(next_cut(data, cuts[-1] + target))
-    form, whole = "txt" if separated else "part", separated or len(cuts) == 2
-    return [Span(path, form, a, b, b - a, whole=whole) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    return [
+        FileRange(
+            path,
+            "txt" if has_separators else "part",
+            start,
+            stop,
+            stop - start,
+            is_single_document=not has_separators and len(cuts) > 2,
+        )
+        for start, stop in zip(cuts, cuts[1:], strict=False)
+    ]
 
 
 def _after_separator(data: mmap.mmap, position: int) -> int:
-    found = data.find(SEPARATOR, position)
-    return found + len(SEPARATOR) if found >= 0 else len(data)
+    """Return the position after the next document separator, or the end."""
+    separator = data.find(SEPARATOR, position)
+    if separator < 0:
+        return len(data)
+    return separator + len(SEPARATOR)
 
 
 def _before_whitespace(data: mmap.mmap, position: int) -> int:
-    """The next place where whitespace follows another character.
+    """Return the next position where whitespace follows another character, or the end.
 
-    The pre-tokenizer of our tokenizers cuts there whatever follows, so the parts have the tokens of the whole.
+    The pre-tokenizer of our tokenizers cuts there whatever follows, so the pieces have the tokens of the full text.
     """
     for match in WHITESPACE.finditer(data, position):
-        before = data[max(0, match.start() - 4) : match.start()].decode("utf-8", "ignore")
+        before = data[max(0, match.start() - MAX_CHARACTER_BYTES) : match.start()].decode("utf-8", "ignore")
         if before and not before[-1].isspace():
             return match.start()
     return len(data)
 
 
-def _line_spans(path: str, target: int) -> list[Span]:
-    size, cuts = Path(path).stat().st_size, [0]
+def _line_ranges(path: str, target: int) -> list[FileRange]:
+    """Cut a JSONL file after line ends."""
+    size = Path(path).stat().st_size
+    cuts = [0]
     with open(path, "rb") as file:
         while cuts[-1] < size:
             file.seek(min(cuts[-1] + target, size))
             file.readline()
             cuts.append(file.tell())
-    return [Span(path, "jsonl", a, b, b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [
+        FileRange(path, "jsonl", start, stop, stop - start)
+        for start, stop in zip(cuts, cuts[1:], strict=False)
+    ]
 
 
-def _json_span(path: str, target: int) -> list[Span]:
-    size = hub_filesystem().info(path)["size"] if path.startswith("hf://") else Path(path).stat().st_size
-    return [Span(path, "json", 0, 0, size)]  # an array must be parsed whole
+def _json_range(path: str, target: int) -> list[FileRange]:
+    """Return one range, since a JSON array must be parsed as one."""
+    if path.startswith(HUB_PREFIX):
+        size = hub_filesystem().info(path)["size"]
+    else:
+        size = Path(path).stat().st_size
+    return [FileRange(path, "json", 0, 0, size)]
 
 
-def _parquet_spans(path: str, target: int) -> list[Span]:
-    """Row groups, joined up to the target size by their uncompressed bytes."""
-    spans: list[Span] = []
+def _parquet_ranges(path: str, target: int) -> list[FileRange]:
+    """Join row groups up to the target size, by their uncompressed bytes."""
+    ranges: list[FileRange] = []
     footer = _footer(path)
     for group in range(footer.num_row_groups):
         size = footer.row_group(group).total_byte_size
-        if spans and spans[-1].bytes + size <= target:
-            spans[-1] = replace(spans[-1], stop=group + 1, bytes=spans[-1].bytes + size)
+        if ranges and ranges[-1].bytes + size <= target:
+            ranges[-1] = replace(ranges[-1], stop=group + 1, bytes=ranges[-1].bytes + size)
         else:
-            spans.append(Span(path, "parquet", group, group + 1, size))
-    return spans
+            ranges.append(FileRange(path, "parquet", group, group + 1, size))
+    return ranges
 
 
-CUTTERS: dict[str, Callable[[str, int], list[Span]]] = {
-    ".txt": _text_spans,
-    ".jsonl": _line_spans,
-    ".json": _json_span,
-    ".parquet": _parquet_spans,
+RANGE_BUILDERS: dict[str, Callable[[str, int], list[FileRange]]] = {
+    ".txt": _text_ranges,
+    ".jsonl": _line_ranges,
+    ".json": _json_range,
+    ".parquet": _parquet_ranges,
 }
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
-def hub_spans(dataset: HubDataset, target: int, revision: str | None) -> tuple[list[Span], str]:
-    """Spans of a dataset on the hub at a revision (None: the newest), and that revision.
+def hub_ranges(dataset: HubDataset, target: int, revision: str | None) -> tuple[list[FileRange], str]:
+    """Return the ranges of a dataset on the hub and its revision (None as argument: the newest).
 
-    Raises UserError when it cannot be had.
+    Raises UserError when the hub refuses or fails.
     """
-    files, spans, api = hub_filesystem(), [], huggingface_hub.HfApi()
+    repo = dataset.repo
     try:
-        revision = retry(lambda: api.dataset_info(dataset.repo, revision=revision), dataset.repo).sha
-        for split, pattern in dataset.files.items():
-            names = retry(
-                lambda p=f"datasets/{dataset.repo}@{revision}/{pattern}": files.glob(p), dataset.repo
-            )
-            if not names:
-                raise UserError(f"{dataset.repo} on the hub holds no {pattern} any more")
-            for name in sorted(names):
-                cut = CUTTERS[Path(name).suffix]
-                found = retry(lambda n=name, cut=cut: cut(f"hf://{n}", target), name)
-                spans += [replace(span, split=split) for span in found]
-    except GatedRepoError:
+        with hub_errors(f"datasets/{repo}"):
+            info = retry(lambda: huggingface_hub.HfApi().dataset_info(repo, revision=revision), repo)
+            ranges = [
+                replace(file_range, split=split)
+                for split, pattern in dataset.files.items()
+                for path in _hub_files(repo, info.sha, pattern)
+                for file_range in _hub_file_ranges(path, target)
+            ]
+            return ranges, info.sha
+    except READ_ERRORS as error:  # no error of the hub's own, so an answer that was cut short
         raise UserError(
-            f"{dataset.repo} is gated: accept its terms at {files.endpoint}/datasets/{dataset.repo}, "
-            "then log in with `hf auth login`"
+            f"the hub sent no complete answer about {repo} ({short_error(error)}): rerun later"
         ) from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"{dataset.repo} is not on the hub at {files.endpoint}, or it is private: "
-            "log in with `hf auth login`"
-        ) from None
+
+
+def _hub_files(repo: str, revision: str, pattern: str) -> list[str]:
+    """Return the hf:// paths of the files that match a pattern, in order. Raises UserError if there is none."""
+    names = retry(lambda: hub_filesystem().glob(f"datasets/{repo}@{revision}/{pattern}"), repo)
+    if not names:
+        raise UserError(f"{repo} on the hub holds no {pattern} any more")
+    return [HUB_PREFIX + name for name in sorted(names)]
+
+
+def _hub_file_ranges(path: str, target: int) -> list[FileRange]:
+    """Return the ranges of one file on the hub. Raises UserError if it is damaged there."""
+    build_ranges = RANGE_BUILDERS[Path(path).suffix]
+    try:
+        return retry(lambda: build_ranges(path, target), path)
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{name} on the hub is not a complete Parquet file ({short_error(error)}): try again later"
+            f"{path} on the hub is not a complete Parquet file ({short_error(error)}): rerun later"
         ) from None
-    except READ_ERRORS as error:
-        login = "" if is_retryable(error) else "log in with `hf auth login`, or "
-        raise UserError(
-            f"{dataset.repo} cannot be had from the hub at {files.endpoint} ({short_error(error)}): "
-            f"{login}try again later; what is prepared so far is kept"
-        ) from None
-    return spans, revision
 
 
 def _open(path: str) -> BinaryIO:
-    """A local file or one on the hub (hf://datasets/...), for reading bytes; of the hub's, just what is asked for."""
-    return (
-        hub_filesystem().open(path, "rb", cache_type="none") if path.startswith("hf://") else open(path, "rb")
-    )
+    """Open a local file or one on the hub (hf://datasets/...); of the latter only the bytes read are downloaded."""
+    if path.startswith(HUB_PREFIX):
+        return hub_filesystem().open(path, "rb", cache_type="none")
+    return open(path, "rb")
 
 
-@functools.lru_cache(maxsize=2)  # the large files of the hub have footers of megabytes, and many spans each
+@functools.lru_cache(maxsize=2)  # the large files of the hub have footers of megabytes, and many ranges each
 def _footer(path: str) -> pq.FileMetaData:
     with _open(path) as file:
         return pq.read_metadata(file)
@@ -197,93 +239,104 @@ def _footer(path: str) -> pq.FileMetaData:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def plain_text(span: Span) -> tuple[str, bool]:
-    """The text of a span of a .txt file, and whether the file ends with it. Raises UserError when it is not UTF-8."""
-    with open(span.path, "rb") as file:
-        file.seek(span.start)
-        data = file.read(span.stop - span.start)
-        at_end = not file.read(1)
+def read_text(file_range: FileRange) -> tuple[str, bool]:
+    """Return the text of a range of a .txt file, and True if the file ends with it.
+
+    Raises UserError for a file that is not UTF-8.
+    """
+    with open(file_range.path, "rb") as file:
+        file.seek(file_range.start)
+        data = file.read(file_range.stop - file_range.start)
+        is_at_end = not file.read(1)
     try:
-        return data.decode("utf-8"), at_end
+        return data.decode("utf-8"), is_at_end
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{span.path} is not UTF-8 text (byte {span.start + error.start}): convert it first"
+            f"{file_range.path} is not UTF-8 text (byte {file_range.start + error.start}): convert it first"
         ) from None
 
 
-def rows(span: Span, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
-    """The rows of a span, each with the words that name it in an error; of a Parquet file, just these columns.
+def iter_rows(file_range: FileRange, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+    """Yield (row, its name in error messages) of a range; of a Parquet file, only these columns are read.
 
-    Raises UserError with file and row for what cannot be read.
+    Raises UserError with file and row for an unreadable row.
     """
-    return {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}[span.form](span, columns)
+    readers = {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
+    yield from readers[file_range.format](file_range, columns)
 
 
-def _jsonl_rows(span: Span, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
-    with open(span.path, "rb") as file:
-        file.seek(span.start)
-        while (position := file.tell()) < span.stop:
-            line, where = file.readline(), _LineName(span.path, position)
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{where} is not JSON: {error}") from None
-                yield row, where
+def _jsonl_rows(file_range: FileRange, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+    with open(file_range.path, "rb") as file:
+        file.seek(file_range.start)
+        while (position := file.tell()) < file_range.stop:
+            line = file.readline()
+            if not line.strip():
+                continue
+
+            name = _LineName(file_range.path, position)
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{name} is not JSON: {error}") from None
+            yield row, name
 
 
 class _LineName:
-    """Names a line of a file; counts the lines before it only when somebody asks."""
+    """Name of a line in error messages; the lines before it are counted only when it is printed."""
 
     def __init__(self, path: str, position: int):
-        self.path, self.position = path, position
+        self.path = path
+        self.position = position
 
     def __str__(self) -> str:
+        number = 1
         with open(self.path, "rb") as file:
-            blocks = iter(lambda: file.read(min(1 << 20, self.position - file.tell())), b"")
-            number = 1 + sum(block.count(b"\n") for block in blocks)
+            while block := file.read(min(LINE_COUNT_BYTES, self.position - file.tell())):
+                number += block.count(b"\n")
         return f"{self.path} row {number}"
 
 
-def _json_rows(span: Span, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
-    with _open(span.path) as file:
+def _json_rows(file_range: FileRange, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+    path = file_range.path
+    with _open(path) as file:
         content = file.read()
-    if len(content) != span.bytes:  # cut off on the way: a fault that passes, not a broken file
-        raise ConnectionError(f"{len(content)} of {span.bytes} bytes came")
+    if len(content) != file_range.bytes:
+        # The download was cut short: a fault that may pass, not a broken file.
+        raise ConnectionError(f"{len(content)} of {file_range.bytes} bytes came")
+
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{span.path} is not JSON: {error} (a file with one object on each line must end in .jsonl)"
+            f"{path} is not JSON: {error} (a file with one object on each line must end in .jsonl)"
         ) from None
     if not isinstance(rows, list):
-        raise UserError(f"{span.path} must hold an array of rows, not a {type(rows).__name__}")
+        raise UserError(f"{path} must hold an array of rows, not a {type(rows).__name__}")
+
     for number, row in enumerate(rows, 1):
-        yield row, f"{span.path} row {number}"
+        yield row, f"{path} row {number}"
 
 
-def _parquet_rows(span: Span, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
-    footer = _footer(span.path)
-    number = sum(footer.row_group(group).num_rows for group in range(span.start))
-    there = footer.schema.to_arrow_schema().names
-    wanted = [name for name in there if name in columns]
+def _parquet_rows(file_range: FileRange, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+    path = file_range.path
+    footer = _footer(path)
+    number = sum(footer.row_group(group).num_rows for group in range(file_range.start))
+
+    names = footer.schema.to_arrow_schema().names
+    wanted = [name for name in names if name in columns]
     if not wanted:
-        raise UserError(f"{span.path} has no column {' or '.join(columns)}; it has {', '.join(there)}")
-    with _open(span.path) as file:
+        raise UserError(f"{path} has no column {' or '.join(columns)}; it has {', '.join(names)}")
+
+    with _open(path) as file:
         parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=True)
-        for batch in parquet.iter_batches(256, row_groups=range(span.start, span.stop), columns=wanted):
+        row_groups = range(file_range.start, file_range.stop)
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=row_groups, columns=wanted):
             try:
-                found = batch.to_pylist()
+                rows = batch.to_pylist()
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"{span.path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 "
-                    f"({error})"
+                    f"{path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 ({error})"
                 ) from None
-            for row in found:
+            for row in rows:
                 number += 1
-                yield row, f"{span.path} row {number}"
-
-
-def in_validation(text: str, fraction: float) -> bool:
-    """Whether a document is for validation: by its hash, so that equal documents are never on both sides."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") < fraction * 2**64
+                yield row, f"{path} row {number}"

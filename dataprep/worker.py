@@ -1,96 +1,129 @@
-"""One unit of a dataset that is being prepared: its rows to documents to shards, in a worker process."""
+"""Preparation of one unit in a worker process: its rows to documents to shards."""
 
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from dataprep.documents import Document, cut, documents, row_documents
-from dataprep.registry import STORIES, story_rows
-from dataprep.shards import SPLITS, ShardWriter, id_dtype
-from dataprep.sources import Span, in_validation
+from dataprep.documents import Document, assign_splits, iter_documents, row_documents, truncate_text
+from dataprep.registry import STORIES, PrepConfig, story_rows
+from dataprep.shards import SplitWriter
+from dataprep.sources import HUB_PREFIX, FileRange
 from runtime.errors import UserError
-from runtime.files import write_json
 from runtime.hub import READ_ERRORS, retry, short_error
 from tokenizer import Tokenizer
 
-_worker: dict = {}  # what a worker process keeps between units: tokenizer, folder, plan, counter
+COUNTER_STEP = 100_000  # tokens between two updates of the shared counter
 
 
-def start_worker(folder: Path, plan: dict, tokenizer: Tokenizer, counter) -> None:
-    """What each worker process does first; the counter of tokens is shared by all."""
+@dataclass
+class _Worker:
+    """State that a worker process keeps between units."""
+
+    folder: Path
+    config: PrepConfig
+    tokenizer: Tokenizer
+    counter: Synchronized
+
+
+_worker: _Worker | None = None
+
+
+def start_worker(folder: Path, config: PrepConfig, tokenizer: Tokenizer, counter: Synchronized) -> None:
+    """Initialize a worker process; the counter of tokens is shared by all of them."""
+    global _worker
     threading.Thread(target=_end_with_main, daemon=True).start()
-    _worker.update(tokenizer=tokenizer, folder=folder, plan=plan, counter=counter)
+    _worker = _Worker(folder, config, tokenizer, counter)
 
 
 def _end_with_main() -> None:
-    """A worker that outlived a killed main process would write into the folder of the next run."""
+    """Exit when the main process dies: a worker that survives it would write into the folder of the next run."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def prepare_unit(index: int, budget: int | None) -> dict:
-    """Make the shards of a unit, at most `budget` tokens; tried again when the network stumbles. Returns its entry."""
-    spans = [Span(**span) for span in _worker["plan"]["units"][index]]
-    remote = any(span.path.startswith("hf://") for span in spans)
+def prepare_unit(index: int, budget: float) -> dict:
+    """Write the shards of a unit, at most `budget` tokens, and return its entry; the hub's faults are retried."""
+    unit = _worker.config.units[index]
     try:
-        return retry(lambda: _make_unit(index, spans, budget), f"unit {index}", tries=4 if remote else 1)
-    except READ_ERRORS as error:  # said in words here, since the hub's errors do not travel between processes
+        if unit[0].path.startswith(HUB_PREFIX):
+            return retry(lambda: _write_unit(index, unit, budget), f"unit {index}")
+        return _write_unit(index, unit, budget)
+    except READ_ERRORS as error:
+        # As text, since the hub's errors cannot be pickled.
         raise UserError(
-            f"unit {index} ({spans[0].path}) failed for good ({short_error(error)}); what is done so far "
-            "is kept: run the same command again to go on"
+            f"unit {index} ({unit[0].path}) failed after all retries ({short_error(error)}); finished units are "
+            "kept: run the same command again to resume"
         ) from None
 
 
-def _make_unit(index: int, spans: list[Span], budget: int | None) -> dict:
-    tokenizer, folder, plan = _worker["tokenizer"], _worker["folder"], _worker["plan"]
-    writers = {
-        split: ShardWriter(folder, split, index, id_dtype(tokenizer.vocab_size), plan["kind"] != "text")
-        for split in SPLITS
-    }
-    left, empty, uncounted, full = budget, 0, 0, False
-    for span, document in _documents(spans, plan, tokenizer):
+def _write_unit(index: int, unit: list[FileRange], budget: float) -> dict:
+    """Write the documents of a unit to its two shards."""
+    tokenizer = _worker.tokenizer
+    writer = SplitWriter(_worker.folder, index, tokenizer.vocab_size, _worker.config.kind)
+    limit = TokenBudget(budget)
+    num_empty = 0
+    uncounted = 0
+
+    for split, document in limit.within_budget(_unit_documents(unit), tokenizer):
         if document is None:
-            empty += 1
+            num_empty += 1
             continue
-        whole, document = document, document if left is None else cut(document, left, tokenizer)
-        if full := document is None:
-            break
-        split = span.split or (
-            "val" if span.whole and in_validation(document.key, plan["val_fraction"]) else "train"
-        )
-        for ids, keep, size in document.parts:
-            writers[split].add(ids, keep, size, document.ended)
-        left = left if left is None else left - document.tokens
-        uncounted += document.tokens
-        if uncounted > 100_000:
-            uncounted = _count(uncounted)
-        if left == 0 or document is not whole:
-            break
+        for ids, loss_mask, text_bytes in document.token_parts:
+            writer.add(split, ids, loss_mask, text_bytes, document.is_complete)
+
+        uncounted += document.num_tokens
+        if uncounted > COUNTER_STEP:
+            _count(uncounted)
+            uncounted = 0
+
     _count(uncounted)
-    entry = {
-        "empty": empty,
-        "full": full,
-        "shards": {split: writer.close() for split, writer in writers.items()},
-    }
-    write_json(folder / f"unit-{index:05d}.json", entry)
-    return entry
+    return {"empty": num_empty, "full": limit.remaining == 0, "shards": writer.close()}
 
 
-def _documents(spans: list[Span], plan: dict, tokenizer: Tokenizer) -> Iterator[tuple[Span, Document | None]]:
-    """The documents of a unit, each with the span that it is from."""
-    for span in spans:
-        found = (
-            row_documents(story_rows(span, plan["source"]["seed"]), plan["kind"], tokenizer)
-            if span.form in STORIES
-            else documents(span, plan["kind"], tokenizer)
-        )
-        yield from ((span, document) for document in found)
+class TokenBudget:
+    """Number of tokens that may still be written; infinite where there is no limit."""
+
+    def __init__(self, tokens: float):
+        self.remaining = tokens
+
+    def within_budget(
+        self, documents: Iterable[tuple[str, Document | None]], tokenizer: Tokenizer
+    ) -> Iterator[tuple[str, Document | None]]:
+        """Yield documents until the budget is spent: truncate the last text, stop before the last conversation."""
+        for split, document in documents:
+            if document is None:
+                yield split, None
+                continue
+
+            if document.num_tokens > self.remaining:
+                document = truncate_text(document, self.remaining, tokenizer)
+                self.remaining = 0
+            else:
+                self.remaining -= document.num_tokens
+
+            if document is not None:
+                yield split, document
+            if self.remaining == 0:
+                return
 
 
-def _count(tokens: int) -> int:
-    """Add to the counter that the progress bar shows; returns what is then uncounted, nothing."""
-    with _worker["counter"].get_lock():
-        _worker["counter"].value += tokens
-    return 0
+def _unit_documents(unit: list[FileRange]) -> Iterator[tuple[str, Document | None]]:
+    """Yield (split, document) of all ranges of a unit; None for a document without anything to learn."""
+    config = _worker.config
+    for file_range in unit:
+        if file_range.format in STORIES:
+            rows = story_rows(file_range, config.provenance["seed"])
+            documents = row_documents(rows, config.kind, _worker.tokenizer)
+        else:
+            documents = iter_documents(file_range, config.kind, _worker.tokenizer)
+        yield from assign_splits(documents, file_range, config.val_fraction)
+
+
+def _count(tokens: int) -> None:
+    """Add to the counter that the progress bar shows."""
+    with _worker.counter.get_lock():
+        _worker.counter.value += tokens

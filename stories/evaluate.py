@@ -1,6 +1,6 @@
-"""The story suite: what a model answers to held-out questions of the story world, and how it tells held-out stories."""
+"""Story suite: held-out questions with exact answers, and measures of held-out stories that a model writes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -10,8 +10,11 @@ from runtime.errors import UserError
 from stories.tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
 from tokenizer import Tokenizer, instruction_text
 
-BATCH = 32
-ANSWER_TOKENS, STORY_TOKENS = 24, 220  # at most; the longest of the world have fewer
+BATCH = 32  # prompts that are generated for together
+
+# The most new tokens; all answers and stories of the story world have fewer.
+ANSWER_TOKENS = 24
+STORY_TOKENS = 220
 
 
 def story_suite(
@@ -22,46 +25,62 @@ def story_suite(
     seed: int = 0,
     temperature: float = 0.7,
 ) -> dict[str, float]:
-    """Shares, from 0 to 1, over held-out tasks; exact-match answers are greedy, stories sampled with this seed.
+    """Return the measures of question_scores and story_scores on held-out tasks.
 
-    exact: answers equal to the expected one, and for each kind exact_<kind>; ended: stories that the model ends;
-    on_subject: that name the asked-for character and object; complete: told to their end; kind: in which nobody is
-    unkind; repetition: of what a story says again; words: of a story.
+    Answers are greedy; stories are sampled at this temperature and seed.
     """
-    asked = held_out(tuple(QUESTIONS), questions, seed)
-    right = [
-        task.output == answer
-        for task, (answer, _) in zip(
-            asked, answers(model, tokenizer, asked, ANSWER_TOKENS, GREEDY), strict=True
-        )
-    ]
-    result = {"exact": mean(right)}
-    for kind in QUESTIONS:
-        result[f"exact_{kind}"] = mean(
-            [hit for task, hit in zip(asked, right, strict=True) if task.kind == kind]
-        )
-    wished = held_out(tuple(STORIES), stories, seed)
+    question_tasks = held_out(tuple(QUESTIONS), questions, seed)
+    replies = answers(model, tokenizer, question_tasks, ANSWER_TOKENS, GREEDY)
+    scores = question_scores(question_tasks, [text for text, _ in replies])
+
+    story_tasks = held_out(tuple(STORIES), stories, seed)
     params = SamplingParams(temperature=temperature, seed=seed)
-    told = list(answers(model, tokenizer, wished, STORY_TOKENS, params))
-    texts = [text for text, _ in told]
-    subject = [
+    replies = list(answers(model, tokenizer, story_tasks, STORY_TOKENS, params))
+    return scores | story_scores(story_tasks, replies)
+
+
+def question_scores(tasks: Sequence[Task], texts: Sequence[str]) -> dict[str, float]:
+    """Return "exact", the share of texts equal to the expected answer, and "exact_<kind>" for each kind of question."""
+    hits = [task.output == text for task, text in zip(tasks, texts, strict=True)]
+    scores = {"exact": mean(hits)}
+
+    for kind in QUESTIONS:
+        scores[f"exact_{kind}"] = mean(
+            hit for task, hit in zip(tasks, hits, strict=True) if task.kind == kind
+        )
+    return scores
+
+
+def story_scores(tasks: Sequence[Task], replies: Sequence[tuple[str, bool]]) -> dict[str, float]:
+    """Return measures of stories, each given as (text, ended by the model).
+
+    | measure    | meaning                                                                   |
+    |------------|---------------------------------------------------------------------------|
+    | on_subject | share of stories that name the character and the object of their task     |
+    | ended      | share of stories that the model ends before the limit                     |
+    | complete   | share that the model ends after a complete sentence, with quotes closed  |
+    | kind       | share of stories in which nobody is unkind                                |
+    | repetition | mean share of sentences that repeat an earlier one of their story         |
+    | words      | mean number of words                                                      |
+    """
+    texts = [text for text, _ in replies]
+    on_subject = [
         names(text, task.character) and names(text, task.object)
-        for text, task in zip(texts, wished, strict=True)
+        for text, task in zip(texts, tasks, strict=True)
     ]
     return {
-        **result,
-        "on_subject": mean(subject),
-        "ended": mean([ended for _, ended in told]),
-        "complete": mean([ended and complete(text) for text, ended in told]),
-        "kind": mean([not unkind(text) for text in texts]),
-        "repetition": mean(map(repetition, texts)),
-        "words": mean([len(text.split()) for text in texts]),
+        "on_subject": mean(on_subject),
+        "ended": mean(ended for _, ended in replies),
+        "complete": mean(ended and complete(text) for text, ended in replies),
+        "kind": mean(not unkind(text) for text in texts),
+        "repetition": mean(repetition(text) for text in texts),
+        "words": mean(len(text.split()) for text in texts),
     }
 
 
 def held_out(kinds: Sequence[str], count: int, seed: int) -> list[Task]:
-    """Tasks of combinations and phrasings that training never sees, the kinds in turn."""
-    return [task_at("val", n, seed, kinds[n % len(kinds)]) for n in range(count)]
+    """Return tasks of combinations and phrasings that training never sees; the kinds alternate."""
+    return [task_at("val", index, seed, kinds[index % len(kinds)]) for index in range(count)]
 
 
 def answers(
@@ -71,35 +90,44 @@ def answers(
     max_new_tokens: int,
     params: SamplingParams = UNCHANGED,
 ) -> Iterator[tuple[str, bool]]:
-    """The model's response to each task, and whether the model ended it; prompts of like length go together.
+    """Yield (the model's response, ended by the model) for each task; prompts of like length share a batch.
 
     Raises UserError where a task does not fit the model's context.
     """
-    prompts = [
-        tokenizer.render([{"role": "user", "content": instruction_text(task.instruction, task.input)}])[0]
-        for task in tasks
-    ]
-    longest, context = max(map(len, prompts), default=0), model.args.block_size
+    prompts = [_prompt_ids(tokenizer, task) for task in tasks]
+    context = model.args.block_size
+    longest = max(map(len, prompts), default=0)
     if longest >= context:
         raise UserError(
-            f"the longest question has {longest} tokens, and the model's context holds {context}: it "
-            "cannot be asked"
+            f"the longest question has {longest} tokens, and the model's context holds {context}: evaluate a "
+            "model with a larger --block_size"
         )
-    order = sorted(range(len(tasks)), key=lambda n: len(prompts[n]))
-    found: dict[int, tuple[str, bool]] = {}
-    for first in tqdm(range(0, len(order), BATCH), unit=" batches", leave=False, disable=None):
-        group = order[first : first + BATCH]
-        room = min(max_new_tokens, context - len(prompts[group[-1]]))
-        columns = list(
-            generate_batch(model, [prompts[n] for n in group], max_new_tokens, tokenizer.eos_id, params)
-        )
-        for place, n in enumerate(group):
-            told = [column[place] for column in columns if column[place] is not None]
-            found[n] = tokenizer.decode(told).strip(), len(told) < room
-    return (found[n] for n in range(len(tasks)))
+
+    by_length = sorted(range(len(tasks)), key=lambda index: len(prompts[index]))
+    replies: dict[int, tuple[str, bool]] = {}
+    for first in tqdm(range(0, len(by_length), BATCH), unit=" batches", leave=False, disable=None):
+        indices = by_length[first : first + BATCH]
+        batch = [prompts[index] for index in indices]
+        columns = list(generate_batch(model, batch, max_new_tokens, tokenizer.eos_id, params))
+
+        # A response that fills the room was not ended by the model. The last prompt is the longest.
+        room = min(max_new_tokens, context - len(batch[-1]))
+        for row, index in enumerate(indices):
+            output_ids = [column[row] for column in columns if column[row] is not None]
+            replies[index] = (tokenizer.decode(output_ids).strip(), len(output_ids) < room)
+
+    for index in range(len(tasks)):
+        yield replies[index]
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean of some numbers; 0 of none."""
+def _prompt_ids(tokenizer: Tokenizer, task: Task) -> list[int]:
+    """Return the token ids of a task as a conversation that the model continues."""
+    content = instruction_text(task.instruction, task.input)
+    ids, _ = tokenizer.render([{"role": "user", "content": content}])
+    return ids
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean of some numbers; 0 of none."""
     values = list(values)
     return sum(values) / max(1, len(values))

@@ -1,4 +1,4 @@
-"""The tables of the story world's tasks: how each is asked, in training and for testing, and unkind endings.
+"""Tables of the story world's tasks: the phrasings of each, for training and validation, and unkind endings.
 
 A phrasing is a line with slots such as {name}. tasks.py fills them.
 """

@@ -1,4 +1,4 @@
-"""The tables of the story world: names, helpers, places, things, each plot's script. story_world.py tells them.
+"""Tables of the story world: names, helpers, places, things, each plot's script; world.py writes stories from them.
 
 In the scripts "+" starts a beat, "=" one that opens a paragraph, "&" one that may come one place earlier. A beat has
 several tellings between "|"; [a|b] is a choice, <soon> a shared phrase and {slot} a fact.

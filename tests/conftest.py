@@ -98,10 +98,10 @@ def make_store(tmp_path: Path) -> Callable[..., TokenDataset]:
         folder.mkdir()
         entries = []
         for index, documents in enumerate(shards):
-            writer = ShardWriter(folder, split, index, id_dtype(vocab_size), with_keep=kind != "text")
+            writer = ShardWriter(folder, split, index, id_dtype(vocab_size), with_loss_mask=kind != "text")
             for document in documents:
                 ids, keep = (document, None) if kind == "text" else map(np.asarray, document)
-                writer.add(np.asarray(ids), keep, len(ids), ended=True)
+                writer.add(np.asarray(ids), keep, len(ids), is_complete=True)
             entries.append(writer.close())
         meta = {
             "format": FORMAT,

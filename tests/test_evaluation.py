@@ -36,11 +36,13 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
     def write(kind: str, talks: list[list[tuple[str, str]]]) -> Path:
         folder = tmp_path / "data" / kind
         folder.mkdir(parents=True)
-        writer = ShardWriter(folder, "val", 0, np.uint16, with_keep=kind != "text")
-        for asked, answer in (talk for group in talks for talk in group):
-            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        writer = ShardWriter(folder, "val", 0, np.uint16, with_loss_mask=kind != "text")
+        for question, answer in (talk for group in talks for talk in group):
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             ids, keep = tokenizer.render(turns)
-            writer.add(np.array(ids), np.array(keep) if kind != "text" else None, len(answer), ended=True)
+            writer.add(
+                np.array(ids), np.array(keep) if kind != "text" else None, len(answer), is_complete=True
+            )
         write_json(
             folder / "meta.json",
             {
@@ -61,10 +63,10 @@ def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> 
     return save(folder, TrainState(1, 0, 0), model, tokenizer, model.state_dict(), {}, state)
 
 
-def logps(model: Llama, tokenizer: Tokenizer, asked: str, answer: str) -> torch.Tensor:
+def logps(model: Llama, tokenizer: Tokenizer, question: str, answer: str) -> torch.Tensor:
     """Log-probs of the tokens of an answer, alone, without packing."""
     ids, keep = tokenizer.render(
-        [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     )
     tokens = torch.tensor([ids])
     found = -F.cross_entropy(model(tokens[:, :-1])[0], tokens[0, 1:], reduction="none")

@@ -219,7 +219,7 @@ def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys
     )
     try:
         assert any("Uvicorn running" in line for line in server.stderr)
-        asked = {
+        request_body = {
             "model": str(tmp_path / "made"),
             "messages": [{"role": "user", "content": "Say fox"}],
             "temperature": 0,
@@ -227,7 +227,7 @@ def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys
         }
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/v1/chat/completions",
-            json.dumps(asked).encode(),
+            json.dumps(request_body).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:

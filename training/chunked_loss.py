@@ -1,7 +1,21 @@
-"""The output head and its loss together, so that the logits of all positions never exist at once.
+"""Output projection and loss, chunk by chunk, so that the (N, V) logits never exist at once.
 
-A loss that is a sum over parts of the positions has its gradient in the logits of a part as soon as the log-probs of
-that part are known. So they are made once, used up in place, and made anew for the next part in the same memory.
+With a vocabulary of 50,000, the logits of one row of 512 tokens take 100 MB in float32, and their gradient as much
+again. But the loss is a sum over independent chunks of positions, so the gradient of a chunk's logits is known right
+after its forward. Each chunk's logits are turned into that gradient in place, and the next chunk reuses the buffer.
+
+For a chunk of n positions with hidden states h (n, C), output weight W (V, C), labels y (n,) and a loss L that is a
+function of the log-probs of the labels:
+
+    logits  z = h W^T                                             (n, V)
+    logps   l = z[y] - logsumexp(z)                               (n,)
+    dL/dl   from autograd, on n numbers only: the caller's loss   (n,)
+    dL/dz   = dL/dl * (onehot(y) - softmax(z))                    (n, V)
+    dL/dh   = dL/dz W                                             (n, C)
+    dL/dW   = (dL/dz)^T h, summed over chunks                     (V, C)
+
+Cross-entropy is L = -sum(l). DPO's L depends on sums of l over each answer: there a chunk holds complete pairs.
+Shapes: N positions, C width, V vocabulary; n positions of a chunk.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,115 +26,157 @@ from torch import Tensor, nn
 from config import IGNORE
 from runtime.errors import UserError
 
-LOGITS, ROWS = (
-    1 << 24,
-    256,
-)  # at a time: about so many logits (64 MiB), but of about so many positions at least
+# A chunk has about MAX_CHUNK_LOGITS logits (64 MiB in float32), but at least about MIN_CHUNK_TOKENS positions:
+# the weight is read once a chunk.
+MAX_CHUNK_LOGITS = 1 << 24
+MIN_CHUNK_TOKENS = 256
+
+# (log-probs (n,) of a chunk's labels, the chunk's place among the N positions) -> the chunk's part of the loss
+ChunkLoss = Callable[[Tensor, slice], Tensor]
 
 
-def linear_cross_entropy(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross-entropy of labels (N,) under the head weight (V, C) at states (N, C), in float32."""
-    return chunked_linear_loss(states, weight, labels, lambda logps: -logps.sum())[0]
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Return the summed cross-entropy, float32, of labels (N,) for hidden states (N, C) and output weight (V, C)."""
+
+    def negative_sum(logps: Tensor, chunk: slice) -> Tensor:
+        return -logps.sum()
+
+    return chunked_linear_loss(hidden, weight, labels, negative_sum)[0]
 
 
 def chunked_linear_loss(
-    states: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    loss: Callable[[Tensor], Tensor],
-    ends: Sequence[int] | None = None,
+    hidden: Tensor, weight: Tensor, labels: Tensor, loss: ChunkLoss, boundaries: Sequence[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(loss of the label_logps (N,) as one number, these without a gradient).
+    """Apply `loss` to the log-probs of the labels, chunk by chunk; return (its sum, log-probs (N,)).
 
-    `ends` says behind which positions the loss may be cut into sums that depend on no other's log-probs (default: all).
+    `boundaries` lists the positions where a chunk may end (default: anywhere); the last of them is N. Gradients flow
+    through the first result only.
     """
     if torch.is_grad_enabled():
-        return _LossInParts.apply(states, weight, labels, loss, ends)
-    logps = label_logps(states, weight, labels)
-    return loss(logps), logps
+        return _ChunkedLinearLoss.apply(hidden, weight, labels, loss, boundaries)
+
+    projection = _Projection(hidden, weight, labels, boundaries)
+    total = torch.zeros((), device=hidden.device)
+    chunk_logps = []
+    for chunk in projection.chunks:
+        logps, _, _ = projection.forward(chunk)
+        total += loss(logps, chunk)
+        chunk_logps.append(logps)
+    return total, torch.cat(chunk_logps)
 
 
 @torch.no_grad()
-def label_logps(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Log-probs (N,) of labels (N,) under the head weight (V, C) at states (N, C), in float32; 0 where ignored."""
-    head = _Head(states, weight, labels, None)
-    return torch.cat([head.logps(part)[0] for part in head.parts])
+def label_logps(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-probs (N,) of the labels, float32; 0 where the label is IGNORE."""
+    projection = _Projection(hidden, weight, labels, None)
+    return torch.cat([projection.forward(chunk)[0] for chunk in projection.chunks])
 
 
-class _LossInParts(torch.autograd.Function):
-    """chunked_linear_loss, whose forward makes the gradients too."""
+class _ChunkedLinearLoss(torch.autograd.Function):
+    """Autograd function of chunked_linear_loss: its forward computes the gradients too."""
 
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
-        states: Tensor,
+        hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
-        loss: Callable[[Tensor], Tensor],
-        ends: Sequence[int] | None,
+        loss: ChunkLoss,
+        boundaries: Sequence[int] | None,
     ) -> tuple[Tensor, Tensor]:
-        head, logps = _Head(states, weight, labels, ends), torch.zeros(len(labels), device=states.device)
-        to_states, to_weight = torch.empty_like(states), torch.zeros_like(weight)
-        for part in head.parts:
-            logps[part], exps, sums = head.logps(part)
+        projection = _Projection(hidden, weight, labels, boundaries)
+        total = torch.zeros((), device=hidden.device)
+        all_logps = torch.empty(len(labels), device=hidden.device)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+
+        for chunk in projection.chunks:
+            logps, exp_logits, sum_exp = projection.forward(chunk)
+            all_logps[chunk] = logps
+
+            # dL/dl, by autograd over the n log-probs alone.
             with torch.enable_grad():
-                known = logps.detach().requires_grad_()
-                slopes = torch.autograd.grad(loss(known), known)[0][part]
-            slopes = slopes.masked_fill(labels[part] == IGNORE, 0.0).neg_()[:, None]
-            rest = exps.div_(sums).scatter_add_(
-                1, head.picks[part], -torch.ones_like(sums)
-            )  # softmax - onehot
-            rest = rest.to(head.dtype)
-            to_states[part] = (rest @ head.weight) * slopes
-            weighted = (states[part] * slopes).to(head.dtype)
-            if head.dtype == torch.float32:
-                to_weight.addmm_(rest.T, weighted)
+                leaf = logps.detach().requires_grad_()
+                chunk_loss = loss(leaf, chunk)
+                (grad_logps,) = torch.autograd.grad(chunk_loss, leaf)
+            total += chunk_loss.detach()
+            grad_logps = grad_logps.masked_fill(labels[chunk] == IGNORE, 0.0).neg_()[:, None]  # n 1
+
+            # dL/dz = -dL/dl * (softmax - onehot): the second factor here, in the logits' own memory ...
+            target_ids = projection.target_ids[chunk]
+            softmax = exp_logits.div_(sum_exp)  # n V
+            grad_logits = softmax.scatter_add_(1, target_ids, -torch.ones_like(sum_exp))
+            grad_logits = grad_logits.to(projection.dtype)
+
+            # ... and -dL/dl on the small side of each product: (n, C) instead of (n, V) numbers are scaled.
+            grad_hidden[chunk] = (grad_logits @ projection.weight) * grad_logps
+            scaled_hidden = (hidden[chunk] * grad_logps).to(projection.dtype)
+            if projection.dtype == torch.float32:
+                grad_weight.addmm_(grad_logits.T, scaled_hidden)
             else:
-                to_weight += rest.T @ weighted
-        ctx.gradients = to_states, to_weight
-        ctx.mark_non_differentiable(logps)
-        return loss(logps), logps
+                grad_weight += grad_logits.T @ scaled_hidden
+
+        ctx.gradients = grad_hidden, grad_weight
+        ctx.mark_non_differentiable(all_logps)
+        return total, all_logps
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor, _: Tensor) -> tuple:
-        to_states, to_weight = ctx.gradients
-        del ctx.gradients  # held only by the caller then, who may add to them in place
-        return to_states.mul_(gradient), to_weight.mul_(gradient), None, None, None
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad_total: Tensor, _: Tensor) -> tuple:
+        grad_hidden, grad_weight = ctx.gradients
+        del ctx.gradients  # then autograd holds the only reference, and may accumulate into them in place
+        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None
 
 
-class _Head:
-    """Logits of some positions at a time, in the precision of autocast, all in one buffer."""
+class _Projection:
+    """Output projection of one chunk at a time, in the precision of autocast, always into the same buffer."""
 
-    def __init__(self, states: Tensor, weight: Tensor, labels: Tensor, ends: Sequence[int] | None):
-        device = states.device.type
-        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-        self.states, self.weight = states.to(self.dtype), weight.to(self.dtype)
-        self.labels, self.picks = labels, labels.clamp(min=0)[:, None]
-        self.parts = _parts(len(labels), len(weight), ends)
-        rows = max(part.stop - part.start for part in self.parts)
-        self.buffer = torch.empty(rows, len(weight), dtype=self.dtype, device=states.device)
+    def __init__(self, hidden: Tensor, weight: Tensor, labels: Tensor, boundaries: Sequence[int] | None):
+        device = hidden.device.type
+        self.dtype = hidden.dtype
+        if torch.is_autocast_enabled(device):
+            self.dtype = torch.get_autocast_dtype(device)
+        self.hidden = hidden.to(self.dtype)
+        self.weight = weight.to(self.dtype)
+        self.labels = labels
+        self.target_ids = labels.clamp(min=0)[:, None]  # N 1; any id will do where the label is IGNORE
 
-    def logps(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a part (n positions): log-probs (n,) of its labels, exp(logits - the largest) (n, V), its sums (n, 1)."""
-        logits = torch.mm(self.states[part], self.weight.T, out=self.buffer[: part.stop - part.start]).float()
-        picked, largest = logits.gather(1, self.picks[part]), logits.amax(1, keepdim=True)
-        exps = logits.sub_(largest).exp_()
-        sums = exps.sum(1, keepdim=True)
-        logps = (picked - largest - sums.log())[:, 0]
-        return logps.masked_fill_(self.labels[part] == IGNORE, 0.0), exps, sums
+        self.chunks = split_into_chunks(len(labels), len(weight), boundaries)
+        longest = max(chunk.stop - chunk.start for chunk in self.chunks)
+        self.buffer = torch.empty(longest, len(weight), dtype=self.dtype, device=hidden.device)
+
+    def forward(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the labels' log-probs (n,), exp(logits - largest) (n, V) and its row sums (n, 1), all float32.
+
+        The second result lies in the buffer: it is valid until the next chunk.
+        """
+        out = self.buffer[: chunk.stop - chunk.start]
+        logits = torch.mm(self.hidden[chunk], self.weight.T, out=out).float()  # n V
+
+        target_logits = logits.gather(1, self.target_ids[chunk])
+        largest = logits.amax(1, keepdim=True)
+        exp_logits = logits.sub_(largest).exp_()
+        sum_exp = exp_logits.sum(1, keepdim=True)
+
+        logps = (target_logits - largest - sum_exp.log())[:, 0]
+        return logps.masked_fill_(self.labels[chunk] == IGNORE, 0.0), exp_logits, sum_exp
 
 
-def _parts(rows: int, vocabulary: int, ends: Sequence[int] | None) -> list[slice]:
-    """Even parts, cut at ends: a small rest would cost nearly as much as a whole part."""
-    count = max(1, round(rows / max(ROWS, LOGITS // vocabulary)))
-    cuts = [rows * n // count for n in range(count + 1)]
-    if ends is not None:
-        cuts = sorted({0, *(min(ends, key=lambda end: abs(end - cut)) for cut in cuts[1:])})
-    return [slice(*pair) for pair in zip(cuts[:-1], cuts[1:], strict=True)]
+def split_into_chunks(positions: int, vocab_size: int, boundaries: Sequence[int] | None) -> list[slice]:
+    """Split positions into chunks of about equal size: a small rest would cost nearly as much as a full chunk.
+
+    With `boundaries` each chunk ends at the boundary nearest to where an even split would cut.
+    """
+    chunk_size = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // vocab_size)
+    count = max(1, round(positions / chunk_size))
+    cuts = [positions * n // count for n in range(count + 1)]
+    if boundaries:
+        nearest = {min(boundaries, key=lambda boundary: abs(boundary - cut)) for cut in cuts[1:]}
+        cuts = sorted({0} | nearest)
+    return [slice(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
 
 
 def output_weight(model: nn.Module) -> Tensor:
-    """The head's weight (V, C) of a Llama, bare or wrapped. Raises UserError where that is not all of the head."""
+    """Return the output weight (V, C) of a Llama, bare or wrapped. Raises UserError where the head has a bias too."""
     head = getattr(model, "module", model).lm_head
     if head.bias is not None:
         raise UserError(

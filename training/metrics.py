@@ -11,15 +11,17 @@ FINISH_SECONDS = 60  # how long the end of a run waits for wandb
 
 
 class Metrics:
-    """Appends rows to <run>/metrics.jsonl and sends them to wandb; wandb never stops a run."""
+    """Metrics of a run: rows of <run>/metrics.jsonl, sent to wandb too; wandb never stops a run."""
 
     def __init__(self, run: Path, mode: str, settings: dict, resume_step: int = 0):
-        self.path, self.file, self.warned = run / "metrics.jsonl", None, False
+        self.path = run / "metrics.jsonl"
+        self.file = None
+        self.warned = False
         self.go_back(resume_step)
         self.wandb = None if mode == "disabled" else _start_wandb(run, mode, settings)
 
     def go_back(self, step: int) -> None:
-        """Forget a line cut off by a kill, and rows past the checkpoint that is resumed: their steps are made again."""
+        """Drop a line cut off by a kill, and rows past the checkpoint that is resumed: their steps are repeated."""
         if self.file:
             self.file.close()
         self.unwritten = b""
@@ -29,41 +31,42 @@ class Metrics:
         self.file = self.path.open("ab", buffering=0)
 
     def write(self, step: int, split: str, values: dict) -> None:
-        """One row: {"step", "split", ...}."""
+        """Append one row: {"step", "split", ...}."""
         self.unwritten += (json.dumps({"step": step, "split": split, **values}) + "\n").encode()
         try:
-            while (
-                self.unwritten
-            ):  # what finds no room now goes there later: a line is never lost, nor half of it
+            # What finds no room on the disk now is written later: no line is lost or cut.
+            while self.unwritten:
                 self.unwritten = self.unwritten[self.file.write(self.unwritten) :]
             self.warned = False
         except OSError as error:
             if not self.warned:
                 print(
-                    f"{self.path} cannot be written ({error.strerror}): rows wait for room; the run goes on",
+                    f"{self.path} cannot be written ({error.strerror}): rows wait for room; the run continues",
                     file=sys.stderr,
                 )
             self.warned = True
-        self._tell_wandb("log", {f"{split}/{name}": value for name, value in values.items()}, step=step)
+        self._call_wandb("log", {f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """Finish the record."""
+        """Close the file and finish the wandb run."""
         self.file.close()
-        self._tell_wandb("finish")
+        self._call_wandb("finish")
 
-    def _tell_wandb(self, method: str, *values: dict, **options: int) -> None:
+    def _call_wandb(self, method: str, *values: dict, **options: int) -> None:
         if self.wandb:
             try:
                 getattr(self.wandb, method)(*values, **options)
-            except Exception as error:  # whatever wandb meets, training goes on
-                print(f"wandb stopped ({type(error).__name__}: {error}); the run goes on", file=sys.stderr)
+            except Exception as error:  # an optional service: none of its errors may stop training
+                print(f"wandb stopped ({type(error).__name__}: {error}); the run continues", file=sys.stderr)
                 self.wandb = None
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl up to the first line that is not whole, as the last one after a kill."""
+    """Return the rows of a metrics.jsonl up to the first incomplete line, as a kill may leave it."""
+    if not path.is_file():
+        return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
             if row["step"] and row["split"]:
@@ -74,7 +77,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def _start_wandb(run: Path, mode: str, settings: dict):
-    """A wandb run, or None with a line that says why; never asks, never waits long."""
+    """Return a wandb run, or None with a line that says why; never prompts, never waits long."""
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb  # seconds to import, and only one rank logs

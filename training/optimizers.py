@@ -1,4 +1,4 @@
-"""The optimizers and the learning-rate schedule: AdamW, or Muon for the matrices and AdamW for the rest."""
+"""Optimizers and learning-rate schedule: AdamW, or Muon for the matrices and AdamW for the rest."""
 
 import math
 from itertools import groupby
@@ -10,15 +10,18 @@ from config import ModelArgs
 
 
 def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Optimizer]:
-    """AdamW on all parameters, or Muon on the decoder's matrices and AdamW on embedding, head and norms.
+    """Return AdamW on all parameters, or Muon on the decoder's matrices and AdamW on embedding, head and norms.
 
     Each group carries its peak learning rate; weights of one dimension (norms) do not decay.
     """
     named = list(model.named_parameters())
-    muon = [p for name, p in named if args.optimizer == "muon" and p.dim() == 2 and ".layers." in name]
-    taken = {id(p) for p in muon}
-    decayed = [p for _, p in named if p.dim() == 2 and id(p) not in taken]
+    muon = []
+    if args.optimizer == "muon":
+        muon = [p for name, p in named if p.dim() == 2 and ".layers." in name]
+    of_muon = {id(p) for p in muon}
+    decayed = [p for _, p in named if p.dim() == 2 and id(p) not in of_muon]
     undecayed = [p for _, p in named if p.dim() != 2]
+
     adamw = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": args.weight_decay_optim, "peak_lr": args.max_lr},
@@ -30,6 +33,8 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
     )
     if not muon:
         return [adamw]
+
+    # torch's own Muon computes in bfloat16, which is fast on CUDA only.
     kind = torch.optim.Muon if muon[0].device.type == "cuda" else MuonFloat32
     groups = [{"params": muon, "peak_lr": args.muon_lr}]
     return [
@@ -39,7 +44,7 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
 
 
 def schedule(step: int, args: ModelArgs, end: int) -> float:
-    """The learning rate of a step, counted from 0: linear warm-up to max_lr, then a cosine, min_lr from `end` on."""
+    """Return the learning rate of a step (from 0): linear warm-up to max_lr, a cosine, min_lr from `end` on."""
     if step < args.warmup_iters:
         return args.max_lr * (step + 1) / args.warmup_iters
     if step >= end:
@@ -49,7 +54,7 @@ def schedule(step: int, args: ModelArgs, end: int) -> float:
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], step: int, args: ModelArgs, end: int) -> float:
-    """Give every group its share of the schedule; returns AdamW's learning rate."""
+    """Set the learning rate of every group, in proportion to its peak; return AdamW's."""
     lr = schedule(step, args, end)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -58,34 +63,44 @@ def set_lr(optimizers: list[torch.optim.Optimizer], step: int, args: ModelArgs, 
 
 
 class MuonFloat32(torch.optim.Muon):
-    """torch.optim.Muon's update in float32 on stacked matrices of one shape, for hardware without fast bfloat16."""
+    """Muon (https://kellerjordan.github.io/posts/muon/) in float32, on stacked matrices of one shape.
+
+    Equal to torch.optim.Muon but for the precision, for hardware without fast bfloat16.
+    """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One update of every matrix (https://kellerjordan.github.io/posts/muon/); closure is torch's, and not used."""
+        """Update every matrix. `closure` belongs to torch's interface and is not used."""
         for group in self.param_groups:
             weights = sorted((p for p in group["params"] if p.grad is not None), key=lambda p: p.shape)
             for shape, alike in groupby(weights, key=lambda p: p.shape):
-                alike = list(alike)
-                for p in alike:
-                    self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                momenta = [self.state[p]["momentum_buffer"] for p in alike]
-                torch._foreach_lerp_(momenta, [p.grad for p in alike], 1 - group["momentum"])
-                update = torch.stack(torch._foreach_lerp([p.grad for p in alike], momenta, group["momentum"]))
-                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(
-                    alike, update.unbind(), alpha=-group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
-                )
+                self._step_matrices(list(alike), shape, group)
+
+    def _step_matrices(self, matrices: list[Tensor], shape: torch.Size, group: dict) -> None:
+        """Update matrices of one shape."""
+        for p in matrices:
+            self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        gradients = [p.grad for p in matrices]
+        momenta = [self.state[p]["momentum_buffer"] for p in matrices]
+
+        # Nesterov momentum: the step goes from the gradient towards the new momentum.
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        update = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # N rows columns
+        update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+
+        # Tall matrices get larger steps, so that the size of a step does not depend on the shape.
+        scale = math.sqrt(max(1, shape[0] / shape[1]))
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, update.unbind(), alpha=-group["lr"] * scale)
 
 
 def orthogonalize(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """Newton-Schulz: matrices (N, rows, columns) with all singular values brought near 1."""
+    """Return matrices (N, rows, columns) with all singular values brought near 1, by Newton-Schulz iterations."""
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x = matrices.mT if tall else matrices  # the smaller Gram matrix costs less
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT

@@ -1,6 +1,6 @@
-"""How a model lies on the ranks, copied (DDP) or sharded (FSDP2), and what that means for a step and a checkpoint.
+"""Parallelism: a model copied to all ranks (DDP) or sharded over them (FSDP2), and its full state dicts.
 
-Outside this file both are alike: a module whose gradients are averaged over ranks, and states that are whole.
+Outside this file both are alike: a module whose gradients are averaged over ranks, and states that are complete.
 """
 
 from functools import partial
@@ -22,14 +22,15 @@ from torch.utils.checkpoint import checkpoint
 from config import ModelArgs
 from runtime.distributed import DistributedEnv
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on rank 0; the other ranks get nothing
+FULL_ON_RANK_0 = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def parallelize(model: nn.Module, args: ModelArgs, env: DistributedEnv, compiled: bool) -> bool:
-    """Prepare a model for its optimizers as --parallel and --activation_checkpointing say; returns whether in parts.
+    """Apply activation checkpointing and FSDP2 (arXiv 2304.11277) in place; return True if the model is now sharded.
 
-    In parts (FSDP2, arXiv 2304.11277) a rank keeps its share of every weight, and so of its gradient and moments; a
-    layer is put together when it is used. Its layers are compiled here, one by one, since the whole cannot be.
+    Call it before optimizers are built, because sharding replaces the parameters: each rank keeps its shard of every
+    weight, of its gradient and of its moments, and gathers a layer when it is used. Layers of a sharded model are
+    compiled one by one, since it cannot be compiled as one.
     """
     sharded = args.parallel == "fsdp" and env.world_size > 1
     mesh = init_device_mesh(env.device.type, (env.world_size,)) if sharded else None
@@ -48,26 +49,25 @@ def parallelize(model: nn.Module, args: ModelArgs, env: DistributedEnv, compiled
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
-    """The model with its gradients averaged over ranks as backward makes them."""
+    """Return the model wrapped in DDP: gradients are averaged over ranks as backward computes them."""
     return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether ranks hold parts of the model."""
+    """Return True if each rank holds a shard of the model."""
     return isinstance(model, FSDPModule)
 
 
 def full_state_dicts(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tuple[dict, dict]:
-    """(weights, optimizer states), both by the weights' names: on rank 0 whole, however the model lies on the ranks."""
+    """Return (weights, optimizer states), both by the weights' names: complete on rank 0, sharded or not."""
     if is_sharded(model):
-        return get_model_state_dict(model, options=WHOLE), get_optimizer_state_dict(
-            model, optimizers, options=WHOLE
-        )
+        weights = get_model_state_dict(model, options=FULL_ON_RANK_0)
+        return weights, get_optimizer_state_dict(model, optimizers, options=FULL_ON_RANK_0)
     return model.state_dict(), get_optimizer_state_dict(model, optimizers)
 
 
 def load_full_state_dict(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy whole weights into a model."""
+    """Copy complete weights into a model, sharded or not."""
     if is_sharded(model):
         set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
     else:

@@ -1,13 +1,22 @@
-"""What a run is about to do, in words and rough figures, before its first step."""
+"""Training plan: what a run is about to do, in words and estimates, before its first step."""
 
 import torch
 
 from config import ModelArgs, world_size
 from model import count_parameters, flops_per_token
 from runtime.distributed import DistributedEnv
+from training.chunked_loss import MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
 
-# Share of a device's peak that a training step of ours is expected to reach; measured on CPUs, a guess elsewhere.
+# Share of a device's peak that a training step is expected to reach; measured on CPUs, a guess elsewhere.
 EXPECTED_MFU = {"cpu": 0.8, "cuda": 0.4, "mps": 0.3}
+
+# Memory of a rank besides weights and activations: libraries, code, buffers of the system.
+BASE_BYTES = 3e8
+# Weight, gradient and AdamW's two moments of a parameter, in float32.
+BYTES_PER_PARAMETER = 16
+# Bytes of an activation: in mixed precision about half of them are kept in 2 bytes, half in 4.
+ACTIVATION_BYTES = {torch.float32: 4}
+ACTIVATION_BYTES_16_BIT = 3
 
 
 def describe(
@@ -19,32 +28,40 @@ def describe(
     peak: float | None,
     compiled: bool,
 ) -> list[str]:
-    """The lines of the plan: model, device and why, tokens per step, steps, memory and time, and what looks odd."""
-    tokens, dtype = steps * args.tokens_per_step, str(env.dtype).removeprefix("torch.")
-    note = f" ({env.device_note})" if env.device_note else ""
-    lines = [
+    """Return the lines of the plan: model, device, tokens per step, steps, memory, time, and notes on odd settings."""
+    dtype = str(env.dtype).removeprefix("torch.")
+    device = f"device: {env.device}, {dtype}"
+    if env.device_note:
+        device += f" ({env.device_note})"
+    if compiled:
+        device += ", compiled"
+
+    time = "unknown on this device"
+    if peak:
+        time = f"about {duration(expected_seconds(args, env, steps - done, peak))}"
+    return [
         f"model: {count_parameters(args):,} parameters ({args.no_of_decoder_layers} layers, "
         f"width {args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, "
         f"vocabulary {args.vocab_size}, context {args.block_size})",
-        f"device: {env.device}, {dtype}{note}{', compiled' if compiled else ''}",
+        device,
         f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
         f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks",
-        f"steps: {steps:,} ({epochs:.2f} epochs, {tokens:,} tokens); optimizer {args.optimizer}, "
-        f"learning rate up to {args.max_lr:g}, down to {args.min_lr:g}",
-        f"memory: about {memory_bytes(args, env.dtype) / 1e9:.1f} GB a rank; time: "
-        + (
-            f"about {duration(expected_seconds(args, env, steps - done, peak))}"
-            if peak
-            else "unknown on this device"
-        ),
+        f"steps: {steps:,} ({epochs:.2f} epochs, {steps * args.tokens_per_step:,} tokens); "
+        f"optimizer {args.optimizer}, learning rate up to {args.max_lr:g}, down to {args.min_lr:g}",
+        f"memory: about {memory_bytes(args, env.dtype) / 1e9:.1f} GB a rank; time: {time}",
+        *notes(args, steps),
     ]
+
+
+def notes(args: ModelArgs, steps: int) -> list[str]:
+    """Return a line for each setting that does not do what its name says."""
+    lines = []
     if args.tokens_per_step != args.total_batch_size:
-        why = (
-            "--gradient_accumulation_steps is given"
-            if args.explicit["gradient_accumulation_steps"]
-            else "it is no multiple of the micro-batches of all ranks"
-        )
-        lines.append(f"note: --total_batch_size {args.total_batch_size} is not what a step sees: {why}")
+        reason = "it is no multiple of the micro-batches of all ranks"
+        if args.explicit["gradient_accumulation_steps"]:
+            reason = "--gradient_accumulation_steps is given"
+        lines.append(f"note: --total_batch_size {args.total_batch_size} is not what a step sees: {reason}")
+
     if steps <= args.warmup_iters:
         lines.append(
             f"note: the run ends inside --warmup_iters {args.warmup_iters}: the learning rate never reaches "
@@ -59,26 +76,34 @@ def describe(
 
 
 def expected_seconds(args: ModelArgs, env: DistributedEnv, steps: int, peak: float) -> float:
-    """Seconds that so many steps should take on devices of this peak (FLOP/s)."""
+    """Estimate the seconds of `steps` steps on devices with a peak of `peak` FLOP/s."""
     flops = steps * args.tokens_per_step * flops_per_token(args)
     return flops / (EXPECTED_MFU[env.device.type] * peak * env.world_size)
 
 
 def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
-    """A rough count of a rank's memory: weights, gradients, two moments, and what backward needs of a micro-batch."""
+    """Estimate a rank's memory: weights, gradients, moments, activations of a micro-batch, a chunk of logits."""
+    # Values that backward needs of a layer, for each token: around norms and residuals, of the heads, of the SwiGLU.
     heads = args.head_dim * (4 * args.no_of_heads + 4 * args.no_kv_heads)
-    layer = 6 * args.embeddings_dims + heads + 4 * args.hidden_dims
-    per_token = args.no_of_decoder_layers * layer
-    if args.activation_checkpointing:  # each layer's input, and one layer at a time in full
-        per_token = args.no_of_decoder_layers * args.embeddings_dims + layer
-    parts = world_size() if args.parallel == "fsdp" else 1
-    activations = args.micro_batch_size * args.row_tokens * per_token * (4 if dtype == torch.float32 else 3)
-    head = 2 * 4 * max(1 << 24, 256 * args.vocab_size)
-    return 16 * count_parameters(args) / parts + activations + head + 3e8
+    per_layer = 6 * args.embeddings_dims + heads + 4 * args.hidden_dims
+    per_token = args.no_of_decoder_layers * per_layer
+    if args.activation_checkpointing:  # the input of each layer, and one layer at a time in full
+        per_token = args.no_of_decoder_layers * args.embeddings_dims + per_layer
+
+    shards = world_size() if args.parallel == "fsdp" else 1
+    activations = args.micro_batch_size * args.row_tokens * per_token
+    activation_bytes = ACTIVATION_BYTES.get(dtype, ACTIVATION_BYTES_16_BIT)
+    logits = (
+        2 * 4 * max(MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS * args.vocab_size)
+    )  # a float32 copy under autocast
+    parameters = BYTES_PER_PARAMETER * count_parameters(args) / shards
+    return parameters + activations * activation_bytes + logits + BASE_BYTES
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words."""
+    """Return seconds in words."""
     if seconds > 5400:
         return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    if seconds > 90:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds:.0f} seconds"

@@ -1,4 +1,4 @@
-"""Pictures of runs: their loss curves, from metrics.jsonl.
+"""Loss curves of runs, from metrics.jsonl.
 
 python -m training.plots --runs checkpoints/P-stories checkpoints/S-stories_instruct --to curves.png   side by side
 """
@@ -12,16 +12,17 @@ from training.metrics import read_metrics
 
 
 def loss_curves(folder: Path) -> Path:
-    """Draw training and validation loss over the tokens seen to <run>/loss_curves.png; returns the picture."""
+    """Draw training and validation loss over tokens to <run>/loss_curves.png; return the picture's path."""
     return draw([folder], folder / "loss_curves.png")
 
 
 def draw(runs: Sequence[Path], picture: Path) -> Path:
-    """Draw the loss curves of runs side by side; of preference runs also the accuracy. Returns the picture."""
+    """Draw the loss curves of runs side by side, of DPO runs also the accuracy; return the picture's path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only one rank draws
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8 if len(runs) == 1 else 5 * len(runs), 4.5), layout="constrained")
+    width = 8 if len(runs) == 1 else 5 * len(runs)
+    figure = Figure(figsize=(width, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, folder in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         _panel(axes, folder)
@@ -32,31 +33,28 @@ def draw(runs: Sequence[Path], picture: Path) -> Path:
 
 
 def _panel(axes, folder: Path) -> None:
+    """Draw the curves of one run."""
     rows = read_metrics(folder / "metrics.jsonl")
-    pairs = any("accuracy" in row for row in rows)
-    for split, style in (
-        ("train", {"alpha": 0.6, "linewidth": 1}),
-        ("val", {"marker": "o", "markersize": 3}),
-    ):
-        points = [(row["tokens"], row["loss"]) for row in rows if row["split"] == split]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=f"{split}: {points[-1][1]:.3f} at the end", **style)
-    points = [(row["tokens"], row["accuracy"]) for row in rows if row["split"] == "val" and "accuracy" in row]
-    if points:
-        axes.plot(
-            *zip(*points, strict=True), label=f"val accuracy: {points[-1][1]:.3f} at the end", linestyle="--"
-        )
-    axes.set(
-        title=folder.name,
-        xlabel="tokens",
-        ylabel="loss (nats per pair)" if pairs else "loss (nats per token)",
-    )
+    _curve(axes, rows, "train", "loss", "train", alpha=0.6, linewidth=1)
+    _curve(axes, rows, "val", "loss", "val", marker="o", markersize=3)
+    _curve(axes, rows, "val", "accuracy", "val accuracy", linestyle="--")
+
+    unit = "pair" if any("accuracy" in row for row in rows) else "token"
+    axes.set(title=folder.name, xlabel="tokens", ylabel=f"loss (nats per {unit})")
     axes.grid(alpha=0.3)
     axes.legend()
 
 
+def _curve(axes, rows: list[dict], split: str, name: str, label: str, **style: object) -> None:
+    """Draw one value of the rows of a split over tokens, with its last value in the legend."""
+    points = [(row["tokens"], row[name]) for row in rows if row["split"] == split and name in row]
+    if points:
+        tokens, values = zip(*points, strict=True)
+        axes.plot(tokens, values, label=f"{label}: {values[-1]:.3f} at the end", **style)
+
+
 def main() -> None:
-    """Draw the curves of the runs that are named."""
+    """Draw the curves of the given runs."""
     parser = Parser(__doc__)
     parser.add_argument("--runs", nargs="+", required=True, metavar="DIR", help="run folders")
     parser.add_argument(
@@ -64,7 +62,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if missing := [name for name in args.runs if not (Path(name) / "metrics.jsonl").is_file()]:
-        raise UserError(f"{missing[0]} is no run: it holds no metrics.jsonl")
+        raise UserError(f"{missing[0]} is not a run folder (metrics.jsonl is missing)")
     print(draw([Path(name) for name in args.runs], Path(args.to)))
 
 

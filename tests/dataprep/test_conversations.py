@@ -21,7 +21,7 @@ def test_every_form_of_preferences_is_two_conversations(form: str) -> None:
 
 
 def last(**turn: object) -> dict:
-    """A row of messages whose last turn is given."""
+    """Return a row of messages whose last turn is given."""
     return {"messages": [*talk("Hi"), turn]}
 
 

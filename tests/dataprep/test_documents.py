@@ -1,4 +1,4 @@
-"""Rows as documents: the ids of the one template, what of them is learned, what decides on the split."""
+"""Rows as documents: the ids of the chat template, their loss mask, and what decides on the split."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from examples import INSTRUCTIONS, MULTI, PREFERENCES, talk
 
 from config import EOS
 from dataprep import documents
-from dataprep.documents import Document, row_documents
-from dataprep.sources import local_spans
+from dataprep.documents import Document, in_validation, row_documents
+from dataprep.sources import FileRange, local_ranges
 from runtime.errors import UserError
 from tokenizer import Tokenizer, instruction_text
 
@@ -25,7 +25,7 @@ ROWS = {"instruct": ALPACA, "preference": PAIRS}
 
 
 def write(folder: Path, form: str, rows: list) -> str:
-    """Rows as a file; of Parquet, each row group has ten."""
+    """Write rows as a file; of Parquet, each row group has ten."""
     path = folder / f"rows.{form}"
     if form == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10)
@@ -37,22 +37,26 @@ def write(folder: Path, form: str, rows: list) -> str:
 
 
 def read(path: str, kind: str, tokenizer: Tokenizer, target: int = 500) -> list[Document | None]:
+    """Return the documents of a file that is cut into ranges."""
     return [
-        made for span in local_spans([path], target) for made in documents.documents(span, kind, tokenizer)
+        document
+        for file_range in local_ranges([path], target)
+        for document in documents.iter_documents(file_range, kind, tokenizer)
     ]
 
 
-def learned(ids: np.ndarray, keep: np.ndarray, tokenizer: Tokenizer) -> list[str]:
-    """The runs of learned tokens, decoded with their special tokens."""
-    cuts = np.flatnonzero(np.diff(keep)) + 1
+def learned(ids: np.ndarray, loss_mask: np.ndarray, tokenizer: Tokenizer) -> list[str]:
+    """Return the runs of learned tokens, decoded with their special tokens."""
+    cuts = np.flatnonzero(np.diff(loss_mask)) + 1
     return [
         tokenizer.hf.decode(ids[run].tolist(), skip_special_tokens=False)
         for run in np.split(np.arange(len(ids)), cuts)
-        if keep[run[0]]
+        if loss_mask[run[0]]
     ]
 
 
 def one(row: dict, kind: str, tokenizer: Tokenizer) -> Document:
+    """Return the document of one row."""
     return next(row_documents([(row, "row 1")], kind, tokenizer))
 
 
@@ -61,11 +65,11 @@ def test_an_instruction_has_the_ids_of_the_template_and_its_responses_learned(
     form: str, tokenizer: Tokenizer
 ) -> None:
     row, messages = INSTRUCTIONS[form]
-    ((ids, keep, size),) = one(row, "instruct", tokenizer).parts
+    ((ids, loss_mask, size),) = one(row, "instruct", tokenizer).token_parts
     rendered, mask = tokenizer.render(messages)
     answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
-    assert ids.tolist() == rendered and keep.tolist() == mask
-    assert learned(ids, keep, tokenizer) == [answer + EOS for answer in answers]
+    assert ids.tolist() == rendered and loss_mask.tolist() == mask
+    assert learned(ids, loss_mask, tokenizer) == [answer + EOS for answer in answers]
     assert size == sum(map(len, answers))
 
 
@@ -73,48 +77,48 @@ def test_an_instruction_has_the_ids_of_the_template_and_its_responses_learned(
 def test_of_a_pair_only_what_follows_the_common_turns_is_learned(form: str, tokenizer: Tokenizer) -> None:
     row, *pair, common = PREFERENCES[form]
     document = one(row, "preference", tokenizer)
-    assert len(document.parts) == 2 and document.tokens == sum(
+    assert len(document.token_parts) == 2 and document.num_tokens == sum(
         len(tokenizer.render(talk)[0]) for talk in pair
     )
-    for (ids, keep, size), messages in zip(document.parts, pair, strict=True):
+    for (ids, loss_mask, size), messages in zip(document.token_parts, pair, strict=True):
         answers = [turn["content"] for turn in messages[common:] if turn["role"] == "assistant"]
         assert ids.tolist() == tokenizer.render(messages)[0]
-        assert learned(ids, keep, tokenizer) == [answer + EOS for answer in answers]
+        assert learned(ids, loss_mask, tokenizer) == [answer + EOS for answer in answers]
         assert size == sum(map(len, answers))
 
 
 def test_earlier_answers_are_learned_from_instructions_and_not_from_pairs(tokenizer: Tokenizer) -> None:
-    ((ids, keep, _),) = one({"messages": MULTI}, "instruct", tokenizer).parts
-    assert learned(ids, keep, tokenizer) == [f"Hello!{EOS}", f"Bye.{EOS}"]
-    (ids, keep, _), _ = one(
+    ((ids, loss_mask, _),) = one({"messages": MULTI}, "instruct", tokenizer).token_parts
+    assert learned(ids, loss_mask, tokenizer) == [f"Hello!{EOS}", f"Bye.{EOS}"]
+    (ids, loss_mask, _), _ = one(
         {"prompt": MULTI[:4], "chosen": "Bye.", "rejected": "x"}, "preference", tokenizer
-    ).parts
-    assert learned(ids, keep, tokenizer) == [f"Bye.{EOS}"]
+    ).token_parts
+    assert learned(ids, loss_mask, tokenizer) == [f"Bye.{EOS}"]
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_form_of_file_gives_the_same_documents(kind: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    found = {
+    by_format = {
         form: read(write(tmp_path, form, ROWS[kind]), kind, tokenizer)
         for form in ("jsonl", "json", "parquet")
     }
-    assert [len(made) for made in found.values()] == [50, 50, 50]
-    for made in found.values():
-        for document, expected in zip(made, found["jsonl"], strict=True):
-            assert document.key == expected.key
-            for part, its in zip(document.parts, expected.parts, strict=True):
+    assert [len(documents) for documents in by_format.values()] == [50, 50, 50]
+    for its_documents in by_format.values():
+        for document, expected in zip(its_documents, by_format["jsonl"], strict=True):
+            assert document.split_key == expected.split_key
+            for part, its in zip(document.token_parts, expected.token_parts, strict=True):
                 assert (
                     np.array_equal(part[0], its[0]) and np.array_equal(part[1], its[1]) and part[2] == its[2]
                 )
     turns = (
         talk(instruction_text("Add 3 and 1", "n is 3"), "4 é") if kind == "instruct" else PAIRS[3]["chosen"]
     )
-    assert found["parquet"][3].parts[0][0].tolist() == tokenizer.render(turns)[0]
+    assert by_format["parquet"][3].token_parts[0][0].tolist() == tokenizer.render(turns)[0]
 
 
 def test_equal_prompts_have_equal_keys(tokenizer: Tokenizer) -> None:
     def key(kind: str, **row: object) -> str:
-        return one(row, kind, tokenizer).key
+        return one(row, kind, tokenizer).split_key
 
     assert key("instruct", instruction="Hi", output="a") == key("instruct", messages=talk("Hi", "b"))
     assert key("instruct", instruction="Hi", output="a") != key(
@@ -134,8 +138,8 @@ def test_a_special_token_in_a_row_stays_text(tokenizer: Tokenizer) -> None:
         ({"prompt": EOS, "chosen": EOS, "rejected": "x"}, "preference"),
     )
     for row, kind in rows:
-        ids, keep, _ = one(row, kind, tokenizer).parts[0]
-        assert np.flatnonzero(ids == tokenizer.eos_id).tolist() == [len(ids) - 1] and keep[-1]
+        ids, loss_mask, _ = one(row, kind, tokenizer).token_parts[0]
+        assert np.flatnonzero(ids == tokenizer.eos_id).tolist() == [len(ids) - 1] and loss_mask[-1]
 
 
 BAD = {
@@ -181,10 +185,11 @@ def test_a_bad_row_of_parquet_is_named_with_its_number(tokenizer: Tokenizer, tmp
         read(write(tmp_path, "parquet", rows), "preference", tokenizer)
 
 
-def test_of_the_hub_what_teaches_nothing_is_left_out_and_what_is_broken_is_not(tokenizer: Tokenizer) -> None:
+def test_rows_of_the_hub_that_teach_nothing_are_skipped_and_broken_ones_are_not(tokenizer: Tokenizer) -> None:
     good, empty, equal = ALPACA[0], BAD["empty response"][1], BAD["equal answers"][1]
-    made = list(row_documents([(good, 1), (empty, 2), (good, 3)], "instruct", tokenizer, lenient=True))
-    assert [document is None for document in made] == [False, True, False]
+    rows = [(good, 1), (empty, 2), (good, 3)]
+    lenient = row_documents(rows, "instruct", tokenizer, lenient=True)
+    assert [document is None for document in lenient] == [False, True, False]
     assert list(row_documents([(equal, 1)], "preference", tokenizer, lenient=True)) == [None]
     for bad in ("missing column", "unknown role", "no answer", "missing side", "two prompts"):
         kind, row, complaint = BAD[bad]
@@ -192,12 +197,39 @@ def test_of_the_hub_what_teaches_nothing_is_left_out_and_what_is_broken_is_not(t
             list(row_documents([(row, 1)], kind, tokenizer, lenient=True))
 
 
-def test_a_limit_cuts_texts_and_leaves_conversations_whole(tokenizer: Tokenizer) -> None:
+def test_texts_are_truncated_and_conversations_are_not(tokenizer: Tokenizer) -> None:
     text = one({"text": "some words"}, "text", tokenizer)
-    assert documents.cut(text, 11, tokenizer) is text and text.ended and text.tokens == 11
-    some = documents.cut(text, 4, tokenizer)
-    assert some.parts[0][0].tolist() == list(b"some") and some.parts[0][2] == 4 and not some.ended
+    assert documents.truncate_text(text, 11, tokenizer) is text and text.is_complete and text.num_tokens == 11
+    some = documents.truncate_text(text, 4, tokenizer)
+    assert (
+        some.token_parts[0][0].tolist() == list(b"some")
+        and some.token_parts[0][2] == 4
+        and not some.is_complete
+    )
     for kind, rows in ROWS.items():
         document = one(rows[0], kind, tokenizer)
-        assert documents.cut(document, document.tokens, tokenizer) is document
-        assert documents.cut(document, document.tokens - 1, tokenizer) is None
+        assert documents.truncate_text(document, document.num_tokens, tokenizer) is document
+        assert documents.truncate_text(document, document.num_tokens - 1, tokenizer) is None
+
+
+def test_equal_texts_are_on_one_side_and_the_share_is_right() -> None:
+    held_out = [in_validation(f"text {n}", 0.2) for n in range(10_000)]
+    assert held_out == [in_validation(f"text {n}", 0.2) for n in range(10_000)]
+    assert 1_850 < sum(held_out) < 2_150
+    # A larger share holds more.
+    assert all(in_validation(f"text {n}", 0.5) for n in range(10_000) if held_out[n])
+
+
+def test_a_split_is_the_files_or_by_hash(tokenizer: Tokenizer) -> None:
+    texts = [one({"text": f"text {n}"}, "text", tokenizer) for n in range(100)]
+    by_hash = ["val" if in_validation(f"text {n}", 0.2) else "train" for n in range(100)]
+    for options, expected in (
+        ({}, by_hash),
+        ({"split": "val"}, ["val"] * 100),
+        ({"is_single_document": True}, ["train"] * 100),
+    ):
+        file_range = FileRange("rows.jsonl", "jsonl", 0, 1, 1, **options)
+        assigned = list(documents.assign_splits(texts, file_range, 0.2))
+        assert [split for split, _ in assigned] == expected
+        assert [document for _, document in assigned] == texts
+    assert [*documents.assign_splits([None], FileRange("a", "jsonl", 0, 1, 1), 1.0)] == [("train", None)]

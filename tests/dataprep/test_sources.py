@@ -1,4 +1,4 @@
-"""Where rows come from: every way to cut a source gives the same documents, and bad input is named exactly."""
+"""Rows of files and of the hub: every way to cut a source gives the same documents, and bad input is named."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ from examples import parquet
 from hub import Hub
 
 from config import EOS
-from dataprep.sources import hub_spans, in_validation, local_spans
+from dataprep.sources import hub_ranges, local_ranges
 from runtime import hub as runtime_hub
 from runtime.errors import UserError
 from tokenizer import load_tokenizer
@@ -39,14 +39,14 @@ PROSE = {
 def test_the_parts_of_a_long_document_have_its_tokens(tmp_path: Path, name: str, prose: str) -> None:
     path, text, tokenizer = tmp_path / "a.txt", PROSE[prose], load_tokenizer(name)
     path.write_bytes(text.encode())
-    whole = tokenizer.encode(text)
+    expected = tokenizer.encode(text)
     for target in (101, 300, 777):
-        spans = local_spans([str(path)], target)
-        assert len(spans) > 3 and not any(span.whole for span in spans)
-        parts = [part for span in spans for part in text_documents(span)]
+        ranges = local_ranges([str(path)], target)
+        assert len(ranges) > 3 and all(each.is_single_document for each in ranges)
+        parts = [part for each in ranges for part in text_documents(each)]
         assert "".join(part for part, _ in parts) == text
-        assert [ended for _, ended in parts] == [False] * (len(parts) - 1) + [True]
-        assert [token for part, _ in parts for token in tokenizer.encode(part)] == whole
+        assert [is_complete for _, is_complete in parts] == [False] * (len(parts) - 1) + [True]
+        assert [token for part, _ in parts for token in tokenizer.encode(part)] == expected
 
 
 def test_a_careless_cut_would_be_seen() -> None:
@@ -58,25 +58,27 @@ def test_a_careless_cut_would_be_seen() -> None:
 
 def test_text_without_whitespace_is_never_cut(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 5000)
-    (span,) = local_spans([str(tmp_path / "a.txt")], 100)
-    assert span.whole and texts([span]) == ["x" * 5000]
+    (file_range,) = local_ranges([str(tmp_path / "a.txt")], 100)
+    assert not file_range.is_single_document and texts([file_range]) == ["x" * 5000]
 
 
 @pytest.mark.parametrize("target", [1, 7, 20, 1000])
 def test_separators_divide_documents_wherever_the_file_is_cut(tmp_path: Path, target: int) -> None:
     path = tmp_path / "a.txt"
     path.write_text(f"{EOS}\none\n{EOS}\n{EOS}two\n\n2  {EOS} drei\u00df\n{EOS}\n \n")
-    spans = local_spans([str(path)], target)
-    assert (len(spans) > 1) == (target < 1000)
-    assert texts(spans) == ["one", "two\n\n2", "drei\u00df"]
-    assert all(span.whole for span in spans)
+    ranges = local_ranges([str(path)], target)
+    assert (len(ranges) > 1) == (target < 1000)
+    assert texts(ranges) == ["one", "two\n\n2", "drei\u00df"]
+    assert not any(each.is_single_document for each in ranges)
 
 
 def test_each_text_file_is_a_document_as_it_is(tmp_path: Path) -> None:
     for name, text in (("a.txt", " one\n\ntwo\r\n"), ("B.TXT", "three")):
         (tmp_path / name).write_bytes(text.encode())
-    spans = local_spans([str(tmp_path / "a.txt"), str(tmp_path / "B.TXT")], 100)
-    assert texts(spans) == [" one\n\ntwo\r\n", "three"] and all(span.whole for span in spans)
+    ranges = local_ranges([str(tmp_path / "a.txt"), str(tmp_path / "B.TXT")], 100)
+    assert texts(ranges) == [" one\n\ntwo\r\n", "three"] and not any(
+        each.is_single_document for each in ranges
+    )
 
 
 @pytest.mark.parametrize("target", [1, 30, 10_000])
@@ -87,23 +89,25 @@ def test_json_lines_are_read_wherever_the_file_is_cut(tmp_path: Path, target: in
     path.write_text(
         "\n\n" + "\r\n \n".join(lines), encoding="utf-8"
     )  # blank lines, and no line end at the end
-    spans = local_spans([str(path)], target)
-    assert (len(spans) > 1) == (target < 10_000)
-    assert texts(spans) == rows
+    ranges = local_ranges([str(path)], target)
+    assert (len(ranges) > 1) == (target < 10_000)
+    assert texts(ranges) == rows
 
 
 def test_a_json_array_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"text": "one"}, {"text": "two"}], indent=2))
-    assert texts(local_spans([str(tmp_path / "a.json")], 1)) == ["one", "two"]
+    assert texts(local_ranges([str(tmp_path / "a.json")], 1)) == ["one", "two"]
 
 
 @pytest.mark.parametrize("target", [1, 3000, 1 << 20])
 def test_row_groups_are_read_one_by_one_or_together(tmp_path: Path, target: int) -> None:
     rows = [f"row {n}" for n in range(95)]
     (tmp_path / "a.parquet").write_bytes(parquet(rows))
-    spans = local_spans([str(tmp_path / "a.parquet")], target)
-    assert len(spans) == 10 if target == 1 else len(spans) == 1 if target == 1 << 20 else 1 < len(spans) < 10
-    assert texts(spans) == rows
+    ranges = local_ranges([str(tmp_path / "a.parquet")], target)
+    assert (
+        len(ranges) == 10 if target == 1 else len(ranges) == 1 if target == 1 << 20 else 1 < len(ranges) < 10
+    )
+    assert texts(ranges) == rows
 
 
 BAD = {
@@ -127,7 +131,7 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: str, target: int) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "a"}\n\n' * 10 + line + b'{"text": "b"}\n' * 5)
     with pytest.raises(UserError) as error:
-        texts(local_spans([str(path)], target))
+        texts(local_ranges([str(path)], target))
     assert str(error.value).startswith(f"{path} row 21") and complaint in str(error.value)
 
 
@@ -135,25 +139,25 @@ def test_a_bad_row_of_an_array_or_of_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": []}]')
     (tmp_path / "a.parquet").write_bytes(parquet(["a"] * 25 + [None] + ["a"] * 10))
     for name, row in (("a.json", 2), ("a.parquet", 26)):
-        spans = local_spans([str(tmp_path / name)], 1)
+        ranges = local_ranges([str(tmp_path / name)], 1)
         with pytest.raises(UserError, match=rf"{name} row {row}: column 'text' holds"):
-            texts(spans)
+            texts(ranges)
 
 
 def test_parquet_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     wrong = pa.Array.from_buffers(pa.string(), 301, pa.array([b"a"] * 300 + [b"\xff"]).buffers())
     pq.write_table(pa.table({"text": wrong}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="a.parquet rows 257 to 301: text that is not UTF-8"):
-        texts(local_spans([str(tmp_path / "a.parquet")], 1 << 20))
+        texts(local_ranges([str(tmp_path / "a.parquet")], 1 << 20))
 
 
-def test_unusable_files_are_refused_in_words(tmp_path: Path) -> None:
+def test_unusable_files_are_refused_in_one_line(tmp_path: Path) -> None:
     def refused(name: str, content: bytes | None, words: str) -> None:
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(UserError, match=words):
-            texts(local_spans([str(path)], 1 << 20))
+            texts(local_ranges([str(path)], 1 << 20))
 
     refused("none.txt", None, "no such file: .*none.txt")
     refused("empty.txt", b"", "empty.txt is empty")
@@ -166,15 +170,6 @@ def test_unusable_files_are_refused_in_words(tmp_path: Path) -> None:
     refused("column.parquet", parquet(["a"], "body"), "has no column text; it has id, body")
 
 
-def test_equal_texts_are_on_one_side_and_the_share_is_right() -> None:
-    held_out = [in_validation(f"text {n}", 0.2) for n in range(10_000)]
-    assert held_out == [in_validation(f"text {n}", 0.2) for n in range(10_000)]
-    assert 1_850 < sum(held_out) < 2_150
-    assert all(
-        in_validation(f"text {n}", 0.5) for n in range(10_000) if held_out[n]
-    )  # a larger share holds more
-
-
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
@@ -185,10 +180,10 @@ def test_the_hub_is_read_in_order_and_by_split(server: Hub) -> None:
 
 
 def test_only_the_text_of_the_row_groups_asked_for_is_moved(server: Hub) -> None:
-    spans, _ = hub_spans(DATASET, 1, None)
-    texts(spans[:1])
+    ranges, _ = hub_ranges(DATASET, 1, None)
+    texts(ranges[:1])
     server.requests.clear()
-    assert texts(spans[1:2]) == ROWS[10:20]
+    assert texts(ranges[1:2]) == ROWS[10:20]
     moved, wanted = (
         sum(size for path, size in server.requests if "resolve" in path),
         sum(map(len, ROWS[10:20])),
@@ -198,34 +193,34 @@ def test_only_the_text_of_the_row_groups_asked_for_is_moved(server: Hub) -> None
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_passing_fault_changes_nothing(server: Hub, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    match, what = FAULTS[fault]
-    server.fault(match, **what)
+def test_a_transient_fault_changes_nothing(server: Hub, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    match, options = FAULTS[fault]
+    server.fault(match, **options)
     assert read() == ROWS
     assert server.faults == [] and server.naps != []
 
 
-def test_the_hub_says_how_long_to_wait(server: Hub) -> None:
+def test_the_wait_that_the_hub_demands_is_kept(server: Hub) -> None:
     server.fault("/api/datasets/owner/corpus", status=429, retry_after=17)
     assert read() == ROWS
     assert server.naps == [17]
 
 
 @pytest.mark.parametrize(
-    "match, what, words",
+    "match, options, words",
     [
-        ("/api/", {"status": 503, "times": 99}, r"cannot be had.*answered 503.*try again later"),
+        ("/api/", {"status": 503, "times": 99}, r"the hub at .* fails for .*answered 503.*later"),
         ("/api/", {"status": 404, "code": "RepoNotFound"}, "is not on the hub at .*hf auth login"),
-        ("/api/", {"status": 403}, "cannot be had.*answered 403.*hf auth login"),
+        ("/api/", {"status": 403}, "the hub at .* fails for .*answered 403.*hf auth login"),
         ("/resolve/", {"status": 401, "code": "GatedRepo"}, "is gated: accept its terms at .*owner/corpus"),
     ],
 )
-def test_a_lasting_refusal_is_one_line(server: Hub, match: str, what: dict, words: str) -> None:
-    server.fault(match, **what)
+def test_a_lasting_refusal_is_one_line(server: Hub, match: str, options: dict, words: str) -> None:
+    server.fault(match, **options)
     with pytest.raises(UserError, match=words) as error:
         read()
     assert "\n" not in str(error.value)
-    assert (server.naps == [1, 2, 4]) == ("503" in words)  # what cannot pass is not tried again
+    assert (server.naps == [1, 2, 4]) == ("503" in words)  # a lasting fault is not retried
 
 
 def test_missing_and_damaged_files_are_named(server: Hub) -> None:
@@ -248,11 +243,11 @@ def test_a_flipped_byte_is_seen(server: Hub) -> None:
         read()
 
 
-def test_no_hub_at_all_is_said(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_not_reached_is_named(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(
             huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}"
         )
-        with pytest.raises(UserError, match="cannot be had.*ConnectError.*try again later"):
+        with pytest.raises(UserError, match="the hub at .* fails for .*ConnectError.*later"):
             read()

@@ -1,4 +1,4 @@
-"""A hub on this machine that serves one small corpus, for tests of reading from the hub."""
+"""Hub on this machine that serves one small corpus, for tests of reading from the hub."""
 
 import time
 from collections.abc import Iterator
@@ -9,19 +9,22 @@ from examples import parquet
 from hub import REVISION, Hub
 
 from dataprep import conversations, documents, sources
-from dataprep.sources import HubDataset, hub_spans
+from dataprep.sources import HubDataset, hub_ranges
 from runtime import hub as runtime_hub
 
 
-def texts(spans: list[sources.Span]) -> list[str]:
-    return [text for span in spans for text, _ in text_documents(span)]
+def texts(ranges: list[sources.FileRange]) -> list[str]:
+    """Return the texts of all ranges."""
+    return [text for file_range in ranges for text, _ in text_documents(file_range)]
 
 
-def text_documents(span: sources.Span) -> Iterator[tuple[str, bool]]:
-    """What data.py makes documents of: the texts of .txt files, the column `text` of rows."""
-    if span.form in ("txt", "part"):
-        return documents.texts(span)
-    return ((conversations.text(row, "text", where), True) for row, where in sources.rows(span, ("text",)))
+def text_documents(file_range: sources.FileRange) -> Iterator[tuple[str, bool]]:
+    """Yield what data.py makes documents of: the texts of .txt files, the column `text` of rows."""
+    if file_range.format in ("txt", "part"):
+        yield from documents.iter_texts(file_range)
+        return
+    for row, row_name in sources.iter_rows(file_range, ("text",)):
+        yield conversations.text(row, "text", row_name), True
 
 
 ROWS = [f"document {n} " + "words " * 500 for n in range(100)]
@@ -30,7 +33,7 @@ DATASET = HubDataset("owner/corpus", {"train": "data/train-*.parquet", "val": "d
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with a dataset of two training files and one for validation; waiting takes no time."""
+    """Serve a dataset of two training files and one for validation; waiting takes no time."""
     files = {
         "README.md": b"",
         "data/train-1.parquet": parquet(ROWS[40:80]),
@@ -57,9 +60,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def read(split: str | None = None) -> list[str]:
-    spans, revision = hub_spans(DATASET, 1, None)
-    assert revision == REVISION and len(spans) == 10
-    return texts([span for span in spans if split in (None, span.split)])
+    """Return the rows of a split of the corpus, or of both."""
+    ranges, revision = hub_ranges(DATASET, 1, None)
+    assert revision == REVISION and len(ranges) == 10
+    return texts([file_range for file_range in ranges if split in (None, file_range.split)])
 
 
 FAULTS = {

@@ -75,10 +75,10 @@ def write_rows(folder: Path, kind: str, splits: dict[str, list[list[dict]]]) -> 
     entries: dict[str, list[dict]] = {split: [] for split in splits}
     for split, shards in splits.items():
         for index, rows in enumerate(shards):
-            writer = ShardWriter(folder, split, index, np.uint16, with_keep=kind != "text")
+            writer = ShardWriter(folder, split, index, np.uint16, with_loss_mask=kind != "text")
             for document in row_documents(((row, "a row") for row in rows), kind, tokenizer):
-                for ids, keep, size in document.parts:
-                    writer.add(ids, keep, size, ended=True)
+                for ids, keep, size in document.token_parts:
+                    writer.add(ids, keep, size, is_complete=True)
             entries[split].append(writer.close())
     write_json(
         folder / "meta.json",

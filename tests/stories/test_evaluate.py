@@ -1,6 +1,7 @@
-"""The story suite: it counts what a model says, and what it leaves unsaid."""
+"""Story suite: its measures, and the answers that they are measures of."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,10 @@ from generation.generate import GREEDY, SamplingParams
 from model import Llama
 from runtime.errors import UserError
 from stories import evaluate
-from stories.tasks import QUESTIONS, STORIES, task_at
+from stories.tasks import QUESTIONS, STORIES, Task, task_at
 from tokenizer import Tokenizer, byte_level, instruction_text
 
-ROOMY = SimpleNamespace(args=ModelArgs(block_size=100_000))  # of a model that is not asked
+ROOMY = SimpleNamespace(args=ModelArgs(block_size=100_000))  # of a model that is never run
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,8 @@ def tokenizer() -> Tokenizer:
     return byte_level()
 
 
-def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, say) -> list[int]:
-    """Puts in the place of decoding a model that says say(task); returns the sizes of the batches it was asked for."""
+def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, reply: Callable[[Task], str]) -> list[int]:
+    """Replace generation by a model that answers reply(task); returns a list that batch sizes are added to."""
     known = {}
     for kind in (*QUESTIONS, *STORIES):
         for n in range(60):
@@ -37,13 +38,13 @@ def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, say) -> list[i
         model, prompts, max_new_tokens: int, stop_id: int, params: SamplingParams
     ) -> Iterator[list[int | None]]:
         sizes.append(len(prompts))
-        said = [[*tokenizer.encode(say(known[tuple(ids)])), None][:max_new_tokens] for ids in prompts]
-        for place in range(max(map(len, said))):
-            yield [ids[place] if place < len(ids) else None for ids in said]
+        outputs = [[*tokenizer.encode(reply(known[tuple(ids)])), None][:max_new_tokens] for ids in prompts]
+        for column in zip_longest(*outputs):
+            yield list(column)
 
     monkeypatch.setattr(evaluate, "generate_batch", generate_batch)
     for limit in ("ANSWER_TOKENS", "STORY_TOKENS"):
-        monkeypatch.setattr(evaluate, limit, 2000)  # which are bytes here
+        monkeypatch.setattr(evaluate, limit, 2000)  # bytes, here
     return sizes
 
 
@@ -51,22 +52,27 @@ def scores(tokenizer: Tokenizer) -> dict[str, float]:
     return evaluate.story_suite(ROOMY, tokenizer, questions=3 * len(QUESTIONS), stories=30)
 
 
-def test_right_answers_and_our_own_stories_have_full_marks(
+def test_right_answers_and_stories_of_the_world_have_full_marks(
     monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
 ) -> None:
     sizes = oracle(monkeypatch, tokenizer, lambda task: task.output)
-    found = scores(tokenizer)
-    assert {found[name] for name in found if name.startswith("exact")} == {1.0}
-    assert (found["on_subject"], found["ended"], found["complete"], found["kind"]) == (1, 1, 1, 1)
-    assert found["repetition"] < 0.01 and 40 < found["words"] < 140
+    measures = scores(tokenizer)
+    assert {measures[name] for name in measures if name.startswith("exact")} == {1.0}
+    assert (measures["on_subject"], measures["ended"], measures["complete"], measures["kind"]) == (1, 1, 1, 1)
+    assert measures["repetition"] < 0.01 and 40 < measures["words"] < 140
     assert max(sizes) <= evaluate.BATCH and sum(sizes) > 40
 
 
-def test_what_is_wrong_is_counted(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+def test_flaws_are_counted(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
     oracle(monkeypatch, tokenizer, lambda task: "I like cats. " * 400)  # off the subject, and without an end
-    found = scores(tokenizer)
-    assert (found["exact"], found["on_subject"], found["ended"], found["complete"]) == (0, 0, 0, 0)
-    assert found["repetition"] > 0.9 and found["kind"] == 1
+    measures = scores(tokenizer)
+    assert (measures["exact"], measures["on_subject"], measures["ended"], measures["complete"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert measures["repetition"] > 0.9 and measures["kind"] == 1
     oracle(
         monkeypatch,
         tokenizer,
@@ -81,20 +87,20 @@ def test_answers_come_in_the_order_of_the_tasks(
     oracle(monkeypatch, tokenizer, lambda task: task.instruction[:20])
     tasks = evaluate.held_out(tuple(QUESTIONS), 40, 0)
     assert len({task.instruction for task in tasks}) > 30
-    found = list(evaluate.answers(ROOMY, tokenizer, tasks, 24))
-    assert found == [(task.instruction[:20].strip(), True) for task in tasks]
+    replies = list(evaluate.answers(ROOMY, tokenizer, tasks, 24))
+    assert replies == [(task.instruction[:20].strip(), True) for task in tasks]
 
 
-def test_a_model_is_asked(tiny: ModelArgs, tokenizer: Tokenizer) -> None:
+def test_a_model_is_run(tiny: ModelArgs, tokenizer: Tokenizer) -> None:
     model = Llama(tiny.replace(vocab_size=320, block_size=1600)).eval()
-    found = evaluate.story_suite(model, tokenizer, questions=len(QUESTIONS), stories=3)
-    assert found["exact"] == 0 and 0 <= found["ended"] <= 1
+    measures = evaluate.story_suite(model, tokenizer, questions=len(QUESTIONS), stories=3)
+    assert measures["exact"] == 0 and 0 <= measures["ended"] <= 1
 
 
-def test_what_the_context_cuts_off_has_not_ended(tiny: ModelArgs, tokenizer: Tokenizer) -> None:
+def test_a_response_that_fills_the_context_has_not_ended(tiny: ModelArgs, tokenizer: Tokenizer) -> None:
     tasks = evaluate.held_out(tuple(STORIES), 4, 0)
-    asked = [instruction_text(task.instruction, task.input) for task in tasks]
-    longest = max(len(tokenizer.render([{"role": "user", "content": content}])[0]) for content in asked)
+    contents = [instruction_text(task.instruction, task.input) for task in tasks]
+    longest = max(len(tokenizer.render([{"role": "user", "content": content}])[0]) for content in contents)
     model = Llama(tiny.replace(vocab_size=320, block_size=longest + 5)).eval()
     assert not any(ended for _, ended in evaluate.answers(model, tokenizer, tasks, 220, GREEDY))
     with pytest.raises(UserError, match=f"has {longest} tokens, and the model's context holds {longest}"):

@@ -1,4 +1,4 @@
-"""The built-in corpus: reproducible rows, honest splits, and clean English that states its own facts."""
+"""Story world: reproducible rows, separate splits, and clean English that states its facts."""
 
 import random
 import re
@@ -65,17 +65,17 @@ def test_every_character_object_and_plot_is_in_both_splits(train, val):
 def test_the_text_states_the_facts(train, val):
     for tale, text in train + val:
         lowered = text.lower()
-        names = (tale.character, tale.object, tale.place, tale.helper, tale.feeling, tale.end_feeling)
+        names = (tale.character, tale.object, tale.setting, tale.helper, tale.feeling, tale.end_feeling)
         facts = (*names, tale.mishap, tale.fix, tale.adjective, tale.at.split()[-1])
         missing = [fact for fact in facts if fact.lower() not in lowered]
         assert not missing, f"{missing} not in: {text}"
         assert tale.helper != tale.character
 
 
-def test_a_tale_can_be_told_in_many_ways():
+def test_a_tale_has_many_tellings():
     tale = sample_tale("train", random.Random(1))
-    told = {tell(tale, random.Random(seed)) for seed in range(200)}
-    assert len(told) > 190
+    texts = {tell(tale, random.Random(seed)) for seed in range(200)}
+    assert len(texts) > 190
     assert tell(tale, random.Random(5)) == tell(tale, random.Random(5))
 
 

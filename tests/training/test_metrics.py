@@ -94,7 +94,7 @@ def test_rows_wait_for_room_on_a_full_disk(tmp_path: Path, capsys: pytest.Captur
     metrics.close()
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3, 4, 5]
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "rows wait for room; the run goes on" in said
+    assert said.count("\n") == 1 and "rows wait for room; the run continues" in said
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

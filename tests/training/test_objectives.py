@@ -25,13 +25,10 @@ from runtime.distributed import DistributedEnv
 from trainer import train_step
 from training import chunked_loss, objectives
 from training.objectives import (
-    chunked_linear_loss,
+    completion_lengths,
     completion_logps,
     evaluate,
     global_means,
-    label_logps,
-    lengths,
-    linear_cross_entropy,
     next_token,
     preference,
     preference_loss,
@@ -39,100 +36,11 @@ from training.objectives import (
 from training.optimizers import build_optimizers
 
 
-def plain_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(states @ weight.T, labels, ignore_index=IGNORE, reduction="sum")
-
-
 def random_batch(args: ModelArgs, B: int, T: int, ignored: float = 0.0) -> Batch:
     generator = torch.Generator().manual_seed(B * T)
     tokens = torch.randint(args.vocab_size, (B, T + 1), generator=generator)
     nothing = torch.rand(B, T, generator=generator) < ignored
     return Batch(tokens[:, :-1], tokens[:, 1:].masked_fill(nothing, IGNORE))
-
-
-@pytest.mark.parametrize(
-    "V, N", [(5, 7), (257, 100), (50304, 400), (70000, 300)]
-)  # the last two in several chunks
-@pytest.mark.parametrize("autocast", [False, True])
-def test_head_loss_is_the_plain_cross_entropy(V: int, N: int, autocast: bool) -> None:
-    torch.manual_seed(V)
-    states, weight = torch.randn(N, 8, requires_grad=True), torch.randn(V, 8, requires_grad=True)
-    labels = torch.randint(V, (N,)).masked_fill(torch.rand(N) < 0.2, IGNORE)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        loss = linear_cross_entropy(states, weight, labels)
-    expected = plain_loss(states, weight, labels)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(expected.item(), rel=5e-3 if autocast else 1e-5)
-    assert not autocast or loss.item() != expected.item()  # the low precision is at work
-    gradients = torch.autograd.grad(3 * loss, (states, weight))
-    for ours, theirs in zip(gradients, torch.autograd.grad(3 * expected, (states, weight)), strict=True):
-        assert theirs.abs().max() > 0
-        assert (ours - theirs).norm() < (2e-2 if autocast else 1e-4) * theirs.norm()
-
-
-@pytest.mark.parametrize("ends", [None, [100, 130, 420, 700]], ids=str)
-def test_a_loss_in_parts_has_the_gradients_of_the_plain_one(ends: list[int] | None) -> None:
-    """Not linear in its parts, as that of pairs is not; more rows than are made at a time."""
-    torch.manual_seed(0)
-    states, weight = torch.randn(700, 8, requires_grad=True), torch.randn(50304, 8, requires_grad=True)
-    labels, coefficients = torch.randint(50304, (700,)), torch.randn(700)
-    labels[::7] = IGNORE
-    calls = []
-
-    def loss(logps: Tensor) -> Tensor:
-        calls.append(logps)
-        weighted = 0.1 * coefficients * logps
-        sums = (
-            weighted
-            if ends is None
-            else torch.stack([part.sum() for part in weighted.tensor_split(ends[:-1])])
-        )
-        return F.softplus(sums).sum()
-
-    found, logps = chunked_linear_loss(states, weight, labels, loss, ends)
-    assert len(calls) == 3  # two parts, and the sum
-    expected = -F.cross_entropy(states @ weight.T, labels, ignore_index=IGNORE, reduction="none")
-    assert not logps.requires_grad and torch.equal(logps, label_logps(states, weight, labels))
-    torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
-    assert found.item() == pytest.approx(loss(expected).item(), rel=1e-5)
-    with torch.no_grad():
-        assert torch.equal(chunked_linear_loss(states, weight, labels, loss, ends)[0], found)
-    pairs = zip(
-        *(torch.autograd.grad(3 * each, (states, weight)) for each in (found, loss(expected))), strict=True
-    )
-    for ours, theirs in pairs:
-        assert theirs.norm() > 0 and (ours - theirs).norm() < 1e-5 * theirs.norm()
-
-
-@pytest.mark.parametrize(
-    "rows, ends, parts",
-    [
-        (10, None, [10]),
-        (11, None, [5, 11]),
-        (24, None, [8, 16, 24]),
-        (0, None, [0]),
-        (24, [3, 15, 24], [3, 15, 24]),
-        (24, [24], [24]),
-        (24, [1, 2, 3, 24], [3, 24]),
-        (12, [11, 11, 12], [11, 12]),
-    ],
-)
-def test_parts_are_even_and_end_where_they_may(
-    monkeypatch: pytest.MonkeyPatch, rows: int, ends: list[int] | None, parts: list[int]
-) -> None:
-    monkeypatch.setattr(chunked_loss, "ROWS", 7)
-    monkeypatch.setattr(chunked_loss, "LOGITS", 100)
-    found = chunked_loss._parts(rows, 100, ends)
-    assert [part.stop for part in found] == parts
-    assert [part.start for part in found] == [0, *parts[:-1]]
-
-
-def test_rows_of_several_chunks_add_up_under_autocast() -> None:
-    torch.manual_seed(0)
-    states, weight, labels = torch.randn(9000, 8), torch.randn(17, 8), torch.randint(17, (9000,))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = linear_cross_entropy(states, weight, labels)
-    assert loss.item() == pytest.approx(plain_loss(states, weight, labels).item(), rel=1e-3)
 
 
 def test_next_token_is_the_cross_entropy_of_the_logits(tiny: ModelArgs) -> None:
@@ -359,8 +267,8 @@ KINDS = [{}, {"beta": 0.5}, {"label_smoothing": 0.2}, {"dpo_loss": "ipo", "beta"
 def test_packed_pairs_have_the_loss_of_each_answer_alone(
     ours: Llama, pairs: tuple[PairRows, Llama], options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunked_loss, "ROWS", 50)  # so that a batch is several parts
-    monkeypatch.setattr(chunked_loss, "LOGITS", 1)
+    monkeypatch.setattr(chunked_loss, "MIN_CHUNK_TOKENS", 50)  # so that a batch is several parts
+    monkeypatch.setattr(chunked_loss, "MAX_CHUNK_LOGITS", 1)
     rows, reference = pairs
     theirs, policy = plain_logps(ours, rows.dataset, len(PREFERRING))
     frozen = plain_logps(reference, rows.dataset, len(PREFERRING))[1].detach()
@@ -400,6 +308,14 @@ def test_packed_pairs_have_the_loss_of_each_answer_alone(
         }.items()
     }
     assert 0 < sums["accuracy"] < 1
+
+
+def test_the_pairs_of_chunks_are_all_pairs_once() -> None:
+    boundaries = [0, 4, 4, 9, 12, 12]  # the pairs 0, 2 and 5 have no position
+    cuts = [0, 4, 9, 12]
+    pairs = [objectives._pairs_of_chunk(boundaries, slice(*cut)) for cut in zip(cuts, cuts[1:], strict=False)]
+    assert [(part.start, part.stop) for part in pairs] == [(0, 3), (3, 4), (4, 6)]
+    assert objectives._pairs_of_chunk(boundaries, slice(0, 12)) == slice(0, 6)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +363,7 @@ def test_neither_padding_nor_neighbours_matter(ours: Llama, pairs: tuple[PairRow
     )  # other words in the first pairs
     same = completion_logps(ours, first).isclose(completion_logps(ours, whole), rtol=1e-5, atol=1e-5)
     assert (~same).sum() == 2 * len(rows)
-    counts = lengths(whole).long().tolist()
+    counts = completion_lengths(whole).long().tolist()
     order = np.concatenate(rows.members)
     assert counts == [
         int(rows.dataset.document(2 * pair + side)[1].sum()) for pair in order for side in (0, 1)
@@ -490,8 +406,8 @@ def test_fast_steps_have_the_losses_of_plain_ones(
     ours: Llama, tmp_path: Path, env: DistributedEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """50 steps of trainer.py on packed rows against the textbook: all logits, a mask, clip_grad_norm_, plain AdamW."""
-    monkeypatch.setattr(chunked_loss, "ROWS", 50)  # so that there are several
-    monkeypatch.setattr(chunked_loss, "LOGITS", 1)
+    monkeypatch.setattr(chunked_loss, "MIN_CHUNK_TOKENS", 50)  # so that there are several
+    monkeypatch.setattr(chunked_loss, "MAX_CHUNK_LOGITS", 1)
     args = ours.args.replace(train="S", micro_batch_size=2, gradient_accumulation_steps=2, max_lr=3e-3)
     rows, plain = PackedRows(prepared(tmp_path, "instruct", SPEAKING), 160, seed=0), deepcopy(ours)
     optimizers, scaler = build_optimizers(ours, args), torch.amp.GradScaler("cpu", enabled=False)

@@ -71,5 +71,5 @@ def test_runs_are_drawn_side_by_side_with_their_accuracy(
     assert (left.get_title(), right.get_title()) == ("P-a", "D-b")
     assert len(left.get_lines()) == 1 and [line.get_ydata()[-1] for line in right.get_lines()] == [0.5, 0.75]
     monkeypatch.setattr("sys.argv", ["training.plots", "--runs", str(tmp_path / "P-a"), str(tmp_path)])
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run folder"):
         plots.main()

@@ -1,0 +1,368 @@
+"""Preparation of a dataset: its units in worker processes, in order, then one folder with meta.json and checksums.
+
+Everything is written to data/.<name>.partial, where a run that was killed is resumed. The folder is renamed to
+data/<name> when it is complete. A unit is finished when its entry unit-<number>.json exists.
+"""
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataprep.holdout import split_validation
+from dataprep.registry import PrepConfig
+from dataprep.shards import FORMAT, SPLITS, TokenDataset, check_replaceable, read_meta, verify_dataset
+from dataprep.worker import prepare_unit, start_worker
+from runtime.checksums import write_checksums
+from runtime.errors import UserError
+from runtime.files import commit_folder, folder_lock, write_json
+from tokenizer import Tokenizer
+
+WORKERS = multiprocessing.get_context("forkserver")
+ROOT = Path(__file__).resolve().parent.parent
+UPDATE_SECONDS = 0.2  # between two updates of the progress bar
+MIN_TOKENS = 2  # of each split: one to read and one to predict
+
+
+@dataclass(frozen=True)
+class MachineShare:
+    """Share of the units that one of `count` machines prepares; `number` counts from 1."""
+
+    number: int
+    count: int
+
+    def has(self, unit: int) -> bool:
+        """Return True if this machine prepares the unit."""
+        return unit % self.count == self.number - 1
+
+
+def start_forkserver() -> None:
+    """Start the process that workers are forked from, so that modules are loaded once, while this one is busy.
+
+    It and its workers ignore Ctrl-C: the main process ends them. They import our modules, whatever the current folder
+    holds.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    environment = dict(os.environ)
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    try:
+        WORKERS.set_forkserver_preload(["dataprep.worker"])
+        ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        os.environ.clear()
+        os.environ |= environment
+
+
+# --- a dataset, or one machine's share of it -------------------------------------------------------------------------
+
+
+def prepare(data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer, workers: int) -> Path:
+    """Write data/<name>, resuming a run with an equal config. Return the folder."""
+    target = data_dir / name
+    partial = data_dir / f".{name}.partial"
+    check_replaceable(target, [file["path"] for file in config.provenance.get("files", ())])
+    if _is_complete(target, config):
+        print(f"{target} is already prepared")
+        return target
+
+    partial.mkdir(exist_ok=True)
+    with folder_lock(partial):
+        if _read_config(partial) != config.to_json():
+            _reset_partial_folder(partial, config, tokenizer)
+        merge_machine_shares(partial, data_dir, name, config)
+
+        if not (partial / "meta.json").is_file():
+            entries = _prepare_units(partial, config, tokenizer, workers, MachineShare(1, 1))
+            write_json(partial / "meta.json", make_meta(partial, name, config, entries, tokenizer))
+        meta = read_meta(partial)
+        _remove_leftovers(partial, meta)
+        commit_folder(partial, target)
+
+    _print_summary(target, meta)
+    return target
+
+
+def prepare_share(
+    data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer, workers: int, share: MachineShare
+) -> None:
+    """Prepare every count-th unit, for `prepare` to merge."""
+    folder = data_dir / f".{name}.shard-{share.number}-of-{share.count}"
+    folder.mkdir(exist_ok=True)
+    with folder_lock(folder):
+        if _read_config(folder) != config.to_json():
+            _reset_partial_folder(folder, config, tokenizer)
+        entries = _prepare_units(folder, config, tokenizer, workers, share)
+    print(
+        f"{folder}: done, {len(entries)} of {len(config.units)} units, {sum(map(_num_tokens, entries)):,} tokens; "
+        f"copy all {share.count} into one {data_dir.name}/ and run the same command there without --shard"
+    )
+
+
+def merge_machine_shares(partial: Path, data_dir: Path, name: str, config: PrepConfig) -> None:
+    """Move the finished units of all shares into the folder; a kill in between is repaired by the next run.
+
+    Raises UserError for a share with another config.
+    """
+    pattern = re.compile(re.escape(f".{name}.shard-") + r"\d+-of-\d+")
+    for share in sorted(path for path in data_dir.iterdir() if pattern.fullmatch(path.name)):
+        with folder_lock(share):
+            if _read_config(share) != config.to_json():
+                raise UserError(
+                    f"{share} was prepared with other settings (sources, revision, tokenizer, flags, or path or "
+                    "time of the files): prepare it again, or remove it"
+                )
+            for entry in sorted(share.glob("unit-*.json")):
+                # The entry last: it makes the unit finished.
+                for file in _shard_files(json.loads(entry.read_text())["shards"].values()):
+                    if (share / file).is_file():
+                        (share / file).rename(partial / file)
+                entry.rename(partial / entry.name)
+            shutil.rmtree(share)
+
+
+def make_meta(
+    partial: Path, name: str, config: PrepConfig, entries: list[dict], tokenizer: Tokenizer
+) -> dict:
+    """Return meta.json of the units, after making a validation split where there is none.
+
+    Raises UserError for too little text.
+    """
+    splits = {
+        split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
+        for split in SPLITS
+    }
+    if bool(splits["train"]) != bool(splits["val"]):
+        splits = split_validation(
+            partial,
+            splits["train"] or splits["val"],
+            config.kind,
+            config.val_fraction,
+            config.tokenizer["vocab_size"],
+            first_index=len(config.units),
+            text_bytes=tokenizer.text_bytes,
+        )
+
+    train_tokens, val_tokens = (sum(shard["tokens"] for shard in splits[split]) for split in SPLITS)
+    if min(train_tokens, val_tokens) < MIN_TOKENS:
+        raise UserError(
+            f"{name}: too little text: {train_tokens:,} tokens to train on and {val_tokens:,} held out; "
+            "give more text, or another --val_fraction or --max_tokens"
+        )
+    return {
+        "format": FORMAT,
+        "name": name,
+        "kind": config.kind,
+        "tokenizer": config.tokenizer,
+        "source": config.provenance,
+        "empty": sum(entry["empty"] for entry in entries),
+        "splits": splits,
+    }
+
+
+def _read_config(folder: Path) -> dict | None:
+    """Return the config (as JSON) that a folder is prepared with; None if it is missing or damaged."""
+    try:
+        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def hub_revision(data_dir: Path, name: str) -> str | None:
+    """Return the revision of the hub's dataset that an unfinished run or share began with, if there is one."""
+    for folder in data_dir.glob(f".{name}.*"):
+        if config := _read_config(folder):
+            return config["source"].get("revision")
+    return None
+
+
+def _is_complete(target: Path, config: PrepConfig) -> bool:
+    """Return True if a dataset was prepared with this config and its files are undamaged."""
+    if not (target / "meta.json").is_file() or _read_config(target) != config.to_json():
+        return False
+    try:
+        verify_dataset(target)
+        meta = read_meta(target)
+        return all(TokenDataset(target, split, meta) for split in SPLITS)
+    except UserError as error:
+        print(error)
+        return False
+
+
+def _reset_partial_folder(folder: Path, config: PrepConfig, tokenizer: Tokenizer) -> None:
+    """Remove what another config left, plan.json first, and write the new one last."""
+    (folder / "plan.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(folder / "tokenizer")
+    write_json(folder / "plan.json", config.to_json())
+
+
+def _remove_leftovers(partial: Path, meta: dict) -> None:
+    """Remove the files that meta.json does not list, such as unit entries; write the checksums of the others."""
+    digests: dict[str, str] = {}
+    for split in SPLITS:
+        for shard in meta["splits"][split]:
+            digests |= shard["sha256"]
+
+    for path in partial.iterdir():
+        if path.is_file() and path.name not in {"meta.json", "plan.json", *digests}:
+            path.unlink()
+    write_checksums(partial, digests)
+
+
+def _print_summary(target: Path, meta: dict) -> None:
+    noun = {"text": "documents", "instruct": "conversations", "preference": "answers"}[meta["kind"]]
+    for split in SPLITS:
+        documents, tokens, size = (
+            sum(shard[key] for shard in meta["splits"][split]) for key in ("documents", "tokens", "bytes")
+        )
+        print(f"{split}: {documents:,} {noun}, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
+
+    skipped = f"; skipped {meta['empty']:,} rows with nothing to learn" if meta["empty"] else ""
+    print(f"{target}: done{skipped}")
+
+
+# --- all units, in order ---------------------------------------------------------------------------------------------
+
+
+def _prepare_units(
+    folder: Path, config: PrepConfig, tokenizer: Tokenizer, workers: int, share: MachineShare
+) -> list[dict]:
+    """Return the entries of the units of a share, in order; finished units are kept as they are."""
+    counter = WORKERS.Value("q", 0)
+    processes = max(1, min(workers, len(config.units)))
+    megabytes = sum(file_range.bytes for unit in config.units for file_range in unit) / 1e6
+    pool = ProcessPoolExecutor(processes, WORKERS, start_worker, (folder, config, tokenizer, counter))
+    progress = tqdm(
+        total=config.max_tokens, unit=" tokens", unit_scale=True, desc=f"{megabytes:,.0f} MB", disable=None
+    )
+    with pool, progress:
+        try:
+            entries = _prepare_splits(
+                folder, pool, config, share, workers + 1, lambda: progress.update(counter.value - progress.n)
+            )
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed (out of memory?): run the same command again to resume, "
+                "perhaps with a smaller --num_proc"
+            ) from None
+        finally:
+            # The units that they work on are not needed any more.
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        progress.update(sum(map(_num_tokens, entries.values())) - progress.n)
+    return [entries[number] for number in sorted(entries)]
+
+
+def _prepare_splits(
+    folder: Path,
+    pool: ProcessPoolExecutor,
+    config: PrepConfig,
+    share: MachineShare,
+    window: int,
+    on_wait: Callable[[], object],
+) -> dict[int, dict]:
+    """Return the entries of units by number: val units take their fraction of the tokens, train units the rest."""
+    remaining = config.max_tokens or math.inf
+    entries: dict[int, dict] = {}
+    for split in (None, "val", "train"):
+        numbers = [n for n, unit in enumerate(config.units) if unit[0].split == split and share.has(n)]
+        budget = remaining
+        if split == "val" and config.max_tokens:
+            budget = max(1, round(remaining * config.val_fraction))
+
+        prepared = _prepare_in_order(folder, pool, numbers, budget, window, on_wait)
+        remaining -= sum(map(_num_tokens, prepared.values()))
+        entries |= prepared
+    return entries
+
+
+def _prepare_in_order(
+    folder: Path,
+    pool: ProcessPoolExecutor,
+    numbers: list[int],
+    budget: float,
+    window: int,
+    on_wait: Callable[[], object],
+) -> dict[int, dict]:
+    """Return the entries of units in order, up to the budget of tokens; `window` units are prepared at a time.
+
+    A unit that exceeds the rest of the budget is prepared again with that rest: the documents of its two splits
+    alternate, so the files do not tell where to truncate them.
+    """
+    remaining = budget
+    entries: dict[int, dict] = {}
+    pending = iter(numbers)
+    futures: deque[Future] = deque()
+    for number in numbers:
+        for upcoming in itertools.islice(pending, window - len(futures)):
+            futures.append(_start_unit(folder, pool, upcoming, budget))
+
+        entry = _result(futures.popleft(), on_wait)
+        if _num_tokens(entry) > remaining:
+            entry = _result(pool.submit(prepare_unit, number, remaining), on_wait)
+        write_json(_entry_path(folder, number), entry)
+        entries[number] = entry
+
+        remaining -= _num_tokens(entry)
+        if remaining == 0 or entry["full"]:
+            break
+
+    for future in futures:
+        future.cancel()
+    return entries
+
+
+def _start_unit(folder: Path, pool: ProcessPoolExecutor, number: int, budget: float) -> Future:
+    """Return the future of a unit; of a finished one, the stored entry."""
+    entry = _finished_unit(folder, number)
+    if entry is None:
+        return pool.submit(prepare_unit, number, budget)
+    future: Future = Future()
+    future.set_result(entry)
+    return future
+
+
+def _finished_unit(folder: Path, number: int) -> dict | None:
+    """Return the entry of a unit that an earlier run with the same config finished."""
+    path = _entry_path(folder, number)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _entry_path(folder: Path, number: int) -> Path:
+    return folder / f"unit-{number:05d}.json"
+
+
+def _result(future: Future, on_wait: Callable[[], object]) -> dict:
+    """Return the result of a future, calling `on_wait` again and again until then."""
+    while not wait([future], timeout=UPDATE_SECONDS).done:
+        on_wait()
+    return future.result()
+
+
+def _num_tokens(entry: dict) -> int:
+    return sum(shard["tokens"] for shard in entry["shards"].values())
+
+
+def _shard_files(shards: Iterable[dict]) -> list[str]:
+    return [name for shard in shards for name in shard["sha256"]]

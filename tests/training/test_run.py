@@ -1,0 +1,66 @@
+"""A run in this process: its plan, what its checkpoints keep, samples, and that it leaves no handler behind."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from toy import TINY, flags, metrics, toy_dataset
+
+import trainer
+from runtime.distributed import DistributedEnv
+from training.run import NOT_STORED, Run
+from training.settings import resolve_run
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    """Return a function that sets up a run on toy data."""
+
+    def make(kind: str = "text", **settings: object) -> Run:
+        toy_dataset(tmp_path / "data", f"toy-{kind}", 60, kind)
+        places = {"data_dir": str(tmp_path / "data"), "save_checkpoint_dir": str(tmp_path / "runs")}
+        return Run(resolve_run({**TINY, **places, "dataset": f"toy-{kind}", **settings}))
+
+    return make
+
+
+def test_the_plan_names_model_data_and_start(make_run, env: DistributedEnv) -> None:
+    plan = "\n".join(make_run().attach_hardware(env))
+    for part in ("pretraining on toy-text", "parameters", "tokens per step: 256", "steps: 6", "memory"):
+        assert part in plan
+    assert "starting from" not in plan  # pretraining starts from random weights unless told otherwise
+    instruct = "\n".join(make_run("instruct", train="S", block_size=64).attach_hardware(env))
+    assert "starting from random weights (--init_from FOLDER takes a trained model)" in instruct
+
+
+def test_checkpoints_do_not_keep_what_belongs_to_one_start(make_run, env: DistributedEnv) -> None:
+    run = make_run(seed=3)
+    run.attach_hardware(env)
+    run.build()
+    kept = run.metadata()["args"]
+    assert kept["seed"] == 3 and kept["dtype"] == "float32" and not set(NOT_STORED) & kept.keys()
+    assert kept["min_lr"] is None and kept["vocab_size"] == 320
+
+
+def test_a_sample_continues_the_prompt_and_leaves_the_model_in_training(
+    make_run, env: DistributedEnv
+) -> None:
+    run = make_run(temperature=0.0)
+    run.attach_hardware(env)
+    run.build()
+    assert run.sample().startswith("the fox") and len(run.sample()) > len("the fox")
+    assert run.model.training
+
+
+def test_training_in_this_process_restores_signal_handlers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_dataset(tmp_path / "data", "toy", 60)
+    settings = {**TINY, "data_dir": tmp_path / "data", "save_checkpoint_dir": tmp_path / "runs"}
+    monkeypatch.setattr(sys, "argv", ["trainer.py", *flags(settings)])
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    trainer.main()
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert len(metrics(tmp_path / "runs" / "P-toy")) == 6
