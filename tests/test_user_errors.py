@@ -197,7 +197,9 @@ def test_mistake_gets_one_line_and_exit_code_2(folder, capsys, monkeypatch, faul
     monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *words])
     with pytest.raises(SystemExit) as stopped:
         errors.run_cli(script.main)
-    lines = [text for text in capsys.readouterr().err.splitlines() if text.strip() and "tokens/s]" not in text]
+    lines = [
+        text for text in capsys.readouterr().err.splitlines() if text.strip() and "tokens/s]" not in text
+    ]
     assert stopped.value.code == 2
     assert len(lines) == 1 and lines[0].startswith("error: ") and line.format(tmp=folder) in lines[0], lines
     assert sorted(path for path in folder.rglob("*") if ".x.partial" not in str(path)) == before
