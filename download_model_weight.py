@@ -1,10 +1,10 @@
-"""Fetch trained weights from the Hugging Face hub into a model folder; no login is needed.
+"""Download of trained weights from the Hugging Face hub into a model folder; no login is needed.
 
     python download_model_weight.py -P | -F | -D            the published base, fine-tuned, preference-aligned model
     python download_model_weight.py --repo_id OWNER/NAME    any model that export.py --push_to_hub has published
 
-A download that is cut off goes on when the command is repeated; size and hash of every file are compared with the
-hub's. The published .pt files become a folder labelled legacy, of safetensors. The last line of stdout is the folder.
+Repeat the command to resume a download that was cut off; size and hash of every file are compared with the hub's. The
+published .pt files become a folder labelled legacy, of safetensors. The last line of stdout is the folder.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from checkpoint import load_model
 from config import Parser, resolve
 from generation.chat import STAGE_OF_MODEL_TYPE
-from publishing.hub_download import HubFile, fetch, repository
+from publishing.hub_download import HubFile, fetch, list_files
 from publishing.published_weights import convert
 from runtime.errors import UserError, run_cli
 from runtime.files import commit_folder, write_json
@@ -23,7 +23,7 @@ from runtime.files import commit_folder, write_json
 
 @dataclass(frozen=True)
 class Published:
-    """Where the published weights of a stage are."""
+    """Repository and file of the published weights of a stage."""
 
     repo: str
     file: str
@@ -35,70 +35,28 @@ PUBLISHED = {
     "dpo": Published("YuvrajSingh9886/smol-llama-dpo", "DPO_model_1650.pt"),
 }
 SPELLINGS = {"pretrained": ("-P", "-pretrained"), "sft": ("-F", "-sft"), "dpo": ("-D", "-dpo")}
-SOURCE = "source.json"  # in the folder made: repository and revision
+MODEL_FILES = (".json", ".safetensors", ".md")
+SOURCE = "source.json"  # in a downloaded folder: repository and revision
+REVISION_LENGTH = 12  # leading characters of a revision
 
 
-def wanted(repo: str, files: dict[str, HubFile], model_type: str | None) -> list[HubFile]:
-    """The files of a model: the folder's that export.py writes, or one .pt. Raises UserError when there are neither."""
-    if "config.json" in files:
-        return [file for name, file in files.items() if name.endswith((".json", ".safetensors", ".md"))]
-    name = PUBLISHED[model_type].file if model_type else None
-    snapshots = [file for name, file in files.items() if name.endswith(".pt")]
-    chosen = files.get(name) or (snapshots[0] if len(snapshots) == 1 else None)
-    if not chosen:
-        raise UserError(
-            f"{repo} holds neither a model folder (config.json) nor {name or 'one .pt file'}; it has "
-            f"{', '.join(sorted(files)) or 'nothing'}"
-        )
-    if not model_type:
-        raise UserError(
-            f"{repo} holds {chosen.name}, which does not say how it was trained: add --model_type "
-            f"{', '.join(PUBLISHED)}"
-        )
-    return [chosen]
+@dataclass(frozen=True)
+class CommandLine:
+    """Flags of this script; `models_dir` is the folder that gets the model's folder."""
+
+    model_type: str | None
+    repo_id: str | None
+    file: Path | None
+    models_dir: Path
 
 
-def download(repo: str, model_type: str | None, there: Path) -> Path:
-    """Fetch a repository's model into a folder under `there`; returns the folder."""
-    folder = there / repo.replace("/", "--")
-    revision, files = repository(repo)
-    source = {"repo": repo, "revision": revision}
-    if (folder / SOURCE).is_file() and (folder / SOURCE).read_text(errors="replace") == json.dumps(
-        source, indent=1
-    ):
-        print(f"{repo} is here already, as it is on the hub now")
-        return folder
-    chosen = wanted(repo, files, model_type)
-    partial = there / f".{folder.name}.{revision[:12]}"
-    made = partial / "model"
-    made.mkdir(parents=True, exist_ok=True)
-    for file in chosen:
-        path = fetch(repo, file, partial if file.name.endswith(".pt") else made)
-    if path.suffix == ".pt":
-        convert(path, made, STAGE_OF_MODEL_TYPE[model_type])
-    write_json(made / SOURCE, source)
-    load_model(made)  # nothing takes the folder's name that cannot be loaded
-    commit_folder(made, folder)
-    shutil.rmtree(partial)
-    return folder
-
-
-def from_file(file: Path, model_type: str, there: Path) -> Path:
-    """Convert a published .pt file that is here already; returns the folder under `there`."""
-    folder = there / file.stem
-    partial = there / f".{folder.name}.partial"
-    convert(file, partial, STAGE_OF_MODEL_TYPE[model_type])
-    commit_folder(partial, folder)
-    return folder
-
-
-def main() -> None:
-    """Fetch or convert what the flags name; print the folder."""
+def parse_command_line() -> CommandLine:
+    """Return the flags of this script; exit with 2 if they name no model."""
     parser = Parser(__doc__)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model_type", choices=PUBLISHED, help="the published weights of a stage")
+    stages = parser.add_mutually_exclusive_group()
+    stages.add_argument("--model_type", choices=PUBLISHED, help="the published weights of a stage")
     for name, spellings in SPELLINGS.items():
-        which.add_argument(
+        stages.add_argument(
             *spellings,
             dest="model_type",
             action="store_const",
@@ -106,26 +64,109 @@ def main() -> None:
             help=f"the same as --model_type {name}: {PUBLISHED[name].repo}",
         )
     parser.add_argument("--repo_id", metavar="OWNER/NAME", help="another repository on the hub")
-    parser.add_argument("--file", type=Path, help="a published .pt file that is here already")
+    parser.add_argument("--file", type=Path, help="a published .pt file on this machine")
     parser.add_settings({"save_checkpoint_dir"})
-    typed = vars(parser.parse_args())
-    repo, model_type = typed["repo_id"], typed["model_type"]
-    if not repo and not model_type:
-        parser.error("which model? give -P, -F, -D, --model_type or --repo_id")
-    if typed["file"] and not model_type:
-        parser.error("--file needs -P, -F, -D or --model_type: how it was trained decides how it is asked")
-    there = Path(resolve(typed).save_checkpoint_dir)
-    try:
-        there.mkdir(parents=True, exist_ok=True)
-        folder = (
-            from_file(typed["file"], model_type, there)
-            if typed["file"]
-            else download(repo or PUBLISHED[model_type].repo, model_type, there)
-        )
-    except OSError as error:  # of the network, all are said already
+
+    flags = vars(parser.parse_args())
+    if not flags["repo_id"] and not flags["model_type"]:
+        parser.error("no model is named: give -P, -F, -D, --model_type or --repo_id")
+    if flags["file"] and not flags["model_type"]:
+        parser.error("--file needs -P, -F, -D or --model_type: the stage decides the prompt template")
+
+    return CommandLine(
+        model_type=flags["model_type"],
+        repo_id=flags["repo_id"],
+        file=flags["file"],
+        models_dir=Path(resolve(flags).save_checkpoint_dir),
+    )
+
+
+def files_of_model(repo: str, files: dict[str, HubFile], model_type: str | None) -> list[HubFile]:
+    """Return the files to download: those of a folder that export.py wrote, or one .pt file.
+
+    Raises UserError when the repository has neither.
+    """
+    if "config.json" in files:
+        return [file for name, file in files.items() if name.endswith(MODEL_FILES)]
+
+    expected = "one .pt file"
+    snapshots = [file for name, file in files.items() if name.endswith(".pt")]
+    snapshot = snapshots[0] if len(snapshots) == 1 else None
+    if model_type:
+        expected = PUBLISHED[model_type].file
+        snapshot = files.get(expected, snapshot)
+
+    if not snapshot:
         raise UserError(
-            f"cannot write to {there} ({error.strerror or error}): make room there, or choose another "
-            "--save_checkpoint_dir; what is there so far is kept"
+            f"{repo} has neither a model folder (config.json) nor {expected}; it has "
+            f"{', '.join(sorted(files)) or 'nothing'}"
+        )
+    if not model_type:
+        raise UserError(
+            f"{repo} has {snapshot.name}, which does not record its stage: add --model_type "
+            f"{', '.join(PUBLISHED)}"
+        )
+    return [snapshot]
+
+
+def download(repo: str, model_type: str | None, models_dir: Path) -> Path:
+    """Download a repository's model into a folder under models_dir, and return the folder."""
+    folder = models_dir / repo.replace("/", "--")
+    revision, files = list_files(repo)
+    source = {"repo": repo, "revision": revision}
+    if _is_up_to_date(folder, source):
+        print(f"{repo} is up to date in {folder}")
+        return folder
+
+    # Complete files stay in the partial folder, so a second attempt does not download them again.
+    partial = models_dir / f".{folder.name}.{revision[:REVISION_LENGTH]}"
+    model_folder = partial / "model"
+    model_folder.mkdir(parents=True, exist_ok=True)
+    for file in files_of_model(repo, files, model_type):
+        if file.name.endswith(".pt"):
+            snapshot = fetch(repo, file, partial)
+            convert(snapshot, model_folder, STAGE_OF_MODEL_TYPE[model_type])
+        else:
+            fetch(repo, file, model_folder)
+
+    write_json(model_folder / SOURCE, source)
+    load_model(model_folder)  # a folder that cannot be loaded must not get its name
+    commit_folder(model_folder, folder)
+    shutil.rmtree(partial)
+    return folder
+
+
+def _is_up_to_date(folder: Path, source: dict[str, str]) -> bool:
+    """Return True if a folder was downloaded from this repository at this revision."""
+    try:
+        return json.loads((folder / SOURCE).read_text(encoding="utf-8", errors="replace")) == source
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+
+
+def convert_file(file: Path, model_type: str, models_dir: Path) -> Path:
+    """Convert a published .pt file of this machine; return the folder under models_dir."""
+    folder = models_dir / file.stem
+    partial = models_dir / f".{folder.name}.partial"
+    convert(file, partial, STAGE_OF_MODEL_TYPE[model_type])
+    commit_folder(partial, folder)
+    return folder
+
+
+def main() -> None:
+    """Download or convert the model that the flags name; print its folder."""
+    command = parse_command_line()
+    try:
+        command.models_dir.mkdir(parents=True, exist_ok=True)
+        if command.file:
+            folder = convert_file(command.file, command.model_type, command.models_dir)
+        else:
+            repo = command.repo_id or PUBLISHED[command.model_type].repo
+            folder = download(repo, command.model_type, command.models_dir)
+    except OSError as error:  # of the disk: hub_errors has reported those of the network
+        raise UserError(
+            f"cannot write to {command.models_dir} ({error.strerror or error}): make room there, or choose "
+            "another --save_checkpoint_dir; files that are already here are kept"
         ) from None
     print(folder)
 

@@ -1,4 +1,4 @@
-"""Measure models: loss, perplexity and bits per byte on prepared data, preferences, and the story suite.
+"""Evaluation of models: loss, perplexity and bits per byte on prepared data, preferences, and the story suite.
 
     python evaluation.py --model checkpoints/P-stories --dataset stories [--json]
     python evaluation.py --model checkpoints/D-dpo --dataset dpo [--reference checkpoints/S-alpaca]
@@ -6,18 +6,21 @@
     python evaluation.py --model checkpoints/P-fw --lm_eval hellaswag,arc_easy     with pip install lm-eval
 
 Several models make a table with a column for each. Preferences: `preferred` is the share of pairs whose chosen answer
-has the higher log-prob; `accuracy` and `margin` compare rewards, beta * (log-prob - reference's), where a reference is
-known: the one given, or the weights that a DPO run started from.
+has the higher log-prob; `accuracy` and `margin` compare rewards, beta * (log-prob - reference's), if a reference is
+known: --reference, or the weights that a DPO run started from.
 """
 
+import argparse
 import itertools
 import json
 import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import yaml
@@ -37,12 +40,98 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError, run_cli
 from stories.evaluate import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
-from training.objectives import completion_lengths, completion_logps, evaluate, next_token
+from training.objectives import Objective, completion_lengths, completion_logps, evaluate, next_token
 from training.reference_logps import reference_key
 from training.state import initial_weights_folder, load_state
 
-MAX_EXP_ARG = 700.0  # whose exponential is still a number
+MAX_EXP_ARG = 700.0  # math.exp overflows a little above
 ROWS = {"text": StreamValidation, "instruct": PackedRows}
+SAMPLE_TEMPERATURE = 0.7
+
+# Widths of the printed tables, in characters.
+NAME_WIDTH = 22
+MIN_SCORE_WIDTH = 12
+MIN_TEXT_WIDTH = 24
+TERMINAL_WIDTH = 120  # if stdout is not a terminal
+SEPARATOR = " | "
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Flags of this script; `args` are the settings with their defaults, `block_size` None means the model's."""
+
+    models: list[str]
+    dataset: str | None
+    reference: str | None
+    suite: bool
+    num_samples: int
+    lm_eval: str | None
+    block_size: int | None
+    quantize: Literal["int8"] | None
+    json: bool
+    args: ModelArgs
+
+
+def parse_command_line() -> CommandLine:
+    """Return the flags of this script; exit with 2 if there is nothing to evaluate."""
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="run folders, step folders or Llama folders in Hugging Face format",
+    )
+    parser.add_argument("--dataset", help="folder under data_dir: evaluate on its validation set")
+    parser.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="model that preferences are compared with (default: the one that a DPO run started from)",
+    )
+    parser.add_argument(
+        "--suite", action="store_true", help="evaluate held-out answers and stories of the story world"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="show the models' texts for N held-out requests of the story world",
+    )
+    parser.add_argument(
+        "--lm_eval",
+        metavar="TASKS",
+        help="tasks of the lm-evaluation-harness, or YAML files of your own, separated by commas",
+    )
+    parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
+    parser.add_argument(
+        "--block_size",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="shorter rows than the model's context (default: its context)",
+    )
+    parser.add_argument("--quantize", choices=("int8",), help="evaluate the models with int8 weights")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_settings({"data", "device", "beta"})
+
+    flags = vars(parser.parse_args())
+    if not (flags["dataset"] or flags["suite"] or flags["lm_eval"]):
+        parser.error("nothing to evaluate: give --dataset NAME, --suite or --lm_eval TASKS")
+    if flags["samples"] < 0:
+        parser.error(f"--samples {flags['samples']} must be 0 or more")
+
+    return CommandLine(
+        models=flags["model"],
+        dataset=flags["dataset"],
+        reference=flags["reference"],
+        suite=flags["suite"],
+        num_samples=flags["samples"],
+        lm_eval=flags["lm_eval"],
+        block_size=flags.get("block_size"),
+        quantize=flags["quantize"],
+        json=flags["json"],
+        args=resolve(flags),
+    )
 
 
 def dataset_scores(
@@ -52,11 +141,20 @@ def dataset_scores(
     data: Path,
     args: ModelArgs,
     env: DistributedEnv,
+    block_size: int | None = None,
 ) -> dict[str, float]:
-    """{"loss" in nats per learned token, "perplexity", "bits_per_byte", "tokens"} on a dataset's whole validation set.
+    """Return the scores of a model on the complete validation set of a dataset.
 
-    There are no bits per byte where the context cuts off what should be learned: its bytes are not known apart.
-    Of preferences, where both answers count, also {"pairs", "preferred"} and, with a reference, {"accuracy", "margin"}.
+    | score         | meaning                                                                               |
+    |---------------|---------------------------------------------------------------------------------------|
+    | loss          | nats per token with a label                                                           |
+    | tokens        | number of tokens with a label                                                         |
+    | perplexity    | exp(loss)                                                                             |
+    | bits_per_byte | bits per byte of text, unless labels are lost by truncation to the context            |
+    | pairs         | preferences only: number of pairs; loss and tokens are of both answers                |
+    | preferred     | preferences only: share of pairs whose chosen answer has the higher log-prob          |
+    | accuracy      | with a reference only: share of pairs whose chosen answer has the higher reward       |
+    | margin        | with a reference only: mean difference of the rewards                                 |
     """
     meta = read_meta(data)
     if meta["tokenizer"]["hash"] != tokenizer.hash:
@@ -64,219 +162,234 @@ def dataset_scores(
             f"{data} was prepared with another tokenizer than the model's: prepare it with "
             "data.py --tokenizer and the model's folder"
         )
+
     store = TokenDataset(data, "val", meta)
-    T = min(args.block_size, model.args.block_size, *([reference.args.block_size] if reference else []))
+    limits = [model.args.block_size]
+    if reference:
+        limits.append(reference.args.block_size)
+    if block_size:
+        limits.append(block_size)
+    context = min(limits)
+
     if meta["kind"] == "preference":
-        found = _preference_scores(model, reference, PairRows(store, T, 0), args, env)
+        scores = _preference_scores(model, reference, PairRows(store, context, 0), args, env)
     else:
-        batches = fixed_batches(ROWS[meta["kind"]](store, T, 0), args.batch_size, env.rank, env.world_size)
-        found = evaluate(next_token, model, batches, env)
-        found = {"loss": found["loss"], "tokens": found["count"]}
-    nats, whole = (
-        found["loss"] * found["tokens"],
-        meta["kind"] == "text" or found["tokens"] == store.num_loss_tokens,
-    )
-    perplexity = math.exp(found["loss"]) if found["loss"] < MAX_EXP_ARG else math.inf
-    return {
-        **found,
-        "tokens": int(found["tokens"]),
-        "perplexity": perplexity,
-        **({"bits_per_byte": nats / math.log(2) / store.bytes} if whole else {}),
-    }
+        rows = ROWS[meta["kind"]](store, context, 0)
+        batches = fixed_batches(rows, args.batch_size, env.rank, env.world_size)
+        means = evaluate(next_token, model, batches, env)
+        scores = {"loss": means["loss"], "tokens": means["count"]}
+
+    loss = scores["loss"]
+    nats = loss * scores["tokens"]
+    scores["perplexity"] = math.exp(loss) if loss < MAX_EXP_ARG else math.inf
+
+    # The bytes of truncated parts are not known, so bits per byte need the labels of all texts.
+    if meta["kind"] == "text" or scores["tokens"] == store.num_loss_tokens:
+        scores["bits_per_byte"] = nats / math.log(2) / store.bytes
+    scores["tokens"] = int(scores["tokens"])
+    return scores
 
 
 def _preference_scores(
     model: Llama, reference: Llama | None, rows: PairRows, args: ModelArgs, env: DistributedEnv
 ) -> dict[str, float]:
-    """The scores of pairs, all ranks together."""
+    """Return the scores of pairs, of all ranks together."""
     batches = fixed_batches(rows, args.batch_size, env.rank, env.world_size)
-    means = evaluate(_pair_objective(reference, args.beta), model, batches, env)
-    tokens = means["tokens"] * means["count"]
-    found = {
-        "loss": means["loss"] * means["count"] / tokens,
-        "tokens": tokens,
-        "pairs": int(means["count"]),
+    means = evaluate(pair_objective(reference, args.beta), model, batches, env)  # means over pairs
+
+    num_pairs = means["count"]
+    num_tokens = means["tokens"] * num_pairs
+    scores = {
+        "loss": means["loss"] * num_pairs / num_tokens,
+        "tokens": num_tokens,
+        "pairs": int(num_pairs),
         "preferred": means["preferred"],
     }
-    return found | ({name: means[name] for name in ("accuracy", "margin")} if reference else {})
+    if reference:
+        scores["accuracy"] = means["accuracy"]
+        scores["margin"] = means["margin"]
+    return scores
 
 
-def _pair_objective(reference: Llama | None, beta: float) -> Callable:
-    """What is summed over pairs: the loss of both answers, their tokens, and how chosen and rejected compare."""
+def pair_objective(reference: Llama | None, beta: float) -> Objective:
+    """Return an objective whose unit is a pair: its loss is the sum over both answers, its sums compare them."""
 
     def objective(model: Llama, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        logps = completion_logps(model, batch)
-        chosen, rejected = logps.view(-1, 2).unbind(1)
+        logps = completion_logps(model, batch)  # 2P: chosen, rejected, chosen, ...
+        chosen, rejected = logps.view(-1, 2).unbind(1)  # P each
         sums = {"tokens": completion_lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
+
         if reference:
-            margin = beta * (
-                (logps - completion_logps(reference, batch)).view(-1, 2) @ logps.new_tensor([1.0, -1.0])
-            )
-            sums |= {"accuracy": (margin > 0).sum(), "margin": margin.sum()}
-        return -logps.sum(), torch.tensor(len(chosen), device=logps.device), sums
+            log_ratios = (logps - completion_logps(reference, batch)).view(-1, 2)  # P 2
+            chosen_minus_rejected = logps.new_tensor([1.0, -1.0])
+            margin = beta * (log_ratios @ chosen_minus_rejected)  # P
+            sums["accuracy"] = (margin > 0).sum()
+            sums["margin"] = margin.sum()
+
+        num_pairs = torch.tensor(len(chosen), device=logps.device)
+        return -logps.sum(), num_pairs, sums
 
     return objective
 
 
 def dpo_reference(folder: Path) -> Llama | None:
-    """The model that a DPO run started from, when it is still there with the weights that it had."""
+    """Return the model that a DPO run started from, if it still exists with the same weights; else None."""
     try:
-        state = load_state(folder)[1]
-    except UserError:  # not of a run
+        _, state = load_state(folder)
+    except UserError:  # the folder is not of a run
         return None
-    start = initial_weights_folder(folder, state) if state["reference"] else None
+    if not state["reference"]:
+        return None
+
+    start = initial_weights_folder(folder, state)
     if not start or not (start / "config.json").is_file():
         return None
-    model, dtype = load_llama(start), getattr(torch, state["reference_dtype"])
+
+    model = load_llama(start)
+    dtype = getattr(torch, state["reference_dtype"])
     if reference_key(model, state["data"], state["args"]["block_size"], dtype) == state["reference"]:
         return model
+
     print(
-        f"{start} is not what {folder} started from any more: accuracy and margin are left out (--reference DIR says "
-        "what to compare with)",
+        f"the weights in {start} are not those that {folder} started from: accuracy and margin are skipped; name "
+        "another model with --reference DIR",
         file=sys.stderr,
     )
     return None
 
 
 def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, float]:
-    """Scores of EleutherAI's lm-evaluation-harness on the checkpoint folder, {"task/metric": value}.
+    """Return the scores {"task/metric": value} of EleutherAI's lm-evaluation-harness on a checkpoint folder.
 
-    A task is one of the harness's by its name, or one of your own by the path of its YAML file.
+    A task is the name of one of the harness's, or the path of a YAML file of your own.
     """
     try:
         from lm_eval import simple_evaluate  # an extra, and slow to import
     except ImportError:
         raise UserError("--lm_eval needs the lm-evaluation-harness: pip install lm-eval") from None
-    chosen = [
-        yaml.safe_load(Path(task).read_text(encoding="utf-8")) if task.endswith(".yaml") else task
-        for task in tasks.split(",")
-    ]
-    found = simple_evaluate("hf", model_args={"pretrained": str(folder), "device": str(device)}, tasks=chosen)
-    return {
-        f"{task}/{metric.removesuffix(',none')}": value
-        for task, metrics in found["results"].items()
-        for metric, value in metrics.items()
-        if isinstance(value, float)
-    }
+
+    task_list = []
+    for task in tasks.split(","):
+        if task.endswith(".yaml"):
+            task = yaml.safe_load(Path(task).read_text(encoding="utf-8"))
+        task_list.append(task)
+
+    model_args = {"pretrained": str(folder), "device": str(device)}
+    results = simple_evaluate("hf", model_args=model_args, tasks=task_list)["results"]
+
+    scores = {}
+    for task, metrics in results.items():
+        for metric, value in metrics.items():
+            if isinstance(value, float):
+                scores[f"{task}/{metric.removesuffix(',none')}"] = value
+    return scores
 
 
-def measure(name: str, asked: dict, args: ModelArgs, env: DistributedEnv) -> dict:
-    """All that is asked for, of one model."""
+def evaluate_model(name: str, command: CommandLine, env: DistributedEnv) -> dict:
+    """Return all requested scores of one model."""
+    args = command.args
     folder = find_model(name)
     model, tokenizer = load_model(folder)
-    if asked["quantize"]:
+    if command.quantize:
         quantize(model)
     model.to(env.device)
-    found: dict = {"model": str(folder)}
-    if asked["dataset"]:
-        data = Path(args.data_dir) / asked["dataset"]
-        reference = None
-        if read_meta(data)["kind"] == "preference":
-            reference = (
-                load_llama(find_model(asked["reference"])) if asked["reference"] else dpo_reference(folder)
-            )
-            reference = reference and reference.to(env.device)
-        found |= {"dataset": asked["dataset"], **dataset_scores(model, tokenizer, reference, data, args, env)}
-    if asked["suite"]:
+
+    scores: dict = {"model": str(folder)}
+    if command.dataset:
+        data = Path(args.data_dir) / command.dataset
+        reference = _find_reference(folder, data, command)
+        if reference:
+            reference.to(env.device)
+        scores["dataset"] = command.dataset
+        scores |= dataset_scores(model, tokenizer, reference, data, args, env, command.block_size)
+    if command.suite:
         with env.autocast():
-            found |= story_suite(model, tokenizer, seed=args.seed)
-    return found | (lm_eval_scores(folder, asked["lm_eval"], env.device) if asked["lm_eval"] else {})
+            scores |= story_suite(model, tokenizer, seed=args.seed)
+    if command.lm_eval:
+        scores |= lm_eval_scores(folder, command.lm_eval, env.device)
+    return scores
 
 
-def table(measured: list[dict]) -> str:
-    """The scores for people: a line for each, a column for each model."""
-    names = dict.fromkeys(name for scores in measured for name in scores if name not in ("model", "dataset"))
-    folders = [Path(scores["model"]) for scores in measured]
-    heads = [
-        (folder.parent if folder.name.startswith("step_") else folder).name or str(folder)
-        for folder in folders
-    ]
-    width = max(12, *map(len, heads))
-    lines = [f"{'':22}" + "".join(f"  {head:>{width}}" for head in heads)]
+def _find_reference(folder: Path, data: Path, command: CommandLine) -> Llama | None:
+    """Return the reference of preferences: --reference, else the one of the DPO run; None for other data."""
+    if read_meta(data)["kind"] != "preference":
+        return None
+    if command.reference:
+        return load_llama(find_model(command.reference))
+    return dpo_reference(folder)
+
+
+def table(scores_of_models: Sequence[dict]) -> str:
+    """Return the scores as a table to read: a line for each score, a column for each model."""
+    titles = [_title(Path(scores["model"])) for scores in scores_of_models]
+    width = max(MIN_SCORE_WIDTH, *map(len, titles))
+
+    all_names = [name for scores in scores_of_models for name in scores]
+    names = [name for name in dict.fromkeys(all_names) if name not in ("model", "dataset")]
+
+    lines = [" " * NAME_WIDTH + "".join(f"  {title:>{width}}" for title in titles)]
     for name in names:
-        cells = [scores.get(name) for scores in measured]
-        shown = [
-            "-" if cell is None else f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" for cell in cells
-        ]
-        lines.append(f"{name:22}" + "".join(f"  {cell:>{width}}" for cell in shown))
+        cells = [_cell(scores.get(name)) for scores in scores_of_models]
+        lines.append(f"{name:{NAME_WIDTH}}" + "".join(f"  {cell:>{width}}" for cell in cells))
     return "\n".join(lines)
 
 
-def side_by_side(folders: list[str], count: int, seed: int, env: DistributedEnv) -> str:
-    """What every model writes for the same held-out requests with the same seed, in columns."""
-    tasks, columns = held_out(("about", "wish"), count, seed), []
-    params = SamplingParams(temperature=0.7, seed=seed)
+def _title(folder: Path) -> str:
+    """Return the name of the run of a step folder, or the name of another folder."""
+    if folder.name.startswith("step_"):
+        folder = folder.parent
+    return folder.name or str(folder)
+
+
+def _cell(score: float | None) -> str:
+    if score is None:
+        return "-"
+    if isinstance(score, int):
+        return f"{score:,}"
+    return f"{score:.4f}"
+
+
+def side_by_side(folders: Sequence[str], count: int, seed: int, env: DistributedEnv) -> str:
+    """Return the texts of all models for the same held-out requests, with the same seed, in columns."""
+    tasks = held_out(("about", "wish"), count, seed)
+    params = SamplingParams(temperature=SAMPLE_TEMPERATURE, seed=seed)
+    replies_of_models = []
     for folder in folders:
         model, tokenizer = load_model(folder)
         with env.autocast():
-            columns.append(list(answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, params)))
-    width = max(24, (shutil.get_terminal_size((120, 0)).columns - 3 * (len(folders) - 1)) // len(folders))
+            replies = list(answers(model.to(env.device), tokenizer, tasks, STORY_TOKENS, params))
+        replies_of_models.append(replies)
+
+    terminal_width = shutil.get_terminal_size((TERMINAL_WIDTH, 0)).columns
+    free_width = terminal_width - len(SEPARATOR) * (len(folders) - 1)
+    width = max(MIN_TEXT_WIDTH, free_width // len(folders))
+
     lines = []
-    for n, task in enumerate(tasks):
-        lines += ["", task.instruction, " | ".join(f"{Path(folder).name:{width}}" for folder in folders)]
-        texts = [textwrap.wrap(column[n][0] + ("" if column[n][1] else " ..."), width) for column in columns]
-        lines += [
-            " | ".join(f"{line:{width}}" for line in row)
-            for row in itertools.zip_longest(*texts, fillvalue="")
-        ]
+    for index, task in enumerate(tasks):
+        lines += ["", task.instruction, SEPARATOR.join(f"{Path(folder).name:{width}}" for folder in folders)]
+        columns = []
+        for replies in replies_of_models:
+            text, ended = replies[index]
+            columns.append(textwrap.wrap(text if ended else f"{text} ...", width))
+        for row in itertools.zip_longest(*columns, fillvalue=""):
+            lines.append(SEPARATOR.join(f"{line:{width}}" for line in row))
     return "\n".join(lines)
 
 
 def main() -> None:
     """Print the scores of models."""
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "--model",
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="run folders, step folders or Llama folders in Hugging Face format",
-    )
-    parser.add_argument("--dataset", help="folder under data_dir, of which the whole validation set is taken")
-    parser.add_argument(
-        "--reference",
-        metavar="DIR",
-        help="model that preferences are compared with (default: what a DPO run started from)",
-    )
-    parser.add_argument(
-        "--suite", action="store_true", help="answers and stories of the story world, held-out ones"
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="show what the models write for N held-out requests of the story world",
-    )
-    parser.add_argument(
-        "--lm_eval",
-        metavar="TASKS",
-        help="tasks of the lm-evaluation-harness, or YAML files of your own, with commas between",
-    )
-    parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
-    parser.add_argument(
-        "--block_size", type=int, default=1 << 20, help="shorter rows than the model's context"
-    )
-    parser.add_argument(
-        "--quantize", choices=("int8",), help="measure the models with their weights as bytes"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_settings({"data", "device", "beta"})
-    asked = vars(parser.parse_args())
-    if not (asked["dataset"] or asked["suite"] or asked["lm_eval"]):
-        parser.error("nothing to measure: give --dataset NAME, --suite or --lm_eval TASKS")
-    if asked["samples"] < 0:
-        parser.error(f"--samples {asked['samples']} must be 0 or more")
-    args = resolve(asked)
+    command = parse_command_line()
+    args = command.args
     env = distributed.init(args.device, args.dtype)
     try:
-        measured = [measure(name, asked, args, env) for name in asked["model"]]
-        if env.is_main_process and asked["json"]:
-            print(json.dumps(measured[0] if len(measured) == 1 else {"models": measured}))
-        elif env.is_main_process:
-            print(table(measured))
-        if env.is_main_process and asked["samples"] and not asked["json"]:
-            print(side_by_side(asked["model"], asked["samples"], args.seed, env))
+        scores = [evaluate_model(name, command, env) for name in command.models]
+        if env.is_main_process:
+            if command.json:
+                print(json.dumps(scores[0] if len(scores) == 1 else {"models": scores}))
+            else:
+                print(table(scores))
+                if command.num_samples:
+                    print(side_by_side(command.models, command.num_samples, args.seed, env))
     finally:
         distributed.shutdown()
 

@@ -1,17 +1,19 @@
-"""Take a model to where it is used: a Hugging Face folder, a GGUF file for llama.cpp and Ollama, the hub.
+"""Export of a model to where it is used: a Hugging Face folder, a GGUF file for llama.cpp and Ollama, the hub.
 
     python export.py --model dpo --to my-model --dtype bfloat16
     python export.py --model dpo --to my-model-gguf --format gguf --dtype q8_0
     python export.py --model dpo --to my-model --push_to_hub OWNER/NAME
     python export.py --model dpo --to my-model --card                               the model card alone
 
-What was written is read again and compared with the checkpoint before it gets its name. The same command may be run
+The files are read again and compared with the checkpoint before their folder gets its name. The same command may be run
 again: it replaces its own folder, never another. The last line of stdout is the folder.
 """
 
 import importlib.util
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 import torch
@@ -22,18 +24,19 @@ from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.generate import GREEDY, generate
 from model import Llama
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
-from publishing.model_card import USES, history, model_card
+from publishing.model_card import USES, model_card, training_history
 from runtime.errors import RunError, UserError, run_cli
 from runtime.files import commit_folder
 from runtime.hub import hub_errors, retry
 
-# Largest error of a weight, as a share of its matrix's largest one: rounding to 8, 11 bits; to 1/127 with its scale.
+# Largest error of a weight, relative to the largest weight of its matrix. A rounded float keeps 8 or 11 bits; q8_0
+# rounds to steps of 1/127 of the largest weight of a block, and rounds that scale too.
 ROUNDING = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "q8_0": 1 / 220}
-SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # llama.cpp's names
-COMPARED = 64  # tokens
-SAMPLES = 3
-SHOWN = ("prompt", "max_length", "temperature", "top_k", "top_p")  # settings of the samples
-WRITTEN = {
+LLAMA_CPP_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+COMPARE_TOKENS = 64  # greedy tokens over which logits are compared
+NUM_SAMPLES = 3
+SAMPLE_SETTINGS = ("prompt", "max_length", "temperature", "top_k", "top_p")
+EXPORT_FILES = {
     "README.md",
     "Modelfile",
     "config.json",
@@ -45,142 +48,22 @@ WRITTEN = {
 }
 
 
-def write(folder: Path, source: Path, speaker: ChatModel, form: str, precision: str) -> Llama:
-    """Write the files of a format; returns the model as they hold it."""
-    again = Llama(speaker.model.args, speaker.model.legacy)
-    if form == "safetensors":
-        about = read_config(source).get("smolllama") or {}
-        write_model(folder, speaker.model, speaker.tokenizer, about, getattr(torch, precision))
-        again.load_state_dict(read_weights(folder, again))
-    else:
-        file = folder / f"model-{precision}.gguf"
-        write_gguf(file, speaker.model, speaker.tokenizer, precision)
-        (folder / "Modelfile").write_text(
-            modelfile(file.name, speaker.is_instruct, speaker.model.args), encoding="utf-8"
-        )
-        again.load_state_dict(read_gguf(file, again))
-    return again.eval()
+@dataclass(frozen=True)
+class CommandLine:
+    """Flags of this script; `settings` are those settings that were given, `args` all with their defaults."""
+
+    model: str
+    to: Path | None
+    format: Literal["safetensors", "gguf"]
+    dtype: str
+    card: bool
+    push_to_hub: str | None
+    settings: dict[str, object]
+    args: ModelArgs
 
 
-@torch.inference_mode()
-def compare(model: Llama, again: Llama, precision: str, ids: list[int]) -> str:
-    """What became of weights, logits and greedy tokens, in words. Raises RunError for more than rounding.
-
-    `ids` are a prompt and what the model writes after it, COMPARED tokens at most.
-    """
-    theirs = again.state_dict()
-    for name, weight in model.state_dict().items():
-        error = (weight - theirs[name]).abs().max()
-        if not error <= ROUNDING[precision] * weight.abs().max():
-            raise RunError(
-                f"{name}, read again, is off by {error:.3g}, which is not {precision}'s rounding: nothing "
-                "was exported"
-            )
-    ours, read = (found(torch.tensor([ids]))[0] for found in (model, again))
-    same = (ours.argmax(-1) == read.argmax(-1)).sum().item()
-    return (
-        f"read again: weights as {precision} rounds them; over {len(ids)} tokens the largest change of a logit is "
-        f"{(ours - read).abs().max():.3g}, and the most probable next token is the same at {same} of {len(ids)}"
-    )
-
-
-def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
-    """How many of our greedy tokens llama.cpp gives for a GGUF file, in words."""
-    if not importlib.util.find_spec("llama_cpp"):
-        return "not compared with llama.cpp itself: pip install llama-cpp-python, and it will be"
-    import llama_cpp  # an extra
-
-    exact = {
-        "type_k": llama_cpp.GGML_TYPE_F32,
-        "type_v": llama_cpp.GGML_TYPE_F32,
-    }  # its cache is in half precision
-    theirs = llama_cpp.Llama(str(file), n_ctx=0, verbose=False, **exact)
-    tokens = theirs.generate(prompt, temp=0.0, repeat_penalty=1.0)
-    same = 0
-    for ours, token in zip(greedy, tokens, strict=False):
-        if ours != token:
-            break
-        same += 1
-    theirs.close()
-    return f"llama.cpp gives our greedy tokens: the first {same} of {len(greedy)}"
-
-
-def samples(speaker: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
-    """What the model writes after the prompt with the first seeds; nothing where the prompt fills the context."""
-    try:
-        ids, _ = speaker.build_prompt([{"role": "user", "content": args.prompt}], args.max_length)
-    except UserError:
-        return []
-    replies = []
-    for seed in range(SAMPLES):
-        pieces = speaker.stream_reply(ids, args.replace(seed=seed))
-        replies.append((args.prompt, "".join(piece.text for piece in pieces)))
-    return replies
-
-
-def push(folder: Path, repo: str, names: set[str]) -> None:
-    """Upload files of a folder to the hub. Raises UserError when the hub does not take them."""
-    with hub_errors(repo) as endpoint:
-        api = huggingface_hub.HfApi()
-        retry(lambda: api.create_repo(repo, exist_ok=True), repo)
-        retry(
-            lambda: api.upload_folder(
-                repo_id=repo,
-                folder_path=folder,
-                allow_patterns=sorted(names),
-                commit_message="Export from SmolLlama",
-            ),
-            repo,
-        )
-        print(f"uploaded to {endpoint}/{repo}", flush=True)
-
-
-def check_target(target: Path, source: Path) -> None:
-    """Raises UserError where a folder must not be replaced: it holds something else than an earlier export."""
-    if not target.exists():
-        return
-    strange = sorted({path.name for path in target.iterdir()} - WRITTEN) if target.is_dir() else ["no folder"]
-    if strange or target.resolve() == source.resolve():
-        raise UserError(
-            f"{target} is not replaced, since it holds {strange[0] if strange else 'the model itself'}: "
-            "choose another --to"
-        )
-
-
-def write_card(folder: Path, source: Path, speaker: ChatModel, asked: dict) -> None:
-    """Write README.md, with samples by the settings of the run that made the model, or by those typed."""
-    stages = history(source)
-    args = resolve(asked, {name: getattr(stages[-1].args, name) for name in SHOWN} if stages else None)
-    use = USES["legacy" if speaker.model.legacy else asked["format"]]
-    name, file = asked["push_to_hub"] or asked["to"].absolute().name, f"model-{asked['dtype']}.gguf"
-    use = use.format(name=name, short=name.split("/")[-1], file=file)
-    (folder / "README.md").write_text(
-        model_card(name, stages, speaker.model, use, samples(speaker, args)), encoding="utf-8"
-    )
-
-
-def export(source: Path, asked: dict) -> None:
-    """Write, read again, compare, describe, and only then give the folder its name."""
-    target, precision = asked["to"].absolute(), asked["dtype"]  # "." has no name
-    check_target(target, source)
-    speaker, partial = load_chat_model(source), target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        again = write(partial, source, speaker, asked["format"], precision)
-        prompt = [speaker.tokenizer.eos_id]  # where a document begins
-        greedy = list(generate(speaker.model, prompt, COMPARED, params=GREEDY))
-        print(compare(speaker.model, again, precision, prompt + greedy))
-        if asked["format"] == "gguf":
-            print(compare_llama_cpp(partial / f"model-{precision}.gguf", prompt, greedy))
-        write_card(partial, source, speaker, asked)
-        commit_folder(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def main() -> None:
-    """Export a model as the flags say; print the folder."""
+def parse_command_line() -> CommandLine:
+    """Return the flags of this script; exit with 2 if they do not fit together."""
     parser = Parser(__doc__)
     parser.add_argument(
         "--model",
@@ -203,34 +86,217 @@ def main() -> None:
         choices=tuple(ROUNDING),
         default="float32",
         metavar="TYPE",
-        type=lambda name: SHORT.get(name, name),
-        help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0; f32, bf16, f16 will do",
+        type=lambda name: LLAMA_CPP_NAMES.get(name, name),
+        help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0; also f32, bf16, f16",
     )
-    parser.add_argument(
-        "--card", action="store_true", help="write the model card, README.md, and nothing else"
-    )
+    parser.add_argument("--card", action="store_true", help="write only the model card, README.md")
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the folder to this repository")
-    parser.add_settings({"save_checkpoint_dir", *SHOWN})
-    asked = vars(parser.parse_args())
-    args = resolve(asked)
-    if asked["dtype"] == "q8_0" and asked["format"] != "gguf":
-        parser.error("--dtype q8_0 is of --format gguf")
-    if not asked["to"] and not asked["card"]:
-        parser.error("where to? give --to DIR")
-    source = choose_model(asked["model"], args)
-    asked["to"] = target = asked["to"] or source
+    parser.add_settings({"save_checkpoint_dir", *SAMPLE_SETTINGS})
+
+    flags = vars(parser.parse_args())
+    args = resolve(flags)
+    if flags["dtype"] == "q8_0" and flags["format"] != "gguf":
+        parser.error("--dtype q8_0 needs --format gguf")
+    if not flags["to"] and not flags["card"]:
+        parser.error("--to DIR is required")
+
+    return CommandLine(
+        model=flags["model"],
+        to=flags["to"],
+        format=flags["format"],
+        dtype=flags["dtype"],
+        card=flags["card"],
+        push_to_hub=flags["push_to_hub"],
+        settings={name: flags[name] for name in SAMPLE_SETTINGS if name in flags},
+        args=args,
+    )
+
+
+def write(folder: Path, source: Path, chat_model: ChatModel, command: CommandLine) -> Llama:
+    """Write the files of a format; return the model as it is read from them."""
+    model = chat_model.model
+    exported = Llama(model.args, model.legacy)
+
+    if command.format == "safetensors":
+        metadata = read_config(source).get("smolllama") or {}
+        dtype = getattr(torch, command.dtype)
+        write_model(folder, model, chat_model.tokenizer, metadata, dtype)
+        exported.load_state_dict(read_weights(folder, exported))
+    else:
+        file = gguf_file(folder, command.dtype)
+        write_gguf(file, model, chat_model.tokenizer, command.dtype)
+        text = modelfile(file.name, chat_model.is_instruct, model.args)
+        (folder / "Modelfile").write_text(text, encoding="utf-8")
+        exported.load_state_dict(read_gguf(file, exported))
+    return exported.eval()
+
+
+def gguf_file(folder: Path, precision: str) -> Path:
+    """Return the path of the GGUF file in an exported folder."""
+    return folder / f"model-{precision}.gguf"
+
+
+@torch.inference_mode()
+def compare(model: Llama, exported: Llama, precision: str, ids: list[int]) -> str:
+    """Return a line that compares weights, logits and most probable tokens; raise RunError for more than rounding.
+
+    `ids` are a prompt and the tokens that the model generates after it.
+    """
+    exported_weights = exported.state_dict()
+    for name, weight in model.state_dict().items():
+        error = (weight - exported_weights[name]).abs().max()
+        bound = ROUNDING[precision] * weight.abs().max()
+        if not error <= bound:  # also if the error is NaN
+            raise RunError(
+                f"{name}, read again, is off by {error:.3g}, which is not {precision}'s rounding: nothing "
+                "was exported"
+            )
+
+    tokens = torch.tensor([ids])  # B T
+    logits = model(tokens)[0]  # T V
+    exported_logits = exported(tokens)[0]
+    num_same = (logits.argmax(-1) == exported_logits.argmax(-1)).sum().item()
+    change = (logits - exported_logits).abs().max()
+    return (
+        f"read again: weights as {precision} rounds them; over {len(ids)} tokens the largest change of a logit is "
+        f"{change:.3g}, and the most probable next token is the same at {num_same} of {len(ids)}"
+    )
+
+
+def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
+    """Return a line about the number of our greedy tokens that llama.cpp generates from a GGUF file."""
+    if not importlib.util.find_spec("llama_cpp"):
+        return "not compared with llama.cpp itself: pip install llama-cpp-python to compare"
+    import llama_cpp  # an extra
+
+    llama = llama_cpp.Llama(
+        str(file),
+        n_ctx=0,
+        verbose=False,
+        type_k=llama_cpp.GGML_TYPE_F32,  # the cache is in half precision by default
+        type_v=llama_cpp.GGML_TYPE_F32,
+    )
+    num_same = 0
+    tokens = llama.generate(prompt, temp=0.0, repeat_penalty=1.0)
+    for our_token, token in zip(greedy, tokens, strict=False):
+        if our_token != token:
+            break
+        num_same += 1
+    llama.close()
+    return f"llama.cpp gives our greedy tokens: the first {num_same} of {len(greedy)}"
+
+
+def samples(chat_model: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
+    """Return (prompt, text) for the first seeds; nothing if the prompt fills the context."""
     try:
-        if asked["card"]:
+        prompt_ids, _ = chat_model.build_prompt([{"role": "user", "content": args.prompt}], args.max_length)
+    except UserError:
+        return []
+
+    texts = []
+    for seed in range(NUM_SAMPLES):
+        pieces = chat_model.stream_reply(prompt_ids, args.replace(seed=seed))
+        texts.append("".join(piece.text for piece in pieces))
+    return [(args.prompt, text) for text in texts]
+
+
+def push(folder: Path, repo: str, names: set[str]) -> None:
+    """Upload files of a folder to the hub. Raises UserError when the hub refuses them."""
+
+    def upload() -> None:
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=sorted(names),
+            commit_message="Export from SmolLlama",
+        )
+
+    with hub_errors(repo) as endpoint:
+        api = huggingface_hub.HfApi()
+        retry(lambda: api.create_repo(repo, exist_ok=True), repo)
+        retry(upload, repo)
+        print(f"uploaded to {endpoint}/{repo}", flush=True)
+
+
+def check_target(target: Path, source: Path) -> None:
+    """Raise UserError if a folder must not be replaced: it holds something other than an earlier export."""
+    if not target.exists():
+        return
+
+    reason = None
+    if not target.is_dir():
+        reason = "it is not a folder"
+    else:
+        foreign = sorted({path.name for path in target.iterdir()} - EXPORT_FILES)
+        if foreign:
+            reason = f"it holds {foreign[0]}"
+        elif target.resolve() == source.resolve():
+            reason = "it is the model itself"
+
+    if reason:
+        raise UserError(f"{target} is not replaced, since {reason}: choose another --to")
+
+
+def write_card(folder: Path, source: Path, target: Path, chat_model: ChatModel, command: CommandLine) -> None:
+    """Write README.md; its samples use the settings given, else those of the run that made the model."""
+    stages = training_history(source)
+    run_settings = None
+    if stages:
+        run_settings = {name: getattr(stages[-1].args, name) for name in SAMPLE_SETTINGS}
+    args = resolve(command.settings, run_settings)
+
+    name = command.push_to_hub or target.absolute().name
+    use = USES["legacy" if chat_model.model.legacy else command.format].format(
+        name=name,
+        short=name.split("/")[-1],
+        file=gguf_file(folder, command.dtype).name,
+    )
+    text = model_card(name, stages, chat_model.model, use, samples(chat_model, args))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def export(source: Path, target: Path, command: CommandLine) -> None:
+    """Write a model's files, read them again, compare, describe, and only then give the folder its name."""
+    check_target(target, source)
+    chat_model = load_chat_model(source)
+
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        exported = write(partial, source, chat_model, command)
+
+        prompt = [chat_model.tokenizer.eos_id]  # where a document begins
+        greedy = list(generate(chat_model.model, prompt, COMPARE_TOKENS, params=GREEDY))
+        print(compare(chat_model.model, exported, command.dtype, prompt + greedy))
+        if command.format == "gguf":
+            print(compare_llama_cpp(gguf_file(partial, command.dtype), prompt, greedy))
+
+        write_card(partial, source, target, chat_model, command)
+        commit_folder(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def main() -> None:
+    """Export a model and print the folder."""
+    command = parse_command_line()
+    source = choose_model(command.model, command.args)
+    target = command.to or source
+
+    try:
+        if command.card:
             target.mkdir(parents=True, exist_ok=True)
-            write_card(target, source, load_chat_model(source), asked)
+            write_card(target, source, target, load_chat_model(source), command)
         else:
-            export(source, asked)
+            export(source, target.absolute(), command)  # "." has no name
     except OSError as error:
         raise UserError(
             f"cannot write to {target} ({error.strerror or error}): make room there, or choose another --to"
         ) from None
-    if asked["push_to_hub"]:
-        push(target, asked["push_to_hub"], {"README.md"} if asked["card"] else WRITTEN)
+
+    if command.push_to_hub:
+        push(target, command.push_to_hub, {"README.md"} if command.card else EXPORT_FILES)
     print(target)
 
 

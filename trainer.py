@@ -29,7 +29,8 @@ from model import flops_per_token
 from runtime import distributed
 from runtime.distributed import DistributedEnv
 from runtime.errors import LocalRankError, RunError, run_cli
-from runtime.watchdog import StopSignal, exit_when_torchrun_dies, save_launch_id
+from runtime.launcher import exit_when_torchrun_dies, save_launch_id
+from runtime.watchdog import StopSignal
 from training import state
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite

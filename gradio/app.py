@@ -136,7 +136,7 @@ def main() -> None:
 
     address = f"{options.server_name}:{options.server_port}"
     try:
-        print(f"http://{address}  ({env.device_note})", flush=True)
+        print(f"http://{address}  ({env.device_note or env.device})", flush=True)
         launch(
             blocks,
             server_name=options.server_name,

@@ -1,1 +1,1 @@
-"""Everything that leaves or enters the project: GGUF, model cards, downloads, published weights."""
+"""Interfaces to the outside: GGUF files, model cards, downloads from the hub, published weights."""

@@ -1,4 +1,4 @@
-"""A model as one GGUF file for llama.cpp and Ollama: weights, tokenizer and chat template, written and read back."""
+"""GGUF file of a model for llama.cpp and Ollama: weights, tokenizer and chat template, written and read back."""
 
 import json
 from pathlib import Path
@@ -13,39 +13,41 @@ from model import Llama
 from runtime.errors import UserError
 from tokenizer import CHAT_TEMPLATE, HEADINGS, Tokenizer
 
-# By our names of precisions: the type of the matrices, and llama.cpp's word for the file.
+# Precision -> (type of the matrices, llama.cpp's name for such a file).
 TYPES = {
     "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "bfloat16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-Q8_BLOCK = 32
+Q8_BLOCK = 32  # values that share a scale in q8_0
 
 
 def write_gguf(path: Path, model: Llama, tokenizer: Tokenizer, precision: str) -> None:
-    """Write the file. Raises UserError for a model or a tokenizer that llama.cpp does not have."""
+    """Write a model and its tokenizer. Raises UserError for those that llama.cpp does not support."""
     if model.legacy:
         raise UserError(
-            "the published weights have no rotary positions and no final norm, which llama.cpp does not "
-            "know: export them with --format safetensors"
+            "llama.cpp does not support the published weights (no rotary positions, no final norm): "
+            "export them with --format safetensors"
         )
     if not tokenizer.fast:
         raise UserError(
-            "this tokenizer is not a ranked byte-level BPE, and its cuts are not known to llama.cpp: "
+            "llama.cpp does not know how this tokenizer splits text (it is not a ranked byte-level BPE): "
             "convert the folder with llama.cpp's own script"
         )
-    matrix, kind = TYPES[precision]
+
+    matrix_type, file_type = TYPES[precision]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_file_type(kind)
+    writer.add_file_type(file_type)
     _add_architecture(writer, model.args)
     _add_tokenizer(writer, tokenizer, model.args.vocab_size)
-    names = gguf_names(model)
-    for name, weight in model.state_dict().items():
-        if name in names:
-            values = _interleaved(name, weight.float().cpu().numpy(), model.args)
-            as_type = _type_of(values, matrix)
-            writer.add_tensor(names[name], gguf.quantize(values, as_type), raw_dtype=as_type)
+
+    weights = model.state_dict()
+    for name, gguf_name in gguf_names(model).items():
+        values = to_llama_cpp_order(name, weights[name].float().cpu().numpy(), model.args)
+        tensor_type = _tensor_type(values, matrix_type)
+        writer.add_tensor(gguf_name, gguf.quantize(values, tensor_type), raw_dtype=tensor_type)
+
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -67,20 +69,23 @@ def _add_architecture(writer: gguf.GGUFWriter, args: ModelArgs) -> None:
     writer.add_layer_norm_rms_eps(args.eps)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> None:
-    """The vocabulary, filled up to the rows of the embedding; "gpt-2" names the cuts that our tokenizers make."""
-    tokens, types = [f"[PAD{number}]" for number in range(rows)], [TokenType.UNUSED] * rows
-    for token, number in tokenizer.hf.get_vocab().items():
-        tokens[number] = token
-        types[number] = TokenType.CONTROL if number == tokenizer.eos_id else TokenType.NORMAL
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, num_rows: int) -> None:
+    """Add the vocabulary, padded to the rows of the embedding; "gpt-2" is how our tokenizers split text into words."""
+    tokens = [f"[PAD{token_id}]" for token_id in range(num_rows)]
+    types = [TokenType.UNUSED] * num_rows
+    for token, token_id in tokenizer.hf.get_vocab().items():
+        tokens[token_id] = token
+        types[token_id] = TokenType.CONTROL if token_id == tokenizer.eos_id else TokenType.NORMAL
+
     merges = [" ".join(pair) for pair in json.loads(tokenizer.hf.to_str())["model"]["merges"]]
+    if not merges:  # of a byte tokenizer; llama.cpp needs one, so it gets one that never applies
+        merges = [f"{EOS} {EOS}"]
+
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(
-        merges or [f"{EOS} {EOS}"]
-    )  # bytes have none; llama.cpp wants one, so one that never is
+    writer.add_token_merges(merges)
     writer.add_bos_token_id(tokenizer.eos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_add_bos_token(False)
@@ -88,61 +93,73 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> 
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def _type_of(values: np.ndarray, matrix: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Norms stay in float32; rows that are not whole blocks of q8_0 become float16, as in llama.cpp's converter."""
+def _tensor_type(values: np.ndarray, matrix_type: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Return the type of a tensor, chosen as llama.cpp's converter does.
+
+    Norms stay in float32; q8_0 matrices whose rows are not a multiple of a block become float16.
+    """
     if values.ndim == 1:
         return GGMLQuantizationType.F32
-    if matrix == GGMLQuantizationType.Q8_0 and values.shape[-1] % Q8_BLOCK:
+    if matrix_type == GGMLQuantizationType.Q8_0 and values.shape[-1] % Q8_BLOCK != 0:
         return GGMLQuantizationType.F16
-    return matrix
+    return matrix_type
 
 
 def gguf_names(model: Llama) -> dict[str, str]:
-    """The name in the file of each weight; a tied head has none, it is the embedding."""
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.args.no_of_decoder_layers)
-    return {
-        name: known.get_name(name, try_suffixes=(".weight",))
-        for name in model.state_dict()
-        if name != "lm_head.weight" or not model.args.tie_embeddings
-    }
+    """Return {our name: name in the file} of the weights; a tied head is not in the file, it is the embedding."""
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.args.no_of_decoder_layers)
+    names = {}
+    for name in model.state_dict():
+        if name == "lm_head.weight" and model.args.tie_embeddings:
+            continue
+        gguf_name = table.get_name(name, try_suffixes=(".weight",))
+        names[name] = gguf_name
+    return names
 
 
-def _interleaved(name: str, values: np.ndarray, args: ModelArgs, back: bool = False) -> np.ndarray:
-    """Rows of q_proj and k_proj in llama.cpp's order: it turns neighbours (2i, 2i + 1), we turn (i, i + D/2).
+def to_llama_cpp_order(name: str, values: np.ndarray, args: ModelArgs) -> np.ndarray:
+    """Reorder the rows of q_proj and k_proj: llama.cpp rotates rows (2i, 2i + 1) together, we (i, i + D/2)."""
+    return _swap_row_axes(name, values, args, (2, args.head_dim // 2))
 
-    `back` gives our order again.
+
+def to_our_order(name: str, values: np.ndarray, args: ModelArgs) -> np.ndarray:
+    """Undo `to_llama_cpp_order`."""
+    return _swap_row_axes(name, values, args, (args.head_dim // 2, 2))
+
+
+def _swap_row_axes(name: str, values: np.ndarray, args: ModelArgs, axes: tuple[int, int]) -> np.ndarray:
+    """Return a matrix whose rows of each head, seen as a table of shape `axes`, are transposed.
+
+    Only q_proj and k_proj have such rows; other weights are returned as they are.
     """
-    heads = {"q_proj": args.no_of_heads, "k_proj": args.no_kv_heads}.get(name.split(".")[-2])
-    if heads is None:
+    num_heads = {"q_proj": args.no_of_heads, "k_proj": args.no_kv_heads}.get(name.split(".")[-2])
+    if num_heads is None:
         return values
-    pairs = (args.head_dim // 2, 2) if back else (2, args.head_dim // 2)
-    return np.ascontiguousarray(values.reshape(heads, *pairs, -1).swapaxes(1, 2).reshape(values.shape))
+
+    by_head = values.reshape(num_heads, *axes, -1)  # H 2 D/2 C, or H D/2 2 C
+    return np.ascontiguousarray(by_head.swapaxes(1, 2).reshape(values.shape))  # H*D C
 
 
 def read_gguf(path: Path, model: Llama) -> dict[str, torch.Tensor]:
-    """The weights of a file as float32, by the names and in the order of a model of its architecture."""
+    """Return the weights of a file in float32, with the names and the row order of a model of its architecture."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
     weights = {}
-    for name, there in gguf_names(model).items():
-        values = gguf.dequantize(tensors[there].data, tensors[there].tensor_type)
-        weights[name] = torch.from_numpy(_interleaved(name, values, model.args, back=True).copy())
+    for name, gguf_name in gguf_names(model).items():
+        tensor = tensors[gguf_name]
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        weights[name] = torch.from_numpy(to_our_order(name, values, model.args).copy())
+
     if model.args.tie_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     return weights
 
 
-def modelfile(file: str, answers: bool, args: ModelArgs) -> str:
-    """An Ollama Modelfile: the prompt template where the model has learned it, and our sampling settings."""
-    template = "{{ .Prompt }}"
-    if answers:
-        ends = {role: EOS if role == "assistant" else "\n\n" for role in HEADINGS}
-        turns = "".join(
-            f'{{{{ {"else " * bool(number)}if eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{ends[role]}'
-            for number, (role, heading) in enumerate(HEADINGS.items())
-        )
-        template = f"{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}{HEADINGS['assistant']}"
+def modelfile(gguf_file: str, is_instruct: bool, args: ModelArgs) -> str:
+    """Return an Ollama Modelfile: the prompt template, if the model was trained on it, and our sampling settings."""
+    template = ollama_template() if is_instruct else "{{ .Prompt }}"
     lines = [
-        f"FROM ./{file}",
+        f"FROM ./{gguf_file}",
         f'TEMPLATE """{template}"""',
         f'PARAMETER stop "{EOS}"',
         f"PARAMETER num_ctx {args.block_size}",
@@ -152,3 +169,16 @@ def modelfile(file: str, answers: bool, args: ModelArgs) -> str:
         f"PARAMETER repeat_penalty {args.repetition_penalty}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def ollama_template() -> str:
+    """Return our chat template in Go's template language, which Ollama reads."""
+    branches = []
+    for role, heading in HEADINGS.items():
+        keyword = "else if" if branches else "if"
+        end = EOS if role == "assistant" else "\n\n"
+        branches.append(f'{{{{ {keyword} eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{end}')
+
+    end_if = "{{ end }}"
+    end_range = "{{ end }}"
+    return "{{ range .Messages }}" + "".join(branches) + end_if + end_range + HEADINGS["assistant"]

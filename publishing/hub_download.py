@@ -1,4 +1,4 @@
-"""Files of a model's repository on the Hugging Face hub: fetched on from where they were cut off, and verified."""
+"""Downloads of a model's files from the Hugging Face hub, resumed where they were cut off, and verified."""
 
 import hashlib
 import os
@@ -12,84 +12,112 @@ from tqdm import tqdm
 from runtime.errors import UserError
 from runtime.hub import hub_errors, retry
 
+READ_BYTES = 1 << 20  # bytes of a file that are hashed at a time
+
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository at a revision: where it is, how long, and its sha256 or, of small files, git's hash."""
+    """One file of a repository at a revision; `sha256` is None for small files, which have only git's hash."""
 
     name: str
     url: str
     size: int
     sha256: str | None
-    git: str
+    git_hash: str
 
 
-def repository(repo: str) -> tuple[str, dict[str, HubFile]]:
-    """(revision, files by name) of what a repository holds now at its top level."""
+def list_files(repo: str) -> tuple[str, dict[str, HubFile]]:
+    """Return (revision, {name: file}) of a repository's top level as it is now."""
     with hub_errors(repo):
         info = retry(lambda: huggingface_hub.HfApi().model_info(repo, files_metadata=True), repo)
-    files = {
-        entry.rfilename: HubFile(
-            entry.rfilename,
-            huggingface_hub.hf_hub_url(repo, entry.rfilename, revision=info.sha),
-            entry.size,
-            entry.lfs.sha256 if entry.lfs else None,
-            entry.blob_id,
-        )
-        for entry in info.siblings
-        if Path(entry.rfilename).name == entry.rfilename
-    }
+
+    files = {}
+    for entry in info.siblings:
+        name = entry.rfilename
+        if Path(name).name != name:
+            continue  # it is in a subfolder, or outside
+        url = huggingface_hub.hf_hub_url(repo, name, revision=info.sha)
+        sha256 = entry.lfs.sha256 if entry.lfs else None
+        files[name] = HubFile(name, url, entry.size, sha256, entry.blob_id)
     return info.sha, files
 
 
 def fetch(repo: str, file: HubFile, folder: Path) -> Path:
-    """Bring a file into a folder, going on where an earlier attempt, of any process, ended. Returns its path.
+    """Download a file into a folder, resuming where an earlier attempt of any process ended. Return its path.
 
-    Raises UserError when the network fails for good, or the file is twice not what the hub says it is.
+    Raises UserError when the network fails for good, or when the file twice does not match the hub's hash.
     """
-    path, part = folder / file.name, folder / f"{file.name}.part"
+    path = folder / file.name
     if path.is_file():
         return path
-    part.touch()
-    for again in (False, True):  # what an earlier process left may be damaged
-        if again:
-            part.write_bytes(b"")
-            print(f"{file.name} is not what the hub says it is: fetching it again", flush=True)
-        with hub_errors(repo), tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar:
-            while (there := part.stat().st_size) < file.size:
-                bar.n = there
-                retry(lambda there=there, bar=bar: _go_on(file, part, there, bar), file.name)
-        if part.stat().st_size == file.size and _digest(part, file) == (file.sha256 or file.git):
-            return part.rename(path)
-    part.unlink()
+
+    partial = folder / f"{file.name}.part"
+    partial.touch()
+    _download(repo, file, partial)
+    if _matches(partial, file):
+        return partial.rename(path)
+
+    # An earlier process may have left damaged bytes.
+    print(f"{file.name} does not match the hub's hash: downloading it again", flush=True)
+    partial.write_bytes(b"")
+    _download(repo, file, partial)
+    if _matches(partial, file):
+        return partial.rename(path)
+
+    partial.unlink()
+    kind = "sha256" if file.sha256 else "hash"
     raise UserError(
-        f"{file.name} of {repo} arrives damaged (its {'sha256' if file.sha256 else 'hash'} is not that of "
-        "the hub): something between here and the hub changes files; try another network"
+        f"{file.name} of {repo} arrives damaged (its {kind} is not that of the hub): "
+        "something between here and the hub changes files; try another network"
     )
 
 
-def _go_on(file: HubFile, part: Path, there: int, bar: tqdm) -> None:
-    """Append what comes; a break after some of it is no error, since the next request goes on from there."""
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={there}-"}
-    with get_session().stream("GET", file.url, headers=headers) as response, part.open("r+b") as output:
+def _download(repo: str, file: HubFile, partial: Path) -> None:
+    """Append to a partial file until it has the size of the hub's file."""
+    with hub_errors(repo), tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar:
+        while partial.stat().st_size < file.size:
+            retry(lambda: _append(file, partial, bar), file.name)
+
+
+def _append(file: HubFile, partial: Path, bar: tqdm) -> None:
+    """Append the bytes of one answer; it may break off after some bytes, since the next request resumes there."""
+    start = partial.stat().st_size
+    bar.n = start
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
+
+    with get_session().stream("GET", file.url, headers=headers) as response, partial.open("r+b") as output:
         hf_raise_for_status(response)
-        output.truncate(there if response.status_code == httpx.codes.PARTIAL_CONTENT else 0)
+        is_partial = response.status_code == httpx.codes.PARTIAL_CONTENT
+        output.truncate(start if is_partial else 0)  # a server without ranges sends the file from its start
         output.seek(0, os.SEEK_END)
+
         try:
-            for chunk in response.iter_raw():  # of any size: what a buffer holds at a break is lost
+            for chunk in response.iter_raw():  # of any size: bytes in a buffer would be lost at a break
                 output.write(chunk)
                 bar.update(len(chunk))
         except httpx.HTTPError:
-            if output.tell() <= there:
+            if output.tell() <= start:
                 raise
-        if output.tell() <= there:
+
+        if output.tell() <= start:
             raise httpx.ReadError("the answer ended too early")
 
 
-def _digest(path: Path, file: HubFile) -> str:
-    """The hash of a file of the kind that the hub tells for it."""
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)
+def _matches(path: Path, file: HubFile) -> bool:
+    """Return True if a file has the size and the hash that the hub lists."""
+    if path.stat().st_size != file.size:
+        return False
+    return file_hash(path, file) == (file.sha256 or file.git_hash)
+
+
+def file_hash(path: Path, file: HubFile) -> str:
+    """Return the sha256 of a large file, or the hash that git gives a small one: the kind that the hub lists."""
+    if file.sha256:
+        digest = hashlib.sha256()
+    else:
+        digest = hashlib.sha1(b"blob %d\0" % file.size)
+
     with path.open("rb") as data:
-        while block := data.read(1 << 20):
+        while block := data.read(READ_BYTES):
             digest.update(block)
     return digest.hexdigest()

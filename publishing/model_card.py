@@ -1,15 +1,17 @@
-"""The model card, written from what the run itself has kept: data, settings, losses, hardware, hours."""
+"""Model card, written from the records of the run itself: data, settings, losses, hardware, hours."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import ModelCardData
 
 from config import ModelArgs
 from model import Llama
 from training.metrics import read_metrics
 from training.state import TrainState, initial_weights_folder, load_state
 
+DATA_HASH_LENGTH = 12  # leading characters of the hash of prepared data
 SETTINGS = (
     "optimizer",
     "max_lr",
@@ -28,14 +30,26 @@ SETTINGS = (
     "seed",
 )
 DPO_SETTINGS = ("beta", "dpo_loss", "label_smoothing")
-USES = {  # by format; {name} is the repository or folder, {file} the GGUF file
+COLUMNS = (
+    "stage",
+    "data",
+    "steps",
+    "tokens",
+    "last training loss",
+    "validation loss",
+    "validation scores",
+    "hours of steps",
+    "hardware",
+)
+# By format: {name} is the repository or folder, {short} its last part, {file} the GGUF file.
+USES = {
     "safetensors": """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = (auto.from_pretrained("{name}") for auto in (AutoModelForCausalLM, AutoTokenizer))
 ```
 
-It is a plain `LlamaForCausalLM`, in the form that vLLM and `transformers serve` take. With SmolLlama:
+It is a plain `LlamaForCausalLM`, which vLLM and `transformers serve` also load. With SmolLlama:
 
 ```bash
 python download_model_weight.py --repo_id {name}     # prints the folder
@@ -56,7 +70,7 @@ python inference_sft.py --model FOLDER --prompt "..."    # of SmolLlama; no othe
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of training, as its step folder and its run's metrics.jsonl tell it."""
+    """One stage of training, from its step folder and its run's metrics.jsonl."""
 
     name: str
     args: ModelArgs
@@ -65,123 +79,138 @@ class StageRecord:
     rows: list[dict]
 
     def last(self, split: str) -> dict:
-        """The newest row of a split; empty where there is none."""
-        return next((row for row in reversed(self.rows) if row["split"] == split), {})
+        """Return the newest row of a split, or {}."""
+        for row in reversed(self.rows):
+            if row["split"] == split:
+                return row
+        return {}
 
     @property
     def hours(self) -> float:
-        """Hours that the steps took, evaluations and pauses not counted."""
-        per_step = self.progress.tokens / max(1, self.progress.step)
-        return (
-            sum(per_step / row["tokens_per_second"] for row in self.rows if "tokens_per_second" in row) / 3600
-        )
+        """Return the hours that the steps took, without evaluations and pauses."""
+        tokens_per_step = self.progress.tokens / max(1, self.progress.step)
+        speeds = [row["tokens_per_second"] for row in self.rows if "tokens_per_second" in row]
+        seconds = sum(tokens_per_step / speed for speed in speeds)
+        return seconds / 3600
 
 
-def history(folder: Path) -> list[StageRecord]:
-    """The stages that made the model in a step folder, first to last, as far back as their folders are there."""
-    stages, seen = [], set()
-    while (folder / "train_state" / "state.json").is_file() and (place := folder.resolve()) not in seen:
-        seen.add(place)
-        progress, state = load_state(folder)
-        rows = [row for row in read_metrics(folder.parent / "metrics.jsonl") if row["step"] <= progress.step]
-        stages.insert(0, StageRecord(state["stage"], ModelArgs(**state["args"]), state, progress, rows))
-        folder = initial_weights_folder(folder, state) or Path("nowhere")
+def training_history(folder: Path) -> list[StageRecord]:
+    """Return the stages that made the model in a step folder, first to last, as far back as their folders exist."""
+    stages = []
+    visited = set()
+    current: Path | None = folder
+
+    while current and (current / "train_state" / "state.json").is_file():
+        if current.resolve() in visited:
+            break  # renamed runs may name each other
+        visited.add(current.resolve())
+
+        progress, state = load_state(current)
+        rows = [row for row in read_metrics(current.parent / "metrics.jsonl") if row["step"] <= progress.step]
+        record = StageRecord(state["stage"], ModelArgs(**state["args"]), state, progress, rows)
+        stages.insert(0, record)
+        current = initial_weights_folder(current, state)
     return stages
 
 
 def model_card(
     name: str, stages: Sequence[StageRecord], model: Llama, use: str, samples: Sequence[tuple[str, str]]
 ) -> str:
-    """The card of a model as Markdown; `use` is what its last section says, samples are (prompt, text)."""
-    args, parameters = model.args, sum(weight.numel() for weight in model.parameters())
-    repos = [stage.state["source"]["repo"] for stage in stages if "repo" in stage.state.get("source", {})]
-    head = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["smolllama", "llama", *(stage.name.replace(" ", "-") for stage in stages)],
-        **({"datasets": repos} if repos else {}),
-    }
-    made = " then ".join(stage.name for stage in stages) or "training"
+    """Return the card of a model as Markdown; `use` is the text of the last section, samples are (prompt, text)."""
     parts = [
-        "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in head.items()) + "---",
+        f"---\n{_metadata(stages)}\n---",
         f"# {name.split('/')[-1]}",
-        f"A small Llama of {parameters:,} parameters, made from nothing by {made} with SmolLlama: "
+        _introduction(stages, model),
+    ]
+
+    if stages:
+        parts += ["## Training", _stage_table(stages)]
+        parts += [_data_line(stage) for stage in stages]
+        parts += ["## Settings", _settings_table(stages)]
+
+    if samples:
+        parts += ["## Samples", "The first ones drawn, none omitted."]
+        parts += [f"> **{_quote(prompt)}** {_quote(text)}" for prompt, text in samples]
+
+    parts += ["## How to use it", use]
+    return "\n\n".join(parts)
+
+
+def _metadata(stages: Sequence[StageRecord]) -> str:
+    """Return the card's header as YAML, which the hub reads."""
+    repos = [stage.state["source"]["repo"] for stage in stages if "repo" in stage.state.get("source", {})]
+    stage_tags = [stage.name.replace(" ", "-") for stage in stages]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["smolllama", "llama", *stage_tags],
+        datasets=repos or None,
+    )
+    return data.to_yaml()
+
+
+def _introduction(stages: Sequence[StageRecord], model: Llama) -> str:
+    args = model.args
+    num_parameters = sum(weight.numel() for weight in model.parameters())
+    training = " then ".join(stage.name for stage in stages) or "training"
+    return (
+        f"A small Llama of {num_parameters:,} parameters, trained from scratch by {training} with SmolLlama: "
         f"{args.no_of_decoder_layers} layers, width {args.embeddings_dims}, {args.no_of_heads} query and "
         f"{args.no_kv_heads} key-value heads, a vocabulary of {args.vocab_size}, a context of {args.block_size} "
-        "tokens. What it says may be wrong or harmful: nothing filters it.",
-    ]
-    if stages:
-        parts += ["## Training", _table(stages), *map(_data, stages), "## Settings", _settings(stages)]
-    if samples:
-        parts += [
-            "## Samples",
-            "The first ones drawn, none left out.",
-            *(f"> **{_quoted(prompt)}** {_quoted(text)}" for prompt, text in samples),
-        ]
-    return "\n\n".join([*parts, "## How to use it", use])
-
-
-def _table(stages: Sequence[StageRecord]) -> str:
-    heads = (
-        "stage",
-        "data",
-        "steps",
-        "tokens",
-        "last training loss",
-        "validation loss",
-        "validation scores",
-        "hours of steps",
-        "hardware",
+        "tokens. Its output may be wrong or harmful: nothing filters it."
     )
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+
+
+def _stage_table(stages: Sequence[StageRecord]) -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for stage in stages:
-        losses = [f"{row['loss']:.4f}" if row else "-" for row in (stage.last("train"), stage.last("val"))]
-        scores = [
-            f"{key} {stage.last('val')[key]:.3f}"
-            for key in ("accuracy", "margin")
-            if key in stage.last("val")
-        ]
-        world, device = stage.state["world_size"], stage.state.get("device", "not recorded")
+        train = stage.last("train")
+        val = stage.last("val")
+        scores = [f"{key} {val[key]:.3f}" for key in ("accuracy", "margin") if key in val]
         cells = (
             stage.name,
             stage.args.dataset,
             f"{stage.progress.step:,}",
             f"{stage.progress.tokens:,}",
-            *losses,
+            f"{train['loss']:.4f}" if train else "-",
+            f"{val['loss']:.4f}" if val else "-",
             ", ".join(scores) or "-",
             f"{stage.hours:.2f}",
-            f"{world} x {device}",
+            f"{stage.state['world_size']} x {stage.state.get('device', 'not recorded')}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _data(stage: StageRecord) -> str:
-    """Where the data of a stage was from, in a line."""
+def _data_line(stage: StageRecord) -> str:
+    """Return the origin of a stage's data, as an item of a list."""
     source = stage.state.get("source", {})
     if "repo" in source:
-        origin = (
-            f"[{source['repo']}](https://hf.co/datasets/{source['repo']}) at revision {source['revision']}"
-        )
-    elif "files" in source:
-        origin = "local files: " + ", ".join(
-            f"{Path(file['path']).name} ({file['bytes']:,} bytes)" for file in source["files"]
-        )
+        url = f"https://hf.co/datasets/{source['repo']}"
+        origin = f"[{source['repo']}]({url}) at revision {source['revision']}"
+    elif "files" in source:  # by name only: the path of a file is private
+        files = [f"{Path(file['path']).name} ({file['bytes']:,} bytes)" for file in source["files"]]
+        origin = f"local files: {', '.join(files)}"
     elif "generator" in source:
         origin = f"SmolLlama's story world ({source['generator']}, seed {source['seed']})"
     else:
         origin = "origin not recorded"
-    return f"- {stage.args.dataset}: {origin}; prepared data {stage.state['data'][:12]}"
+    return f"- {stage.args.dataset}: {origin}; prepared data {stage.state['data'][:DATA_HASH_LENGTH]}"
 
 
-def _settings(stages: Sequence[StageRecord]) -> str:
-    lines = [f"| setting | {' | '.join(stage.name for stage in stages)} |", "|---" * (1 + len(stages)) + "|"]
-    for name in (*SETTINGS, *(DPO_SETTINGS if stages[-1].args.train == "D" else ())):
-        cells = [f"{getattr(stage.args, name)}" for stage in stages]
+def _settings_table(stages: Sequence[StageRecord]) -> str:
+    names = SETTINGS
+    if stages[-1].args.train == "D":
+        names += DPO_SETTINGS
+
+    heads = " | ".join(stage.name for stage in stages)
+    lines = [f"| setting | {heads} |", "|---" * (1 + len(stages)) + "|"]
+    for name in names:
+        cells = [str(getattr(stage.args, name)) for stage in stages]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _quoted(text: str) -> str:
-    """A text inside a quotation of Markdown."""
+def _quote(text: str) -> str:
+    """Return a text as the inside of a Markdown quotation."""
     return text.strip().replace("\n", "\n> ")

@@ -1,8 +1,8 @@
-"""The weights once published for SmolLlama, as a model folder: another architecture, to be run, not trained.
+"""Weights once published for SmolLlama, converted to a model folder: another architecture, for inference only.
 
-Eight query heads and four key-value heads of a quarter of the width, no positions, no norm before the head, a bias in
-the head. Each group of two query heads had an output projection of its own, and one more joined the groups: with
-nothing between them, the two fold into one.
+The published architecture has eight query heads and four key-value heads of a quarter of the width, no rotary
+positions, no norm before the head, and a bias in the head. Each group of two query heads has an output projection, and
+one more projection joins the groups. Nothing is between the two projections, so their product is one projection.
 """
 
 import pickle
@@ -17,83 +17,75 @@ from model import Llama
 from runtime.errors import UserError
 from tokenizer import gpt2
 
-GROUPS, QUERIES = 4, 2  # key-value heads, query heads for each
-CONTEXT = 256  # tokens of a row in their training
+NUM_GROUPS = 4  # key-value heads
+QUERIES_PER_GROUP = 2
+CONTEXT = 256  # tokens of a row when they were trained
 NORMS = {"norm1.rmsnorm_layer": "input_layernorm", "norm2.rmsnorm_layer": "post_attention_layernorm"}
 SWIGLU = {"linear_layer1": "gate_proj", "linear_layer2": "up_proj", "linear_layer3": "down_proj"}
+COMPILED_PREFIX = "_orig_mod."  # torch.compile's prefix of names
+MAX_MESSAGE = 150  # characters of torch's error message
+
+# The errors of torch.load and of wrong contents.
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 
 
 def convert(file: Path, folder: Path, stage: str) -> None:
-    """Write a model folder from a published .pt file, without its optimizer. Raises UserError when it is not one."""
+    """Write a model folder from a published .pt file, without its optimizer. Raises UserError if it is not one."""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["MODEL_STATE"]
-        args, weights = translate({name.removeprefix("_orig_mod."): weight for name, weight in state.items()})
+        published = {name.removeprefix(COMPILED_PREFIX): weight for name, weight in state.items()}
+        args, weights = translate(published)
         model = Llama(args, legacy=True)
         model.load_state_dict(weights)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
+    except READ_ERRORS as error:
+        message = " ".join(str(error).split())[:MAX_MESSAGE]
         raise UserError(
-            f"{file} is not a whole file of published weights, and nothing of it was run "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:150]}): fetch it again"
+            f"{file} is not a complete file of published weights, and no code in it was run "
+            f"({type(error).__name__}: {message}): download it again"
         ) from None
+
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder, model, gpt2(), {"stage": stage, "legacy": True})
 
 
-def translate(state: dict[str, Tensor]) -> tuple[ModelArgs, dict[str, Tensor]]:
-    """(settings, weights by our names) from weights by their names, which are used up.
+def translate(published: dict[str, Tensor]) -> tuple[ModelArgs, dict[str, Tensor]]:
+    """Return (settings, weights by our names). The weights are removed from `published` on the way.
 
-    Raises KeyError or ValueError where one is missing or too many.
+    Raises KeyError or ValueError if a weight is missing or unknown.
     """
-    embedding, head = state.pop("embeddings.weight"), state.pop("linear_layer.weight")
+    embedding = published.pop("embeddings.weight")
+    head = published.pop("linear_layer.weight")
     weights = {
         "model.embed_tokens.weight": embedding,
         "lm_head.weight": head,
-        "lm_head.bias": state.pop("linear_layer.bias"),
+        "lm_head.bias": published.pop("linear_layer.bias"),
     }
-    layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("decoder."))
-    for layer in range(layers):
-        theirs, ours = f"decoder.{layer}.", f"model.layers.{layer}."
-        weights |= {f"{ours}{name}.weight": state.pop(f"{theirs}{old}.weight") for old, name in NORMS.items()}
-        weights |= {
-            f"{ours}mlp.{name}.weight": state.pop(f"{theirs}feedforward_network.swiglue.{old}.weight")
-            for old, name in SWIGLU.items()
-        }
-        groups = [f"{theirs}gqa.mqa.{group}." for group in range(GROUPS)]
-        outputs = state.pop(f"{theirs}gqa.linear_layer.weight").double().chunk(GROUPS, dim=1)
-        weights |= {
-            f"{ours}self_attn.{name}_proj.weight": torch.cat([state.pop(part) for part in parts])
-            for name, parts in (
-                ("q", [f"{group}multi_query.{n}.weight" for group in groups for n in range(QUERIES)]),
-                ("k", [f"{group}key.weight" for group in groups]),
-                ("v", [f"{group}value.weight" for group in groups]),
-            )
-        }
-        weights[f"{ours}self_attn.o_proj.weight"] = torch.cat(
-            [
-                output @ state.pop(f"{group}linear_layer.weight").double()
-                for output, group in zip(outputs, groups, strict=True)
-            ],
-            dim=1,
-        )
-    if state:
-        raise ValueError(f"unknown weights, such as {next(iter(state))}")
+
+    layer_numbers = [int(name.split(".")[1]) for name in published if name.startswith("decoder.")]
+    num_layers = 1 + max(layer_numbers)
+    for layer in range(num_layers):
+        weights |= _translate_layer(published, f"decoder.{layer}.", f"model.layers.{layer}.")
+
+    if published:
+        raise ValueError(f"unknown weights, such as {next(iter(published))}")
+
     vocab_size, width = embedding.shape
     args = ModelArgs(
         vocab_size=vocab_size,
         embeddings_dims=width,
-        no_of_decoder_layers=layers,
-        no_of_heads=GROUPS * QUERIES,
-        no_kv_heads=GROUPS,
-        head_dim=width // GROUPS,
+        no_of_decoder_layers=num_layers,
+        no_of_heads=NUM_GROUPS * QUERIES_PER_GROUP,
+        no_kv_heads=NUM_GROUPS,
+        head_dim=width // NUM_GROUPS,
         block_size=CONTEXT,
         hidden_dims=len(weights["model.layers.0.mlp.gate_proj.weight"]),
         eps=torch.finfo(torch.float32).eps,
@@ -102,3 +94,33 @@ def translate(state: dict[str, Tensor]) -> tuple[ModelArgs, dict[str, Tensor]]:
         attn_dropout=0.0,
     )
     return args, weights
+
+
+def _translate_layer(published: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
+    """Return one layer's weights by our names; `old` and `new` are the prefixes of the names."""
+    weights = {}
+    for old_name, name in NORMS.items():
+        weights[f"{new}{name}.weight"] = published.pop(f"{old}{old_name}.weight")
+    for old_name, name in SWIGLU.items():
+        weights[f"{new}mlp.{name}.weight"] = published.pop(
+            f"{old}feedforward_network.swiglue.{old_name}.weight"
+        )
+
+    queries = []
+    keys = []
+    values = []
+    outputs = []
+    joins = published.pop(f"{old}gqa.linear_layer.weight").double().chunk(NUM_GROUPS, dim=1)
+    for group in range(NUM_GROUPS):
+        prefix = f"{old}gqa.mqa.{group}."
+        for query in range(QUERIES_PER_GROUP):
+            queries.append(published.pop(f"{prefix}multi_query.{query}.weight"))
+        keys.append(published.pop(f"{prefix}key.weight"))
+        values.append(published.pop(f"{prefix}value.weight"))
+        outputs.append(joins[group] @ published.pop(f"{prefix}linear_layer.weight").double())
+
+    weights[f"{new}self_attn.q_proj.weight"] = torch.cat(queries)
+    weights[f"{new}self_attn.k_proj.weight"] = torch.cat(keys)
+    weights[f"{new}self_attn.v_proj.weight"] = torch.cat(values)
+    weights[f"{new}self_attn.o_proj.weight"] = torch.cat(outputs, dim=1)
+    return weights

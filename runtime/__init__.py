@@ -1,1 +1,1 @@
-"""The machine under the program: ranks and devices, signals and stalls, checksums."""
+"""Foundations of every script: errors, files, checksums, the hub, processes and devices."""

@@ -1,4 +1,4 @@
-"""Whether files still are what was written: each finished folder holds a SHA256SUMS, compared before it is used.
+"""Checksums of finished folders: each holds a SHA256SUMS, which is compared with its files before they are used.
 
 `sha256sum -c SHA256SUMS` in the folder gives the same answer.
 """
@@ -14,80 +14,95 @@ from pathlib import Path
 from runtime.files import write_text
 
 SUMS = "SHA256SUMS"
-VERIFIED_CACHE = ".verified"  # size and time of the files that were whole when they were last read
+VERIFIED_CACHE = ".verified"  # size, time and checksum of the files when they were last verified
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+MAX_THREADS = 8  # more do not read a disk faster
 
 
 def sha256_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The sha256 of files of a folder, read by several threads; of a missing file, an empty word."""
+    """Return {name: sha256} of files of a folder, read by several threads; "" for a missing file."""
 
     def digest(name: str) -> str:
-        if not (folder / name).is_file():
+        path = folder / name
+        if not path.is_file():
             return ""
-        with (folder / name).open("rb") as file:
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     names = list(names)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(digest, names), strict=True))
+    with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        digests = pool.map(digest, names)
+        return dict(zip(names, digests, strict=True))
 
 
 def write_checksums(folder: Path, known: dict[str, str]) -> None:
-    """Write SHA256SUMS of all files of a folder, its last file; what is known already is not read again.
+    """Write SHA256SUMS, the last file of a folder; files whose checksum is known are not read again.
 
-    A folder inside that has sums of its own is left to them, and may be taken away.
+    A subfolder that has a SHA256SUMS of its own is not included, so it may be removed later.
     """
-    inner = [path.parent for path in folder.glob(f"*/{SUMS}")]
+    sealed = [path.parent for path in folder.glob(f"*/{SUMS}")]
     names = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and not any(path.is_relative_to(part) for part in inner)
+        if path.is_file() and not any(path.is_relative_to(subfolder) for subfolder in sealed)
     }
-    found = {**sha256_of(folder, names - {*known, SUMS}), **known}
-    write_text(folder / SUMS, "".join(f"{found[name]}  {name}\n" for name in sorted(found)))
+
+    unknown = names - {*known, SUMS}
+    digests = {**sha256_of(folder, unknown), **known}
+    lines = [f"{digests[name]}  {name}\n" for name in sorted(digests)]
+    write_text(folder / SUMS, "".join(lines))
 
 
 def read_checksums(folder: Path) -> dict[str, str] | None:
-    """The sha256 of each file by the folder's SHA256SUMS, empty where there is none; None where that is damaged."""
+    """Return {name: sha256} from a folder's SHA256SUMS: {} if there is no such file, None if it is damaged."""
     path = folder / SUMS
     if not path.is_file():
         return {}
+
     *lines, rest = path.read_bytes().decode("utf-8", "replace").split("\n")
     matches = [LINE.fullmatch(line) for line in lines]
-    return {match[2]: match[1] for match in matches} if matches and all(matches) and not rest else None
+    if rest or not matches or not all(matches):
+        return None
+    return {match[2]: match[1] for match in matches}
 
 
 def first_corrupt_file(folder: Path, remember: bool = False) -> str | None:
-    """The first file of a folder that is not what SHA256SUMS says, in words; None where all are.
+    """Return a message about the first file that does not match SHA256SUMS; None if all match.
 
-    With `remember`, a file of the size and time at which it was whole before is not read again.
+    With `remember`, a file that still has the size and time of its last verification is not read again.
     """
-    wanted = read_checksums(folder)
-    if wanted is None:
+    expected = read_checksums(folder)
+    if expected is None:
         return f"{folder / SUMS} is damaged"
-    seen = _seen(folder) if remember else {}
-    states = {name: [*_state(folder / name), digest] for name, digest in wanted.items()}
-    unread = [name for name, state in states.items() if seen.get(name) != state]
+
+    verified = _read_verified(folder) if remember else {}
+    states = {name: [*_size_and_time(folder / name), digest] for name, digest in expected.items()}
+    unread = [name for name, state in states.items() if verified.get(name) != state]
+
     for name, digest in sha256_of(folder, unread).items():
-        if digest != wanted[name]:
-            what = f"is damaged (its sha256 is not the one in {SUMS})" if digest else "is missing"
-            return f"{folder / name} {what}"
+        if not digest:
+            return f"{folder / name} is missing"
+        if digest != expected[name]:
+            return f"{folder / name} is damaged (its sha256 is not the one in {SUMS})"
+
     if remember and unread:
         try:
             write_text(folder / VERIFIED_CACHE, json.dumps(states))
         except OSError:
-            pass  # what cannot be remembered is read again at the next start
+            pass  # in a read-only folder, the files are read again at the next start
     return None
 
 
-def _state(path: Path) -> tuple[int, int]:
-    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+def _size_and_time(path: Path) -> tuple[int, int]:
+    if not path.is_file():
+        return 0, 0
+    return path.stat().st_size, path.stat().st_mtime_ns
 
 
-def _seen(folder: Path) -> dict[str, list]:
-    """What was remembered, if it can be read."""
+def _read_verified(folder: Path) -> dict[str, list]:
+    """Return the states of the last verification; {} if they cannot be read."""
     try:
-        seen = json.loads((folder / VERIFIED_CACHE).read_text(encoding="utf-8"))
-        return seen if isinstance(seen, dict) else {}
+        states = json.loads((folder / VERIFIED_CACHE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return states if isinstance(states, dict) else {}

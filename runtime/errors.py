@@ -6,10 +6,15 @@ import select
 import sys
 from collections.abc import Callable
 
-# What a file may be the matter with that its user can mend.
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+# errno values that the user can fix: disk full, no permission, missing or wrong path.
+# Any other OSError keeps its traceback.
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 USER_FIXABLE_ERRNOS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
+    *DISK_FULL_ERRNOS,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -21,40 +26,62 @@ USER_FIXABLE_ERRNOS = (
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line that says what is wrong, where, and what to do."""
+    """Mistake that the user can fix: one line that names the fault, its place, and the remedy."""
 
 
 class RunError(Exception):
-    """A run that cannot go on through no typing mistake: one line that says what happened and how to go on."""
+    """Failure of a run that is no typing mistake: one line that says what happened and how to resume."""
 
 
 class LocalRankError(RunError):
-    """One that a rank meets alone, so that no other says it."""
+    """Failure of one rank alone, which no other rank reports."""
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run a script's main; errors print one line on stderr. Exit codes: 2 user's mistake, 1 failed run, 130 Ctrl-C."""
+    """Run a script's main and print its errors as one line on stderr.
+
+    Exit codes: 2 a user's mistake, 1 a failed run, 130 Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # what a terminal has no character for
+        stream.reconfigure(errors="replace")  # characters that the terminal's encoding does not have
+
     try:
         main()
-    except (UserError, RunError) as error:
-        # The ranks of a machine meet the same error, and one says it.
-        if isinstance(error, LocalRankError) or os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    except UserError as error:
+        _report_once(error)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except RunError as error:
+        _report_once(error)
+        raise SystemExit(EXIT_FAILED) from None
     except BrokenPipeError:
-        output = select.poll()
-        output.register(sys.stdout.fileno(), 0)
-        if not output.poll(0):
-            raise  # another pipe's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who reads the output has seen enough
-        raise SystemExit(1) from None
+        if not _stdout_is_closed():
+            raise  # it is another pipe
+        _discard_stdout()
+        raise SystemExit(EXIT_FAILED) from None
     except OSError as error:
         if error.errno not in USER_FIXABLE_ERRNOS:
             raise
         print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(1 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2) from None
+        raise SystemExit(EXIT_FAILED if error.errno in DISK_FULL_ERRNOS else EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _report_once(error: Exception) -> None:
+    """Print an error on one rank of the machine only: the others fail with the same error."""
+    is_first_rank = os.environ.get("LOCAL_RANK", "0") == "0"
+    if is_first_rank or isinstance(error, LocalRankError):
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _stdout_is_closed() -> bool:
+    """Return True if the reader of stdout (such as `head`) has closed it."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return bool(output.poll(0))
+
+
+def _discard_stdout() -> None:
+    """Send the rest of stdout to /dev/null, so that flushing it at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,25 +13,37 @@ from runtime.errors import UserError
 
 
 def commit_folder(partial: Path, target: Path) -> None:
-    """Sync a finished folder, then rename it to `target` in place of an older one; nothing half-written is there."""
+    """Sync a finished folder, then rename it to `target`, in place of an older one.
+
+    A kill at any moment leaves no half-written folder under that name.
+    """
     for path in sorted(partial.rglob("*")):
         sync(path)
     sync(partial)
-    old = target.with_name(f".{target.name}.old")
+
+    old = _hidden_name(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
+
     partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that a kill in the middle leaves nothing under its name."""
-    if folder.exists():
-        hidden = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(hidden, ignore_errors=True)
-        folder.rename(hidden)
-        shutil.rmtree(hidden)
+    """Remove a folder; a kill in the middle leaves nothing under its name."""
+    if not folder.exists():
+        return
+
+    hidden = _hidden_name(folder)
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _hidden_name(folder: Path) -> Path:
+    """Return the name that a folder has while it is being removed."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def sync(path: Path) -> None:
@@ -45,27 +57,32 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Keeps other processes from working in the folder; UserError where one already does. The dead claim nothing."""
+    """Lock a folder against other processes. Raises UserError when another process has locked it.
+
+    The operating system releases the lock when the process ends, so a killed process leaves no lock.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(
-                os.fstat(handle), os.stat(folder)
-            )  # not when another has just moved it aside
-        except BlockingIOError:
-            mine = False
-        except OSError as error:  # a network file system without locks
-            mine = True
-            print(
-                f"{folder} cannot be locked ({error.strerror}): see to it that nothing else writes there",
-                file=sys.stderr,
-            )
-        if not mine:
+        if not _lock(handle, folder):
             raise UserError(f"another process is at work in {folder}: wait for it, or stop it first")
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> bool:
+    """Lock an open folder; return False if another process has locked it or moved it aside."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.stat(folder))
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a network file system without locks
+        print(
+            f"{folder} cannot be locked ({error.strerror}): make sure that no other process writes there",
+            file=sys.stderr,
+        )
+        return True
 
 
 def write_json(path: Path, value: object) -> None:

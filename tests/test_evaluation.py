@@ -37,8 +37,8 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
         folder = tmp_path / "data" / kind
         folder.mkdir(parents=True)
         writer = ShardWriter(folder, "val", 0, np.uint16, with_loss_mask=kind != "text")
-        for asked, answer in (talk for group in talks for talk in group):
-            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        for question, answer in (talk for group in talks for talk in group):
+            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             ids, keep = tokenizer.render(turns)
             writer.add(
                 np.array(ids), np.array(keep) if kind != "text" else None, len(answer), is_complete=True
@@ -63,10 +63,10 @@ def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> 
     return save(folder, TrainState(1, 0, 0), model, tokenizer, model.state_dict(), {}, state)
 
 
-def logps(model: Llama, tokenizer: Tokenizer, asked: str, answer: str) -> torch.Tensor:
+def logps(model: Llama, tokenizer: Tokenizer, question: str, answer: str) -> torch.Tensor:
     """Log-probs of the tokens of an answer, alone, without packing."""
     ids, keep = tokenizer.render(
-        [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     )
     tokens = torch.tensor([ids])
     found = -F.cross_entropy(model(tokens[:, :-1])[0], tokens[0, 1:], reduction="none")
@@ -94,7 +94,7 @@ def test_instructions_are_measured_on_what_is_learned(
         -plain.sum().item() / math.log(2) / sum(map(len, WORDS)), rel=1e-5
     )
     cut = evaluation.dataset_scores(
-        model, tokenizer, None, tmp_path / "data" / "instruct", args.replace(block_size=16), env
+        model, tokenizer, None, tmp_path / "data" / "instruct", args, env, block_size=16
     )
     assert 0 < cut["tokens"] < found["tokens"] and "bits_per_byte" not in cut
 
@@ -142,7 +142,7 @@ def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_pa
         model.lm_head.weight[3, 3] += 1
     (tmp_path / "S").rename(tmp_path / "S.old1")
     saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
-    assert evaluation.dpo_reference(aligned) is None and "is not what" in capsys.readouterr().err
+    assert evaluation.dpo_reference(aligned) is None and "are not those that" in capsys.readouterr().err
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -170,7 +170,7 @@ def test_what_cannot_be_measured_is_said(
     folder = saved(tmp_path / "P", Llama(args), tokenizer)
     with pytest.raises(SystemExit):
         script(monkeypatch, "--model", folder)
-    assert "nothing to measure" in capsys.readouterr().err
+    assert "nothing to evaluate" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match="pip install lm-eval"):
         script(monkeypatch, "--model", folder, "--lm_eval", "hellaswag")

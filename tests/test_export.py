@@ -1,7 +1,6 @@
-"""Exports: read by transformers and by llama.cpp as we read them; folders that are not replaced; the model card."""
+"""Exports: read by transformers as we read them, folders that are not replaced, and the way to the hub and back."""
 
 import json
-import re
 import shutil
 import socket
 import subprocess
@@ -9,92 +8,27 @@ import sys
 import urllib.request
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from hub import Hub
-from jinja2 import Environment
-from toy import QUIET, TINY, flags, toy_dataset
+from exports import call, train_two_runs
+from hub import Hub, connect
+from toy import QUIET
 from transformers.utils.import_utils import is_serve_available
 
 import download_model_weight
 import export
-import trainer
 from checkpoint import find_model, load_model, read_config, write_model
 from config import ModelArgs
-from generation.chat import ChatModel, load_chat_model
-from generation.generate import GREEDY, generate
+from generation.chat import load_chat_model
 from model import Llama
-from publishing import model_card
-from publishing.gguf_export import modelfile, read_gguf, write_gguf
-from runtime import hub as runtime_hub
 from runtime.errors import RunError, UserError
-from tokenizer import byte_level, gpt2, train_bpe
-
-SOURCE = {"repo": "someone/stories", "revision": "0123456789abcdef"}
-QUICK = {"max_length": 5, "prompt": "the red fox"}
-
-
-def call(module, monkeypatch, capsys, *words: object) -> list[str]:
-    """The lines that a script prints on stdout."""
-    monkeypatch.setattr("sys.argv", ["script", *map(str, words)])
-    capsys.readouterr()
-    module.main()
-    return capsys.readouterr().out.splitlines()
+from tokenizer import byte_level
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of two short runs: pretraining, and fine-tuning from it."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name, kind in (("toy", "text"), ("asked", "instruct")):
-        meta = toy_dataset(folder / "data", name, kind=kind) / "meta.json"
-        (meta.parent / "SHA256SUMS").unlink(missing_ok=True)  # it knows the file as it was
-        meta.write_text(
-            json.dumps(
-                {
-                    **json.loads(meta.read_text()),
-                    "source": SOURCE
-                    if kind == "text"
-                    else {
-                        "files": [{"path": "/somewhere/private/answers.jsonl", "bytes": 123, "modified": 0}]
-                    },
-                }
-            )
-        )
-    settings = {
-        **TINY,
-        "data_dir": folder / "data",
-        "save_checkpoint_dir": folder / "runs",
-        "total_iters": 4,
-        "block_size": 96,
-        "batch_size": 4,
-        "total_batch_size": 384,
-    }
-    base = ["--init_from", folder / "runs" / "P-toy"]
-    with pytest.MonkeyPatch.context() as patch:
-        for stage, dataset, extra in (("P", "toy", []), ("S", "asked", base)):
-            words = flags({**settings, "train": stage, "dataset": dataset})
-            patch.setattr("sys.argv", ["trainer.py", *words, *map(str, extra)])
-            trainer.main()
-    return folder / "runs"
-
-
-@pytest.fixture
-def spread_model(tmp_path, tiny, spread):
-    """Writes a model of random, spread weights with a tokenizer into a folder; returns folder, model, tokenizer."""
-
-    def write(tokenizer, **settings):
-        torch.manual_seed(0)
-        model = spread(
-            Llama(tiny.replace(vocab_size=-(-tokenizer.vocab_size // 64) * 64, block_size=256, **settings))
-        )
-        folder = tmp_path / "spread"
-        folder.mkdir()
-        write_model(folder, model.eval(), tokenizer, {"stage": "S"})
-        return folder, model, tokenizer
-
-    return write
+    """Return the folder of two short runs: pretraining, and fine-tuning from it."""
+    return train_two_runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -114,33 +48,6 @@ def test_transformers_reads_an_export_in_its_dtype(runs, tmp_path, dtype, monkey
     exact = torch.equal(model(tokens), load_model(runs / "S-asked")[0](tokens))
     assert exact == (dtype == "float32")
     assert read_config(target)["smolllama"] == {"stage": "S"}
-
-
-@pytest.mark.parametrize("settings", [{}, {"no_kv_heads": 4, "tie_embeddings": False}, {"head_dim": 16}])
-def test_transformers_reads_our_gguf_file(spread_model, tmp_path, settings):
-    """Its reader of GGUF files knows nothing of ours, and llama.cpp's order of queries and keys."""
-    from transformers import AutoModelForCausalLM
-
-    _, model, tokenizer = spread_model(byte_level(), **settings)
-    write_gguf(tmp_path / "model.gguf", model, tokenizer, "float32")
-    again = read_gguf(tmp_path / "model.gguf", model)
-    weights = model.state_dict()
-    assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf")
-    tokens = torch.tensor([tokenizer.encode("the red fox saw a small boat")])
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize("precision", ["float16", "bfloat16", "q8_0"])
-def test_rounded_weights_are_as_near_as_they_can_be(spread_model, tmp_path, precision):
-    _, model, tokenizer = spread_model(byte_level(), embeddings_dims=64)
-    write_gguf(tmp_path / "model.gguf", model, tokenizer, precision)
-    again = Llama(model.args)
-    again.load_state_dict(read_gguf(tmp_path / "model.gguf", again))
-    assert "same at" in export.compare(model, again, precision, [1, 2, 3])
-    with pytest.raises(RunError, match="not float32's rounding"):
-        export.compare(model, again, "float32", [1, 2, 3])
 
 
 def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys):
@@ -170,31 +77,31 @@ def test_folders_of_others_are_not_replaced(runs, tmp_path, monkeypatch, capsys)
     copy = shutil.copytree(
         step, tmp_path / "copy", ignore=shutil.ignore_patterns("train_state", "SHA256SUMS")
     )
-    for model, target, why in (
-        (runs / "S-asked", step, "SHA256SUMS"),
-        (copy, copy, "the model itself"),
-        (step, tmp_path / "file", "no folder"),
-        (step, tmp_path, "copy"),
+    for model, target, reason in (
+        (runs / "S-asked", step, "it holds SHA256SUMS"),
+        (copy, copy, "it is the model itself"),
+        (step, tmp_path / "file", "it is not a folder"),
+        (step, tmp_path, "it holds copy"),
     ):
-        with pytest.raises(UserError, match=f"not replaced, since it holds {why}"):
+        with pytest.raises(UserError, match=f"not replaced, since {reason}"):
             call(export, monkeypatch, capsys, "--model", model, "--to", target)
     assert (step / "train_state").is_dir() and (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
-        (["--to", "x", "--dtype", "q8_0"], "--dtype q8_0 is of --format gguf"),
-        ([], "give --to DIR"),
+        (["--to", "x", "--dtype", "q8_0"], "--dtype q8_0 needs --format gguf"),
+        ([], "--to DIR is required"),
         (["--to", "x", "--dtype", "int4"], "invalid choice: 'int4'"),
     ],
 )
-def test_flags_that_do_not_go_together_are_one_line(words, said, monkeypatch, capsys):
+def test_flags_that_do_not_go_together_are_one_line(words, message, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["export.py", "--model", "nowhere", *words])
     with pytest.raises(SystemExit, match="2"):
         export.main()
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_legacy_weights_and_tiny_contexts_are_exported_too(tmp_path, tiny, monkeypatch, capsys):
@@ -210,107 +117,20 @@ def test_legacy_weights_and_tiny_contexts_are_exported_too(tmp_path, tiny, monke
     assert "no other library has this architecture" in text and "## Samples" not in text
 
 
-def test_gguf_refuses_what_llama_cpp_does_not_have(spread_model, tmp_path, tiny):
-    with pytest.raises(UserError, match="no rotary positions"):
-        write_gguf(tmp_path / "model.gguf", Llama(tiny, legacy=True), byte_level(), "float32")
-    tokenizer = byte_level()
-    tokenizer.fast = None
-    with pytest.raises(UserError, match="not a ranked byte-level BPE"):
-        write_gguf(tmp_path / "model.gguf", Llama(tiny), tokenizer, "float32")
-    assert not (tmp_path / "model.gguf").exists()
-
-
-def test_ollamas_template_gives_our_prompts(tiny):
-    """Ollama itself is not here: its template is rendered by Jinja, word by word."""
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Who?"},
-        {"role": "assistant", "content": "Me."},
-        {"role": "user", "content": "Why?"},
-    ]
-    text = modelfile("model-q8_0.gguf", True, tiny)
-    template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
-    for go, jinja in (
-        (r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
-        (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
-        (r'\{\{ else if eq \.Role ("\w+") \}\}', r"{% elif m.role == \1 %}"),
-        (r"\{\{ \.Content \}\}", "{{ m.content }}"),
-        (r"\{\{ end \}\}\{\{ end \}\}", "{% endif %}{% endfor %}"),
-    ):
-        template, count = re.subn(go, jinja, template)
-        assert count
-    rendered = Environment(keep_trailing_newline=True).from_string(template).render(messages=messages)
-    tokenizer = byte_level()
-    assert rendered == tokenizer.hf.decode(tokenizer.render(messages)[0], skip_special_tokens=False)
-    assert text.startswith("FROM ./model-q8_0.gguf\n") and 'PARAMETER stop "<|endoftext|>"\n' in text
-    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("model-q8_0.gguf", False, tiny)
-
-
-def test_card_tells_the_run(runs, tmp_path, monkeypatch, capsys):
-    lines = call(
-        export, monkeypatch, capsys, "--model", runs / "S-asked", "--to", tmp_path / "cards", "--card"
-    )
-    assert lines == [str(tmp_path / "cards")]
-    assert [path.name for path in (tmp_path / "cards").iterdir()] == ["README.md"]
-    text = (tmp_path / "cards" / "README.md").read_text()
-    for stage in model_card.history(runs / "S-asked" / (runs / "S-asked" / "latest").read_text()):
-        assert (
-            f"| {stage.name} | {stage.args.dataset} | 4 | 1,536 | {stage.last('train')['loss']:.4f} | "
-            f"{stage.last('val')['loss']:.4f} |" in text
-        )
-        assert stage.hours > 0 and "1 x cpu" in text
-    assert '"datasets": ["someone/stories"]' in text or 'datasets: ["someone/stories"]' in text
-    assert (
-        "at revision 0123456789abcdef" in text
-        and "answers.jsonl (123 bytes)" in text
-        and "private" not in text
-    )
-    assert "by pretraining then fine-tuning" in text and "| max_lr | 0.01 | 0.01 |" in text
-    assert text.count("> **the fox**") == 3
-    first, second = (shutil.copytree(runs / "S-asked", tmp_path / name) for name in "ab")
-    for run, other in (first, "b"), (second, "a"):  # each, renamed, says that it began as the other
-        step = (run / "latest").read_text()
-        state = run / step / "train_state" / "state.json"
-        state.write_text(json.dumps({**json.loads(state.read_text()), "init_from": f"../{other}/{step}"}))
-    assert len(model_card.history(first / step)) == 2
-
-
-def test_card_of_a_model_without_a_run_says_no_more_than_is_known(
-    spread_model, tmp_path, monkeypatch, capsys
-):
-    folder, model, _ = spread_model(byte_level())
-    call(export, monkeypatch, capsys, "--model", folder, "--card", *flags(QUICK))
-    text = (folder / "README.md").read_text()
-    assert f"{sum(weight.numel() for weight in model.parameters()):,} parameters" in text
-    assert "## Training" not in text and "> **the red fox**" in text
-
-
-# --- the hub ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that this process writes to and reads from, with a token, without waiting."""
-    constants = huggingface_hub.constants
-    with Hub({}) as hub:
-        runtime_hub.hub_filesystem.cache_clear()
-        huggingface_hub.HfFileSystem.clear_instance_cache()
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
+    """Yield a hub that this process writes to and reads from, with a token, without waiting."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with Hub({}) as hub, connect(hub, monkeypatch):
         yield hub
-    huggingface_hub.HfFileSystem.clear_instance_cache()
-    runtime_hub.hub_filesystem.cache_clear()
 
 
 def greedy_text(folder) -> str:
-    """What the model in a folder answers."""
-    speaker = load_chat_model(find_model(folder))
-    ids = speaker.encode([{"role": "user", "content": "Say fox"}])
-    pieces = speaker.stream_reply(ids, ModelArgs(temperature=0, max_length=30))
+    """Return the greedy answer of the model in a folder."""
+    chat_model = load_chat_model(find_model(folder))
+    ids = chat_model.encode([{"role": "user", "content": "Say fox"}])
+    pieces = chat_model.stream_reply(ids, ModelArgs(temperature=0, max_length=30))
     return "".join(piece.text for piece in pieces)
 
 
@@ -347,15 +167,17 @@ def test_card_alone_goes_to_the_hub_alone(runs, hub, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "token, repo, said",
+    "token, repo, message",
     [
         ("", "someone/fox", "log in with `hf auth login`"),
         ("hf_of_a_test", "a/b/c", "is not the name of a repository"),
     ],
 )
-def test_a_hub_that_does_not_take_it_is_one_line(token, repo, said, runs, tmp_path, hub, monkeypatch, capsys):
+def test_a_hub_that_does_not_take_it_is_one_line(
+    token, repo, message, runs, tmp_path, hub, monkeypatch, capsys
+):
     monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         call(
             export,
             monkeypatch,
@@ -397,7 +219,7 @@ def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys
     )
     try:
         assert any("Uvicorn running" in line for line in server.stderr)
-        asked = {
+        request_body = {
             "model": str(tmp_path / "made"),
             "messages": [{"role": "user", "content": "Say fox"}],
             "temperature": 0,
@@ -405,7 +227,7 @@ def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys
         }
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/v1/chat/completions",
-            json.dumps(asked).encode(),
+            json.dumps(request_body).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -413,61 +235,3 @@ def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys
     finally:
         server.kill()
     assert text.strip() == greedy_text(runs / "S-asked").strip() and len(text) > 10
-
-
-# --- llama.cpp, where llama-cpp-python is installed ------------------------------------------------------------------
-
-
-@pytest.fixture
-def llama_cpp(tmp_path):
-    """Opens a GGUF file in llama.cpp."""
-    library = pytest.importorskip("llama_cpp")
-    opened = []
-
-    def load(file):
-        opened.append(
-            library.Llama(
-                str(file), n_ctx=0, verbose=False, type_k=library.GGML_TYPE_F32, type_v=library.GGML_TYPE_F32
-            )
-        )  # its cache is in half precision
-        return opened[-1]
-
-    yield load
-    for model in opened:
-        model.close()
-
-
-TOKENIZERS = {
-    "gpt2": gpt2,
-    "bytes": byte_level,
-    "bpe": lambda: train_bpe(["the old fox saw the small boat"], 300),
-}
-TEXT = "The fox's 123 boats,  it said:\n\n\t'naïve' 狐 🦊 don't\u00a0<|endoftext"
-
-
-@pytest.mark.parametrize("name, precision", [("gpt2", "float32"), ("bytes", "float32"), ("bpe", "float16")])
-def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_model, tmp_path, llama_cpp):
-    _, model, tokenizer = spread_model(TOKENIZERS[name]())
-    write_gguf(tmp_path / "model.gguf", model, tokenizer, precision)
-    model.load_state_dict(read_gguf(tmp_path / "model.gguf", model))  # rounded, as llama.cpp reads them
-    theirs = llama_cpp(tmp_path / "model.gguf")
-    ids = tokenizer.encode(TEXT)
-    assert theirs.tokenize(TEXT.encode(), add_bos=False, special=False) == ids
-    assert theirs.detokenize(ids) == TEXT.encode()
-
-    ours = list(generate(model, ids[:9], 120, params=GREEDY))
-    tokens = theirs.generate(ids[:9], temp=0.0, repeat_penalty=1.0)
-    assert [token for token, _ in zip(tokens, ours, strict=False)] == ours and len(set(ours)) > 8
-
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": " Where is the fox? "},
-    ]
-    speaker = ChatModel(model, tokenizer, "S")
-    pieces = speaker.stream_reply(speaker.encode(messages), ModelArgs(temperature=0, max_length=24))
-    answer = "".join(piece.text for piece in pieces)
-    reply = theirs.create_chat_completion(messages, temperature=0.0, repeat_penalty=1.0, max_tokens=24)
-    assert reply["choices"][0]["message"]["content"] == answer.replace(
-        "\ufffd", ""
-    )  # it leaves out broken characters
-    assert len(answer) > 10

@@ -13,7 +13,7 @@ from checkpoint import ARCHITECTURE, find_model, load_args, verify_checkpoint
 from config import ModelArgs, merge_settings, round_up
 from dataprep.shards import read_meta, verify_dataset
 from runtime.errors import UserError
-from runtime.watchdog import is_local_main_process, restarted_by_torchrun
+from runtime.launcher import is_local_main_process, restarted_by_torchrun
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from training.stages import STAGES, Stage
 from training.state import TrainState, data_hash, load_state

@@ -1,13 +1,20 @@
 """A little of the Hugging Face hub on 127.0.0.1: datasets and models to read, models to write, faults on demand."""
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import sleep  # by name: tests take the waiting out of time.sleep
 from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+import pytest
+
+from runtime.hub import hub_filesystem
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -175,6 +182,26 @@ class Hub:
                 files[what["path"]] = self.stored[what["oid"]]
         made = {"success": True, "commitOid": REVISION, "commitUrl": f"{self.url}/{repo}/commit/{REVISION}"}
         return 200, json.dumps(made).encode(), {}
+
+
+@contextlib.contextmanager
+def connect(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Point huggingface_hub, and our client, at a hub of this process."""
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    forget_clients()
+    yield
+    forget_clients()
+
+
+def forget_clients() -> None:
+    """Drop the clients that remember the address of a hub."""
+    hub_filesystem.cache_clear()
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    huggingface_hub.close_session()
 
 
 def blob(data: bytes) -> str:

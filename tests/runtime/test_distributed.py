@@ -1,17 +1,15 @@
-"""How ranks find each other, also in a store in which the dead have left their addresses; memory that is kept."""
+"""Choice of device and dtype; memory that is kept; sums without a process group."""
 
 import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from toy import ROOT
 
-from runtime.distributed import choose_dtype, has_bf16, new_rendezvous_store
+from runtime import distributed
+from runtime.distributed import DistributedEnv, choose_device, choose_dtype, has_bf16
 
-ROOT = Path(__file__).resolve().parents[2]
 FAULTS = f"""
 import resource, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -27,57 +25,81 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has mallopt")
 def test_memory_is_kept() -> None:
-    keep, give_back = (
-        int(subprocess.check_output([sys.executable, "-c", FAULTS, mode])) for mode in ("keep", "give")
-    )
-    assert keep < 1000 < give_back  # 64 MiB eight times: 131,072 pages
+    def page_faults(mode: str) -> int:
+        return int(subprocess.check_output([sys.executable, "-c", FAULTS, mode]))
+
+    # 64 MiB eight times are 131,072 pages.
+    assert page_faults("keep") < 1000
+    assert page_faults("give") > 1000
 
 
-def test_bfloat16_on_a_cpu_is_a_matter_of_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_bfloat16_on_a_cpu_depends_on_its_instructions(
+    has_instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.perf_counter", None)  # not on a clock, which depends on the machine's load
     assert has_bf16() in (True, False)
-    monkeypatch.setattr(
-        "time.perf_counter", None
-    )  # not of a clock, which depends on what else the machine does
-    for there, dtype, why in (
-        (True, torch.bfloat16, "as asked"),
-        (False, torch.float32, "no instructions for bfloat16"),
-    ):
-        monkeypatch.setattr("runtime.distributed.has_bf16", lambda there=there: there)
-        chosen = choose_dtype("bfloat16", cpu)
-        assert chosen[0] == dtype and why in chosen[1]
-        chosen = choose_dtype(None, cpu)
-        assert chosen[0] == torch.float32 and ("--dtype bfloat16" in chosen[1]) == there
-    assert choose_dtype("float16", cpu)[0] == torch.float32
+
+    monkeypatch.setattr("runtime.distributed.has_bf16", lambda: has_instructions)
+    cpu = torch.device("cpu")
+    dtype, note = choose_dtype("bfloat16", cpu)
+    if has_instructions:
+        assert dtype == torch.bfloat16
+        assert note == ""
+    else:
+        assert dtype == torch.float32
+        assert "it has no instructions for it" in note
+
+    dtype, note = choose_dtype(None, cpu)
+    assert dtype == torch.float32
+    assert ("--dtype bfloat16" in note) == has_instructions
 
 
-def meet(store: dist.Store, world: int, late: int = 0) -> set[str]:
-    """The parts of a store that ranks agree on, found by threads."""
-    parts = {}
-
-    def join(rank: int) -> None:
-        parts[rank] = new_rendezvous_store(store, rank, world)
-
-    ranks = [threading.Thread(target=join, args=(rank,), daemon=True) for rank in range(world)]
-    for thread in ranks[late:] + ranks[:late]:
-        thread.start()
-    for thread in ranks:
-        thread.join(20)
-    parts[0].set("key", "value")
-    assert all(part.get("key") == b"value" for part in parts.values()) and len(parts) == world
-    return {part.underlying_store is store for part in parts.values()}
+def test_float16_needs_cuda() -> None:
+    dtype, note = choose_dtype("float16", torch.device("cpu"))
+    assert dtype == torch.float32
+    assert "float16 needs CUDA, not cpu" in note
 
 
-def test_each_start_of_any_number_of_ranks_has_a_part_of_its_own() -> None:
-    store = dist.HashStore()
-    for world, late in (3, 0), (3, 1), (2, 2), (1, 0), (4, 3):
-        meet(store, world, late)
-    assert store.num_keys() >= 5
+def test_a_missing_device_falls_back_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("cpu") == (torch.device("cpu"), "")
+    assert choose_device("cuda:1") == (torch.device("cpu"), "no cuda device, so cpu")
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == (torch.device("mps"), "")
+    assert choose_device("cuda") == (torch.device("mps"), "no CUDA device, so mps")
 
 
-def test_a_rank_that_died_while_it_called_is_not_waited_for() -> None:
-    store = dist.HashStore()
-    store.set("call/1", "the word of one that is gone")
-    meet(store, 2)
+def test_cuda_devices_follow_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA A100")
+    assert choose_device("cuda", local_rank=3) == (torch.device("cuda:3"), "NVIDIA A100")
+    assert choose_device("cuda:1", local_rank=3) == (torch.device("cuda:1"), "NVIDIA A100")
+
+
+def test_peak_flops_by_device(monkeypatch: pytest.MonkeyPatch, env: DistributedEnv) -> None:
+    cuda = torch.device("cuda")
+    half, single = (DistributedEnv(0, 0, 1, cuda, dtype, "") for dtype in (torch.bfloat16, torch.float32))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA GH200 480GB")
+    assert distributed.peak_flops(half) == 989e12  # not the first match of "H200"
+    assert distributed.peak_flops(single) == 989e12 / 2
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "unknown")
+    assert distributed.peak_flops(half) is None
+
+    monkeypatch.setattr(distributed, "BENCHMARK_SIZE", 32)
+    assert distributed.peak_flops(env) > 0
+    assert distributed.peak_flops(DistributedEnv(0, 0, 1, torch.device("mps"), torch.float32, "")) is None
+
+
+def test_without_a_process_group_values_stay_as_they_are(env: DistributedEnv) -> None:
+    tensor = torch.tensor([1.0, 2.0])
+    assert distributed.all_reduce_sum(tensor) is tensor
+    assert distributed.any_rank(True, env) is True
+    assert distributed.any_rank(False, env) is False
+    assert distributed.gather_objects("x") == ["x"]
+    distributed.barrier()
+    distributed.shutdown()

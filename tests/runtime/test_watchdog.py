@@ -1,13 +1,13 @@
-"""Signals, the watchdog, and how ranks know that torchrun has started them again."""
+"""Stop signals and the watchdog."""
 
 import faulthandler
 import os
 import signal
-from pathlib import Path
+import types
 
 import pytest
 
-from runtime.watchdog import StopSignal, Watchdog, restarted_by_torchrun, save_launch_id
+from runtime.watchdog import StopSignal, Watchdog
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -29,29 +29,29 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_watchdog_is_wound_up_by_each_item_and_may_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    wound = []
-    monkeypatch.setattr(
-        faulthandler, "dump_traceback_later", lambda seconds, exit, file: wound.append((seconds, exit))
-    )
+def test_a_handler_that_python_did_not_install_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored = []
+
+    def replace_handler(number: int, handler: object) -> None:
+        if isinstance(handler, types.MethodType):
+            return None  # as signal.signal does for a handler that was installed from C
+        restored.append(number)
+
+    monkeypatch.setattr(signal, "signal", replace_handler)
+    with StopSignal():
+        pass
+    assert restored == []
+
+
+def test_each_item_restarts_the_watchdog_and_zero_minutes_disable_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = []
+
+    def dump_traceback_later(seconds: float, exit: bool, file: object) -> None:
+        beats.append((seconds, exit))
+
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", dump_traceback_later)
     assert list(Watchdog(0.5).watch("abc")) == ["a", "b", "c"]
-    assert wound == [(30.0, True)] * 3
+    assert beats == [(30.0, True)] * 3
+
     Watchdog(0).beat()
-    assert len(wound) == 3
-
-
-def test_a_relaunch_is_known_by_its_count_or_by_the_name_of_the_launch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def launched(name: str, count: int) -> bool:
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
-        return restarted_by_torchrun(tmp_path)
-
-    assert not restarted_by_torchrun(tmp_path)  # without torchrun
-    assert not launched("one", 0) and launched("one", 1)
-    save_launch_id(tmp_path)
-    assert launched("one", 0) and not launched("two", 0) and launched("none", 2)
-    launched("none", 0)
-    save_launch_id(tmp_path)
-    assert not restarted_by_torchrun(tmp_path)  # what torchrun calls a launch that was given no name
+    assert len(beats) == 3

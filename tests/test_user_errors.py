@@ -181,9 +181,9 @@ def folder(tmp_path_factory):
     return tmp
 
 
-@pytest.mark.parametrize("what, script, typed, line", MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
-def test_mistake_gets_one_line_and_exit_code_2(folder, capsys, monkeypatch, what, script, typed, line):
-    words = typed.format(tmp=folder).split()
+@pytest.mark.parametrize("fault, script, cli, line", MISTAKES, ids=[mistake[0] for mistake in MISTAKES])
+def test_mistake_gets_one_line_and_exit_code_2(folder, capsys, monkeypatch, fault, script, cli, line):
+    words = cli.format(tmp=folder).split()
     if "--prompt" in words:
         start = words.index("--prompt") + 1
         words[start:] = [" ".join(words[start:])]
@@ -197,7 +197,9 @@ def test_mistake_gets_one_line_and_exit_code_2(folder, capsys, monkeypatch, what
     monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *words])
     with pytest.raises(SystemExit) as stopped:
         errors.run_cli(script.main)
-    said = [text for text in capsys.readouterr().err.splitlines() if text.strip() and "tokens/s]" not in text]
+    lines = [
+        text for text in capsys.readouterr().err.splitlines() if text.strip() and "tokens/s]" not in text
+    ]
     assert stopped.value.code == 2
-    assert len(said) == 1 and said[0].startswith("error: ") and line.format(tmp=folder) in said[0], said
+    assert len(lines) == 1 and lines[0].startswith("error: ") and line.format(tmp=folder) in lines[0], lines
     assert sorted(path for path in folder.rglob("*") if ".x.partial" not in str(path)) == before

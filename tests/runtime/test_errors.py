@@ -1,0 +1,82 @@
+"""Exit codes and messages of run_cli, for each kind of error."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+from toy import ROOT
+
+from runtime.errors import LocalRankError, RunError, UserError, run_cli
+
+
+def exit_of(error: BaseException) -> int:
+    """Return the exit code of a script whose main raises an error."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(main)
+    return stopped.value.code
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (UserError("wrong flag"), 2, "error: wrong flag"),
+        (RunError("the run failed"), 1, "error: the run failed"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left", "x.bin"), 1, "error: x.bin: No space left"),
+        (OSError(errno.EDQUOT, "Quota exceeded", "x.bin"), 1, "error: x.bin: Quota exceeded"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "error: x: Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), 2, "error: the output: No such file"),
+    ],
+    ids=repr,
+)
+def test_an_error_is_one_line_and_an_exit_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert exit_of(error) == code
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    def main() -> None:
+        raise error
+
+    for error in (OSError(errno.EIO, "I/O error"), ValueError("a bug")):
+        with pytest.raises(type(error)):
+            run_cli(main)
+
+
+def test_one_rank_of_a_machine_reports_an_error_of_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert exit_of(UserError("of all ranks")) == 2
+    assert exit_of(RunError("of all ranks")) == 1
+    assert capsys.readouterr().err == ""
+
+    assert exit_of(LocalRankError("of this rank")) == 1
+    assert capsys.readouterr().err == "error: of this rank\n"
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_script_in_silence() -> None:
+    code = "from runtime.errors import run_cli\nrun_cli(lambda: [print(n) for n in range(100_000)])"
+    script = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert script.stdout.readline() == "0\n"
+    script.stdout.close()
+    assert script.stderr.read() == ""
+    assert script.wait(timeout=60) == 1
+
+
+def test_another_broken_pipe_keeps_its_traceback() -> None:
+    code = "from runtime.errors import run_cli\ndef main(): raise BrokenPipeError\nrun_cli(main)"
+    script = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert script.returncode == 1
+    assert "Traceback" in script.stderr
