@@ -1,1 +1,1 @@
-"""The built-in story world: texts, tasks and preferences without a download, and their exact evaluation."""
+"""Built-in story world: texts, tasks and preferences without a download, and their exact evaluation."""

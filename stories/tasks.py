@@ -125,7 +125,7 @@ def phrase_instruction(kind: str, split: str, slots: dict[str, str], rng: random
 def _tell_in_parts(kind: str, tale: Tale, rng: random.Random) -> tuple[str, str] | None:
     """Return a story as (paragraph to continue, rest), the first "" for other kinds; None where all are too long.
 
-    A story to write is used in full if it is short enough; a story to read is always brief.
+    A story to write is complete if that is short enough; a story to read is always brief.
     """
     brief_of_tries = [kind not in STORIES] + [True] * BRIEF_TRIES
     for brief in brief_of_tries:
