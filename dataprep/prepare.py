@@ -121,8 +121,9 @@ def merge_machine_shares(partial: Path, data_dir: Path, name: str, config: PrepC
     pattern = re.compile(re.escape(f".{name}.shard-") + r"\d+-of-\d+")
     for share in sorted(path for path in data_dir.iterdir() if pattern.fullmatch(path.name)):
         with folder_lock(share):
-            if not (share / "plan.json").is_file():
-                # A kill hit its first moments or its removal below: there is no finished unit in it.
+            has_units = any(share.glob("unit-*.json"))
+            if not has_units and not (share / "plan.json").is_file():
+                # A kill hit its first moments or its removal below: there is nothing to keep.
                 shutil.rmtree(share)
                 continue
             if _read_config(share) != config.to_json():

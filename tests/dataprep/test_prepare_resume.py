@@ -160,6 +160,20 @@ def test_a_share_whose_removal_was_killed_is_removed(
     assert command(*flags)[0] == 0 and [path.name for path in folder.iterdir()] == ["mine"]
 
 
+def test_a_share_with_units_and_without_its_config_is_kept(
+    inline: None, command: Callable, rows: Path, tmp_path: Path
+) -> None:
+    """Such a share may be a copy from another machine that is still under way."""
+    flags = ("--files", rows, "--name", "mine", "--tokenizer", "bytes")
+    assert command(*flags, "--shard", "1/2")[0] == 0
+    share = tmp_path / "data" / ".mine.shard-1-of-2"
+    (share / "plan.json").unlink()
+    before = files(share)
+    code, _, err = command(*flags)
+    assert code == 2 and "prepare it again, or remove it" in err and len(before) > 2
+    assert files(share) == before
+
+
 def test_a_share_with_other_settings_is_refused_and_a_damaged_one_is_detected(
     inline: None, command: Callable, rows: Path, tmp_path: Path
 ) -> None:
