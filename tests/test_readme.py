@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from stand_ins import load_app
 from toy import ROOT
 
@@ -16,6 +17,9 @@ import export
 import inference_sft
 import tokenizer
 import trainer
+from dataprep import registry
+from model import count_parameters
+from training.plan import memory_bytes
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
@@ -128,3 +132,20 @@ def test_names_in_contributing_exist() -> None:
         source = (ROOT / path).read_text(encoding="utf-8")
         for name in filter(None, (first, second)):
             assert re.search(rf"^(?:def |class )?{name}\b", source, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_numbers_of_the_readme() -> None:
+    """Counts and estimates that the README states are those of the code."""
+    stories = config.resolve({"preset": "stories", "vocab_size": 2048})
+    assert f"{registry.STORIES['stories'].rows['train']:,} stories" in TEXTS["README.md"]
+    assert f"BPE of {registry.STORY_VOCABULARY:,}" in TEXTS["README.md"].replace("\n", " ")
+    assert f"{count_parameters(stories) / 1e6:.1f}M parameters" in TEXTS["README.md"]
+
+    large = config.resolve({"preset": "smol-130m", "vocab_size": 50304})
+    parameters = count_parameters(large)
+    assert f"{parameters / 1e6:.0f}M parameters on FineWeb" in TEXTS["README.md"]
+    readme = TEXTS["README.md"].replace("\n", " ")
+    assert f"{memory_bytes(large, torch.bfloat16) / 1e9:.0f} GB of GPU memory" in readme
+    small = large.replace(batch_size=8, micro_batch_size=None)
+    assert f"{memory_bytes(small, torch.bfloat16) / 1e9:.0f} GB with `--batch_size 8`" in readme
+    assert f"{12 * parameters / 1e9:.1f} GB of disk for each checkpoint" in readme
