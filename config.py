@@ -96,8 +96,8 @@ class ModelArgs:
     dropout: float = setting(0.1, "model", "dropout on the embedding and on each residual branch", 0.0, below=1.0)
 
     epochs: int = setting(4, "optimization",
-        "end after N passes over the data, if total_iters does not end it first", 1)
-    total_iters: int = setting(10000, "optimization", "end after N optimizer steps", 1)
+        "end after N passes over the data, or at total_iters if that is first; 0 = no limit", 0)
+    total_iters: int = setting(10000, "optimization", "end after N optimizer steps; 0 = no limit", 0)
     batch_size: int = setting(64, "optimization", "rows of block_size tokens on a device at a time", 1)
     micro_batch_size: int | None = setting(None, "optimization", "another name of batch_size", 1)
     total_batch_size: int = setting(524288, "optimization", "tokens per optimizer step", 1)
@@ -205,7 +205,7 @@ DERIVED_DEFAULTS: dict[str, Callable[[ModelArgs], object]] = {
     "micro_batch_size": lambda a: a.batch_size,
     "gradient_accumulation_steps": _accumulation,
     "min_lr": lambda a: 0.1 * a.max_lr,
-    "lr_decay_iters": lambda a: a.total_iters,
+    "lr_decay_iters": lambda a: max(1, a.total_iters),
 }
 
 # fmt: off
@@ -263,6 +263,8 @@ def _validation_errors(a: ModelArgs) -> Iterable[str]:
     yield from _head_errors(a)
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
+    if not a.epochs and not a.total_iters:
+        yield "--epochs 0 and --total_iters 0 leave the run without an end: give one of them"
     if a.train == "D" and a.beta == 0:
         yield "--beta 0 must be above 0"
     if a.label_smoothing and a.dpo_loss == "ipo":
@@ -347,6 +349,12 @@ def merge_settings(
     stage = STAGE_DEFAULTS[chosen.get("train", "P")]
     defaults = {f.name: f.default for f in fields(ModelArgs)}
     settings = {name: {**stage, **chosen}.get(name, default) for name, default in defaults.items()}
+
+    # The limit that was typed ends the run: one alone lifts the other.
+    limits = {"epochs", "total_iters"}
+    if len(limits & cli_args.keys()) == 1:
+        (other,) = limits - cli_args.keys()
+        settings[other] = 0
     if errors := [error for f in fields(ModelArgs) for error in _field_errors(f, settings[f.name])]:
         raise UserError("; ".join(errors))
     return settings

@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 import checkpoint
-from config import ModelArgs
+from config import ModelArgs, world_size
 from dataloader.loader import Loader, fixed_batches
 from dataprep.shards import SPLITS, TokenDataset
 from generation.chat import sampling_params
@@ -28,6 +28,7 @@ from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
 from training.optimizers import build_optimizers
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
+from training.run_length import count_steps, fit_to_data
 from training.settings import RunSetup
 from training.state import TrainState
 
@@ -54,10 +55,12 @@ class Run:
         self.val_rows = stage.validation_rows(val, args.block_size, args.seed)
         self.objective = stage.objective(args)
 
-        rows_left = max(0, args.epochs * len(self.rows) - self.progress.rows_consumed)
-        steps_left = rows_left // args.rows_per_step
-        self.steps = min(args.total_iters, max(1, self.progress.step + steps_left))
-        self.decay_end = args.lr_decay_iters if args.explicit["lr_decay_iters"] else self.steps
+        # A new run fits its length to the data; a resumed one has kept what was fitted.
+        self.notes: list[str] = []
+        if not self.progress.step:
+            self.args, self.notes = fit_to_data(args, setup.typed, len(self.rows), world_size())
+        self.steps = count_steps(self.args, len(self.rows), self.progress.step, self.progress.rows_consumed)
+        self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else self.steps
 
     def attach_hardware(self, env: DistributedEnv) -> list[str]:
         """Take the hardware into account. Returns the plan, line by line."""
@@ -91,6 +94,7 @@ class Run:
 
         epochs = self.steps * args.rows_per_step / len(self.rows)
         lines += self.rows.notes
+        lines += [f"adapted: {note}" for note in self.notes]
         lines += plan.describe(args, env, self.steps, self.progress.step, epochs, self.peak, self.may_compile)
         return lines
 

@@ -1,0 +1,99 @@
+"""Length of a run: tokens per step, epochs, steps and warm-up that fit the amount of data.
+
+The defaults are meant for billions of tokens: a book, or fifty answers, would be over inside the warm-up. So values
+that were not typed are adapted. Each change is a note of the plan, with its reason and the flag that overrides it.
+"""
+
+import math
+from collections.abc import Collection
+
+from config import ModelArgs
+
+MIN_STEPS = 200  # fewer optimizer steps teach a model next to nothing, whatever the data
+WARMUP_SHARE = 10  # the warm-up takes at most a tenth of the steps
+
+
+def count_steps(args: ModelArgs, rows: int, step: int = 0, rows_consumed: int = 0) -> int:
+    """Return the step at which a run ends that has reached `step`: by --total_iters or --epochs, whichever is first.
+
+    `rows` is the number of rows in an epoch. A limit of 0 is none.
+    """
+    limits = []
+    if args.total_iters:
+        limits.append(args.total_iters)
+    if args.epochs:
+        rows_left = max(0, args.epochs * rows - rows_consumed)
+        limits.append(max(1, step + rows_left // args.rows_per_step))
+    return min(limits)
+
+
+def fit_to_data(
+    args: ModelArgs, typed: Collection[str], rows: int, world_size: int
+) -> tuple[ModelArgs, list[str]]:
+    """Return settings that fit `rows` rows an epoch, and a note for each one that was changed.
+
+    `typed` names the flags that were typed, which stay as they are. Where there would be fewer than MIN_STEPS steps,
+    the batch shrinks first, down to one row on each rank; then, if neither limit was typed, the epochs grow.
+    """
+    notes: list[str] = []
+    if not {"total_batch_size", "gradient_accumulation_steps"} & set(typed):
+        args = _fit_batch(args, typed, rows, world_size, notes)
+    args = _fit_micro_batch(args, typed, world_size)
+    if not {"epochs", "total_iters"} & set(typed):
+        args = _fit_epochs(args, rows, notes)
+
+    steps = count_steps(args, rows)
+    most = steps // WARMUP_SHARE
+    if "warmup_iters" not in typed and args.warmup_iters > most:
+        notes.append(f"--warmup_iters {most} instead of {args.warmup_iters}: a tenth of {steps:,} steps")
+        args = args.replace(warmup_iters=most)
+    return args, notes
+
+
+def _fit_batch(
+    args: ModelArgs, typed: Collection[str], rows: int, world_size: int, notes: list[str]
+) -> ModelArgs:
+    """Shrink the batch so that the epochs have MIN_STEPS steps.
+
+    Where --total_iters alone was typed, the default number of epochs still says how large a batch is sensible.
+    """
+    epochs = args.epochs or type(args).epochs
+    wanted = args.total_batch_size // args.row_tokens
+    fitting = max(1, epochs * rows // MIN_STEPS // world_size) * world_size
+    if fitting >= wanted:
+        return args
+
+    total_batch_size = fitting * args.row_tokens
+    notes.append(
+        f"--total_batch_size {total_batch_size} instead of {args.total_batch_size}: {epochs} epochs of {rows:,} rows "
+        f"then have {max(1, epochs * rows // fitting):,} steps"
+    )
+    return args.replace(total_batch_size=total_batch_size, gradient_accumulation_steps=None)
+
+
+def _fit_micro_batch(args: ModelArgs, typed: Collection[str], world_size: int) -> ModelArgs:
+    """Shrink the micro-batch so that micro-batches of all ranks make up --total_batch_size exactly."""
+    if {"micro_batch_size", "batch_size", "gradient_accumulation_steps"} & set(typed):
+        return args
+    rows_of_rank = max(1, args.total_batch_size // args.row_tokens // world_size)
+    micro_batch_size = largest_divisor(rows_of_rank, args.micro_batch_size)
+    if micro_batch_size == args.micro_batch_size:
+        return args
+    return args.replace(micro_batch_size=micro_batch_size, gradient_accumulation_steps=None)
+
+
+def _fit_epochs(args: ModelArgs, rows: int, notes: list[str]) -> ModelArgs:
+    """Raise the epochs so that the run has MIN_STEPS steps, or the fewer that --total_iters allows."""
+    wanted = min(MIN_STEPS, args.total_iters)
+    epochs = math.ceil(wanted * args.rows_per_step / rows)
+    if epochs <= args.epochs:
+        return args
+    notes.append(
+        f"--epochs {epochs} instead of {args.epochs}: {wanted} steps, so that the few rows are learned by heart"
+    )
+    return args.replace(epochs=epochs)
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """Return the largest divisor of `number` that is at most `limit`."""
+    return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
