@@ -95,9 +95,10 @@ class ModelArgs:
     attn_dropout: float = setting(0.1, "model", "dropout on attention weights", 0.0, below=1.0)
     dropout: float = setting(0.1, "model", "dropout on the embedding and on each residual branch", 0.0, below=1.0)
 
-    epochs: int = setting(4, "optimization",
-        "end after N passes over the data, or at total_iters if that is first; 0 = no limit", 0)
-    total_iters: int = setting(10000, "optimization", "end after N optimizer steps; 0 = no limit", 0)
+    epochs: int | None = setting(4, "optimization",
+        "end after N passes over the data; typed alone, total_iters does not end the run", 1)
+    total_iters: int | None = setting(10000, "optimization",
+        "end after N optimizer steps; typed alone, epochs do not end the run", 1)
     batch_size: int = setting(64, "optimization", "rows of block_size tokens on a device at a time", 1)
     micro_batch_size: int | None = setting(None, "optimization", "another name of batch_size", 1)
     total_batch_size: int = setting(524288, "optimization", "tokens per optimizer step", 1)
@@ -205,17 +206,17 @@ DERIVED_DEFAULTS: dict[str, Callable[[ModelArgs], object]] = {
     "micro_batch_size": lambda a: a.batch_size,
     "gradient_accumulation_steps": _accumulation,
     "min_lr": lambda a: 0.1 * a.max_lr,
-    "lr_decay_iters": lambda a: max(1, a.total_iters),
+    "lr_decay_iters": lambda a: a.total_iters or 1,
 }
 
 # fmt: off
 # Defaults of a stage that differ from those of pretraining; presets and flags override them.
 STAGE_DEFAULTS: dict[str, dict[str, object]] = {
     "P": {},
-    "S": dict(max_lr=2e-4, warmup_iters=50, total_batch_size=32768, batch_size=16, epochs=3),
+    "S": dict(max_lr=2e-4, muon_lr=5e-3, warmup_iters=50, total_batch_size=32768, batch_size=16, epochs=3),
     "D": dict(
-        max_lr=2e-6, warmup_iters=20, total_batch_size=65536, batch_size=8, epochs=1, weight_decay_optim=0.0,
-        dropout=0.0, attn_dropout=0.0,
+        max_lr=2e-6, muon_lr=1e-4, warmup_iters=20, total_batch_size=65536, batch_size=8, epochs=1,
+        weight_decay_optim=0.0, dropout=0.0, attn_dropout=0.0,
     ),
 }
 
@@ -234,7 +235,7 @@ PRESETS: dict[str, dict[str, object]] = {
     ),
     "stories-instruct": dict(
         train="S", dataset="stories_instruct", batch_size=12, total_batch_size=3840, dropout=0.0,
-        attn_dropout=0.0, optimizer="muon", max_lr=2e-2, muon_momentum=0.8, warmup_iters=30,
+        attn_dropout=0.0, optimizer="muon", max_lr=2e-2, muon_lr=0.02, muon_momentum=0.8, warmup_iters=30,
         total_iters=1040, eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=220,
         prompt="Write a story about Tom and a bell.",
     ),
@@ -263,8 +264,6 @@ def _validation_errors(a: ModelArgs) -> Iterable[str]:
     yield from _head_errors(a)
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
-    if not a.epochs and not a.total_iters:
-        yield "--epochs 0 and --total_iters 0 leave the run without an end: give one of them"
     if a.train == "D" and a.beta == 0:
         yield "--beta 0 must be above 0"
     if a.label_smoothing and a.dpo_loss == "ipo":
@@ -354,7 +353,7 @@ def merge_settings(
     limits = {"epochs", "total_iters"}
     if len(limits & cli_args.keys()) == 1:
         (other,) = limits - cli_args.keys()
-        settings[other] = 0
+        settings[other] = None
     if errors := [error for f in fields(ModelArgs) for error in _field_errors(f, settings[f.name])]:
         raise UserError("; ".join(errors))
     return settings
