@@ -43,7 +43,9 @@ class _DerivedFloat(float):
     """Number that follows from other settings; `dataclasses.replace` derives it again."""
 
 
-PresetName = typing.Literal["smol-130m", "stories", "stories-instruct", "stories-preference", "shakespeare"]
+PresetName = typing.Literal[
+    "smol-130m", "book", "stories", "stories-instruct", "stories-preference", "shakespeare"
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class ModelArgs:
     # fmt: off
     train: typing.Literal["P", "S", "D"] = setting("P", "run",
         "stage: P = pretraining, S = supervised fine-tuning (so does P on instructions), D = DPO")
-    preset: PresetName | None = setting(None, "run", "a named set of settings")
+    preset: PresetName | None = setting(None, "run",
+        "a named set of settings: smol-130m = 130M parameters of web text; book = 1M for one text of 0.1 to 20 MB; "
+        "stories, stories-instruct, stories-preference = the quickstart; shakespeare = characters in two minutes")
     dataset: str | None = setting(None, "run",
         "folder under data_dir (default: the first prepared one that fits the stage)")
     data_dir: str = setting("data", "data", "where prepared datasets are")
@@ -64,7 +68,8 @@ class ModelArgs:
     dry_run: bool = setting(False, "run", "print the plan and stop")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
         "log to Weights & Biases; auto = online when logged in, else offline")
-    keep_checkpoints: int = setting(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
+    keep_checkpoints: int = setting(3, "run",
+        "keep the newest N checkpoints, and the best one; 0 = keep all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
     skip_limit: int = setting(3, "run", "roll back after N steps in a row without a finite loss and gradient", 1)
     stall_minutes: float = setting(20.0, "run",
@@ -244,6 +249,13 @@ PRESETS: dict[str, dict[str, object]] = {
         train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680, max_lr=1e-4,
         beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=10, total_iters=150, eval_iters=30,
         eval_check=10, save_checkpoint_iter=75, max_length=220, prompt="Write a story about Tom and a bell.",
+    ),
+    # one text of 0.1 to 20 MB with a BPE of its own, 1 to 2M parameters: some minutes on two CPU cores
+    "book": dict(
+        embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2, block_size=256,
+        batch_size=4, total_batch_size=1024, dropout=0.1, attn_dropout=0.0, optimizer="muon", max_lr=2e-2,
+        min_lr=0.0, muon_momentum=0.8, warmup_iters=50, epochs=8, total_iters=6000, eval_iters=200,
+        eval_check=100, save_checkpoint_iter=200, max_length=150,
     ),
     # characters of Shakespeare, 0.8M parameters: about two minutes on two CPU cores
     "shakespeare": dict(

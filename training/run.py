@@ -48,6 +48,7 @@ class Run:
         self.progress = setup.start.progress or TrainState(step=0, rows_consumed=0, tokens=0)
         self.skips = SkipState.from_dict((setup.start.state or {}).get("skips", {}))
         self.watchdog = Watchdog(self.args.stall_minutes)
+        self.validation_losses: dict[int, float] = {}  # of this process, by step
 
         stage, args = setup.stage, self.args
         train, val = (TokenDataset(setup.dataset, split, setup.meta) for split in SPLITS)
@@ -237,6 +238,7 @@ class Run:
             "world_size": self.env.world_size,
             "device": distributed.device_name(self.env),
             "source": self.setup.meta["source"],
+            "validation_loss": self.validation_losses.get(self.progress.step),
             "skips": self.skips.to_dict(),
             **self.origin,
         }
@@ -271,6 +273,7 @@ class Run:
         limit = None if complete else args.eval_check * args.batch_size
         batches = fixed_batches(self.val_rows, args.micro_batch_size, env.rank, env.world_size, limit)
         means = evaluate(self.objective, self.model, self.watchdog.watch(batches), env)
+        self.validation_losses[self.progress.step] = means["loss"]
         if not metrics:
             return
 
