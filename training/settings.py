@@ -49,7 +49,7 @@ class RunSetup:
     start: Start
     continues: bool  # the run's folder is kept; a new run moves an older one of its name aside
     prompt_ids: list[int]  # of the sample that an evaluation shows; empty = no sample
-    typed: frozenset[str]  # the flags of the command line, which nothing overrides
+    typed: dict[str, object]  # the flags of the command line, which nothing overrides
 
 
 def resolve_run(cli_args: dict[str, object]) -> RunSetup:
@@ -92,8 +92,7 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
 
     stage = STAGES[args.train]
     prompt_ids = encode_sample_prompt(args, stage, tokenizer, is_typed="prompt" in cli_args)
-    typed = frozenset(cli_args)
-    return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids, typed)
+    return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids, cli_args)
 
 
 def choose_stage_and_dataset(cli_args: dict[str, object]) -> tuple[str, Path]:
