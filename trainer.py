@@ -41,7 +41,7 @@ from training.settings import resolve_run
 GROUPS = ("run", "data", "device", "model", "optimization", "evaluation", "dpo", "sampling")
 SUMMARY_STEPS = 50  # the last training losses that the summary averages
 MAX_EPOCH_EVALUATIONS = 10  # that a run makes for the ends of epochs, besides those every --eval_iters steps
-FINAL_VALIDATION_SHARE = 0.3  # of the rows trained on; a forward pass takes a third of a training step
+FINAL_VALIDATION_SHARE = 0.15  # of the rows trained on; a forward pass takes a third of a training step
 
 
 def train(run: Run, stop: StopSignal, bar: Progress) -> None:
@@ -108,7 +108,7 @@ def evaluation_due(run: Run, first_row: int) -> tuple[bool, bool]:
         first_row = max(0, end_row - args.eval_iters * args.rows_per_step)
     complete = ends_epochs(first_row, end_row, rows_apart)
 
-    # At the end all rows are evaluated, unless that would take a tenth of the time of the training.
+    # At the end all rows are evaluated, unless that takes more than a twentieth of the training.
     if run.progress.step == run.steps and args.val_epochs:
         complete = complete or len(run.val_rows) <= FINAL_VALIDATION_SHARE * end_row
     return scheduled or (complete and not epochs_are_short), complete
