@@ -11,6 +11,7 @@ A folder is written under a temporary name, synced and renamed, so a kill at any
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -25,6 +26,7 @@ from runtime.errors import UserError, run_cli
 from runtime.files import write_json
 from tokenizer import Tokenizer, load_tokenizer
 
+GENERATION_CONFIG = "generation_config.json"
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
 ARCHITECTURE = (
     "block_size",
@@ -39,6 +41,17 @@ ARCHITECTURE = (
     "rope_theta",
     "tie_embeddings",
 )
+
+# Sampling settings that generation_config.json carries, by our name and by Hugging Face's.
+SAMPLING = {
+    "max_length": "max_new_tokens",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "num_beams": "num_beams",
+}
 
 
 def hf_config(args: ModelArgs, eos_id: int) -> dict:
@@ -115,11 +128,13 @@ def write_model(
     metadata: dict,
     dtype: torch.dtype = torch.float32,
     weights: dict | None = None,
+    sampling: Mapping[str, object] | None = None,
 ) -> None:
     """Write the files of a Hugging Face model into a folder.
 
     `metadata` becomes the part "smolllama" of config.json; its "stage" is the letter of the stage that trained the
     model: base models (P) continue a text, the others answer. `weights` are the complete weights of a sharded model.
+    `sampling` are the settings by which it writes unless others are typed.
     """
     weights = dict(weights or model.state_dict())
     if model.args.tie_embeddings:
@@ -133,9 +148,46 @@ def write_model(
         config |= {"model_type": LEGACY, "architectures": ["SmolLlamaLegacy"]}
     write_json(folder / "config.json", config)
 
-    roles = ("bos_token_id", "eos_token_id", "pad_token_id")
-    write_json(folder / "generation_config.json", dict.fromkeys(roles, tokenizer.eos_id))
+    write_json(folder / GENERATION_CONFIG, hf_generation_config(sampling or {}, tokenizer.eos_id))
     tokenizer.save(folder)
+
+
+def hf_generation_config(sampling: Mapping[str, object], eos_id: int) -> dict:
+    """Return the generation_config.json of a model that writes with these settings by default."""
+    config: dict[str, object] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eos_id)
+    if not sampling:
+        return config
+
+    is_greedy = sampling["temperature"] == 0 or sampling["num_beams"] > 1
+    config["do_sample"] = not is_greedy
+    for name, hf_name in SAMPLING.items():
+        # transformers warns of settings of sampling where nothing is sampled.
+        if is_greedy and name in ("temperature", "top_k", "top_p", "min_p"):
+            continue
+        config[hf_name] = sampling[name]
+    return config
+
+
+def load_sampling(folder: Path) -> dict[str, object]:
+    """Return the settings by which the model in a folder writes by default, as far as the folder has them.
+
+    Raises UserError when generation_config.json is broken.
+    """
+    path = folder / GENERATION_CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        values = {name: config.get(hf_name) for name, hf_name in SAMPLING.items()}
+        if config.get("do_sample") is False:
+            values["temperature"] = 0.0
+        return {
+            name: type(getattr(ModelArgs, name))(value)
+            for name, value in values.items()
+            if value is not None and (name != "top_p" or value > 0)
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is broken ({type(error).__name__}: {error}): correct or remove it") from None
 
 
 def steps(run: Path) -> list[Path]:

@@ -43,7 +43,9 @@ class _DerivedFloat(float):
     """Number that follows from other settings; `dataclasses.replace` derives it again."""
 
 
-PresetName = typing.Literal["smol-130m", "stories", "stories-instruct", "stories-preference", "shakespeare"]
+PresetName = typing.Literal[
+    "smol-130m", "book", "stories", "stories-instruct", "stories-preference", "shakespeare"
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class ModelArgs:
     # fmt: off
     train: typing.Literal["P", "S", "D"] = setting("P", "run",
         "stage: P = pretraining, S = supervised fine-tuning (so does P on instructions), D = DPO")
-    preset: PresetName | None = setting(None, "run", "a named set of settings")
+    preset: PresetName | None = setting(None, "run",
+        "a named set of settings: smol-130m = 130M parameters of web text; book = 1M for one text of 0.1 to 20 MB; "
+        "stories, stories-instruct, stories-preference = the quickstart; shakespeare = characters in two minutes")
     dataset: str | None = setting(None, "run",
         "folder under data_dir (default: the first prepared one that fits the stage)")
     data_dir: str = setting("data", "data", "where prepared datasets are")
@@ -64,7 +68,8 @@ class ModelArgs:
     dry_run: bool = setting(False, "run", "print the plan and stop")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
         "log to Weights & Biases; auto = WANDB_MODE, else online when logged in, else offline")
-    keep_checkpoints: int = setting(0, "run", "keep only the newest N checkpoints; 0 = keep all", 0)
+    keep_checkpoints: int = setting(3, "run",
+        "keep the newest N checkpoints, and the best one; 0 = keep all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
     skip_limit: int = setting(3, "run", "roll back after N steps in a row without a finite loss and gradient", 1)
     stall_minutes: float = setting(20.0, "run",
@@ -95,9 +100,10 @@ class ModelArgs:
     attn_dropout: float = setting(0.1, "model", "dropout on attention weights", 0.0, below=1.0)
     dropout: float = setting(0.1, "model", "dropout on the embedding and on each residual branch", 0.0, below=1.0)
 
-    epochs: int = setting(4, "optimization",
-        "end after N passes over the data, or at total_iters if that is first; 0 = no limit", 0)
-    total_iters: int = setting(10000, "optimization", "end after N optimizer steps; 0 = no limit", 0)
+    epochs: int | None = setting(4, "optimization",
+        "end after N passes over the data; typed alone, total_iters does not end the run", 1)
+    total_iters: int | None = setting(10000, "optimization",
+        "end after N optimizer steps; typed alone, epochs do not end the run", 1)
     batch_size: int = setting(64, "optimization", "rows of block_size tokens on a device at a time", 1)
     micro_batch_size: int | None = setting(None, "optimization", "another name of batch_size", 1)
     total_batch_size: int = setting(524288, "optimization", "tokens per optimizer step", 1)
@@ -205,17 +211,17 @@ DERIVED_DEFAULTS: dict[str, Callable[[ModelArgs], object]] = {
     "micro_batch_size": lambda a: a.batch_size,
     "gradient_accumulation_steps": _accumulation,
     "min_lr": lambda a: 0.1 * a.max_lr,
-    "lr_decay_iters": lambda a: max(1, a.total_iters),
+    "lr_decay_iters": lambda a: a.total_iters or 1,
 }
 
 # fmt: off
 # Defaults of a stage that differ from those of pretraining; presets and flags override them.
 STAGE_DEFAULTS: dict[str, dict[str, object]] = {
     "P": {},
-    "S": dict(max_lr=2e-4, warmup_iters=50, total_batch_size=32768, batch_size=16, epochs=3),
+    "S": dict(max_lr=2e-4, muon_lr=5e-3, warmup_iters=50, total_batch_size=32768, batch_size=16, epochs=3),
     "D": dict(
-        max_lr=2e-6, warmup_iters=20, total_batch_size=65536, batch_size=8, epochs=1, weight_decay_optim=0.0,
-        dropout=0.0, attn_dropout=0.0,
+        max_lr=2e-6, muon_lr=1e-4, warmup_iters=20, total_batch_size=65536, batch_size=8, epochs=1,
+        weight_decay_optim=0.0, dropout=0.0, attn_dropout=0.0,
     ),
 }
 
@@ -234,7 +240,7 @@ PRESETS: dict[str, dict[str, object]] = {
     ),
     "stories-instruct": dict(
         train="S", dataset="stories_instruct", batch_size=12, total_batch_size=3840, dropout=0.0,
-        attn_dropout=0.0, optimizer="muon", max_lr=2e-2, muon_momentum=0.8, warmup_iters=30,
+        attn_dropout=0.0, optimizer="muon", max_lr=2e-2, muon_lr=0.02, muon_momentum=0.8, warmup_iters=30,
         total_iters=1040, eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=220,
         prompt="Write a story about Tom and a bell.",
     ),
@@ -243,6 +249,13 @@ PRESETS: dict[str, dict[str, object]] = {
         train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680, max_lr=1e-4,
         beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=10, total_iters=150, eval_iters=30,
         eval_check=10, save_checkpoint_iter=75, max_length=220, prompt="Write a story about Tom and a bell.",
+    ),
+    # one text of 0.1 to 20 MB with a BPE of its own, 1 to 2M parameters: some minutes on two CPU cores
+    "book": dict(
+        embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2, block_size=256,
+        batch_size=4, total_batch_size=1024, dropout=0.1, attn_dropout=0.0, optimizer="muon", max_lr=2e-2,
+        min_lr=0.0, muon_momentum=0.8, warmup_iters=50, epochs=8, total_iters=6000, eval_iters=200,
+        eval_check=100, save_checkpoint_iter=200, max_length=150,
     ),
     # characters of Shakespeare, 0.8M parameters: about two minutes on two CPU cores
     "shakespeare": dict(
@@ -263,8 +276,6 @@ def _validation_errors(a: ModelArgs) -> Iterable[str]:
     yield from _head_errors(a)
     if a.min_lr > a.max_lr:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
-    if not a.epochs and not a.total_iters:
-        yield "--epochs 0 and --total_iters 0 leave the run without an end: give one of them"
     if a.train == "D" and a.beta == 0:
         yield "--beta 0 must be above 0"
     if a.label_smoothing and a.dpo_loss == "ipo":
@@ -354,7 +365,7 @@ def merge_settings(
     limits = {"epochs", "total_iters"}
     if len(limits & cli_args.keys()) == 1:
         (other,) = limits - cli_args.keys()
-        settings[other] = 0
+        settings[other] = None
     if errors := [error for f in fields(ModelArgs) for error in _field_errors(f, settings[f.name])]:
         raise UserError("; ".join(errors))
     return settings

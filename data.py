@@ -22,8 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import Parser, resolve
+from dataprep import trained_tokenizer
 from dataprep.conversations import COLUMNS
-from dataprep.prepare import MachineShare, hub_revision, prepare, prepare_share, start_forkserver
+from dataprep.prepare import (
+    MachineShare,
+    hub_revision,
+    prepare,
+    prepare_share,
+    start_forkserver,
+    stored_tokenizer,
+)
 from dataprep.registry import (
     DEFAULT_VAL_FRACTION,
     VAL_FRACTION,
@@ -89,7 +97,8 @@ def build_parser() -> Parser:
     parser.add_argument("--kind", choices=list(COLUMNS), help="what the rows of --files are (default: text)")
     parser.add_argument(
         "--tokenizer",
-        help="gpt2, bytes, or a folder with a tokenizer (default: gpt2; for --stories, one trained on them)",
+        help="gpt2, bytes, bpe or bpe:SIZE (trained on this corpus), or a folder with a tokenizer (default: gpt2; "
+        "for --stories, one trained on them)",
     )
     parser.add_argument(
         "--val_fraction", type=float, help="share of documents held out (default: 0.1; 0.2 for --fw)"
@@ -151,6 +160,9 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
     if Path(name).name != name or name.startswith("."):
         parser.error(f"--name {name} must be a plain folder name")
 
+    if args.named == "stories" and trained_tokenizer.is_trained(args.tokenizer):
+        parser.error(f"--tokenizer {args.tokenizer} is what --stories does anyway: drop it")
+
     for flag in POSITIVE:
         value = getattr(args, flag)
         if value is not None and value < 1:
@@ -178,11 +190,17 @@ def find_sources(args: DataArgs) -> list[Source]:
     return [hub_source(args.named, hub_revision(args.data_dir, args.named))]
 
 
-def find_tokenizer(args: DataArgs) -> tuple[Tokenizer, dict]:
+def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, dict]:
     """Return the tokenizer that the flags name, and its entry in meta.json."""
     if args.named == "stories" and not args.tokenizer:
         name = "stories"
         tokenizer = story_tokenizer(args.seed)
+    elif trained_tokenizer.is_trained(args.tokenizer):
+        (source,) = sources
+        name = args.tokenizer
+        tokenizer = stored_tokenizer(args.data_dir, source, name)
+        if tokenizer is None:
+            tokenizer = trained_tokenizer.train(name, source.ranges, source.kind, args.val_fraction)
     else:
         name = args.tokenizer or "gpt2"
         tokenizer = load_tokenizer(name)
@@ -198,7 +216,7 @@ def find_tokenizer(args: DataArgs) -> tuple[Tokenizer, dict]:
 def prepare_all(args: DataArgs) -> None:
     """Prepare the datasets that the flags name, or this machine's share of each."""
     sources = find_sources(args)
-    tokenizer, tokenizer_entry = find_tokenizer(args)
+    tokenizer, tokenizer_entry = find_tokenizer(args, sources)
     for source in sources:
         config = PrepConfig(
             kind=source.kind,

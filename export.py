@@ -18,7 +18,7 @@ from typing import Literal
 import huggingface_hub
 import torch
 
-from checkpoint import read_config, read_weights, write_model
+from checkpoint import load_sampling, read_config, read_weights, write_model
 from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.generate import GREEDY, generate
@@ -120,7 +120,8 @@ def write(folder: Path, source: Path, chat_model: ChatModel, command: CommandLin
     if command.format == "safetensors":
         metadata = read_config(source).get("smolllama") or {}
         dtype = getattr(torch, command.dtype)
-        write_model(folder, model, chat_model.tokenizer, metadata, dtype)
+        sampling = load_sampling(source)
+        write_model(folder, model, chat_model.tokenizer, metadata, dtype, sampling=sampling)
         exported.load_state_dict(read_weights(folder, exported))
     else:
         file = gguf_file(folder, command.dtype)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from checkpoint import load_sampling
 from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.cpu_decoder import quantize
@@ -25,13 +26,13 @@ from runtime.errors import UserError, run_cli
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Flags of this script; `args` are the settings with their defaults, `prompt` is None if not given."""
+    """Flags of this script. `typed` are the settings that were typed, `args` all of them with their defaults."""
 
     model: str | None
     chat: bool
     raw: bool
     quantize: Literal["int8"] | None
-    prompt: str | None
+    typed: dict[str, object]
     args: ModelArgs
 
 
@@ -61,7 +62,7 @@ def parse_command_line() -> CommandLine:
         chat=flags["chat"],
         raw=flags["raw"],
         quantize=flags["quantize"],
-        prompt=flags.get("prompt"),
+        typed=flags,
         args=resolve(flags),
     )
 
@@ -79,8 +80,20 @@ def say(chat_model: ChatModel, prompt_ids: list[int], args: ModelArgs) -> str:
 
     seconds = time.perf_counter() - start
     print(flush=True)
-    note(f"{num_tokens} tokens, {num_tokens / seconds:.0f} tokens/s")
+    room = chat_model.model.args.block_size - len(prompt_ids)
+    note(
+        f"{num_tokens} tokens, {num_tokens / seconds:.0f} tokens/s{cut_note(num_tokens, room, args.max_length)}"
+    )
     return text
+
+
+def cut_note(num_tokens: int, room: int, max_length: int) -> str:
+    """Return what to say of a reply that did not end but was cut; empty for one that ended."""
+    if num_tokens < min(room, max_length):
+        return ""
+    if room <= max_length:
+        return f"; cut: the context has no room for more than {room} tokens after this prompt"
+    return f"; cut at --max_length {max_length}: a larger one lets it continue"
 
 
 def chat(chat_model: ChatModel, first_lines: list[str], args: ModelArgs, raw: bool) -> None:
@@ -118,7 +131,7 @@ def read_lines() -> Iterator[str]:
 
 def read_prompt(command: CommandLine) -> str:
     """Return the prompt: --prompt, else piped text, else the default prompt."""
-    if command.prompt is None and not sys.stdin.isatty():
+    if "prompt" not in command.typed and not sys.stdin.isatty():
         piped = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
         if piped:
             return piped
@@ -133,11 +146,11 @@ def note(text: str) -> None:
 def main() -> None:
     """Stream a model's reply to one prompt, or hold a conversation."""
     command = parse_command_line()
-    args = command.args
-    env = distributed.init(args.device, args.dtype)
+    env = distributed.init(command.args.device, command.args.dtype)
 
-    folder = choose_model(command.model, args)
+    folder = choose_model(command.model, command.args)
     chat_model = load_chat_model(folder)
+    args = resolve({**load_sampling(folder), **command.typed})
     if command.quantize:
         quantize(chat_model.model)
     chat_model.model.to(env.device)
@@ -149,7 +162,7 @@ def main() -> None:
 
     if command.chat:
         note(description)
-        first_lines = [] if command.prompt is None else [command.prompt]
+        first_lines = [args.prompt] if "prompt" in command.typed else []
         with env.autocast():
             chat(chat_model, first_lines, args, command.raw)
         return

@@ -2,6 +2,7 @@
 
     # train one for data.py --tokenizer
     python tokenizer.py --files corpus.txt --vocab_size 4096 --to my_tokenizer
+    # (data.py --tokenizer bpe trains one on the corpus that it prepares)
 
 A tokenizer is stored as a Hugging Face folder (tokenizer.json, tokenizer_config.json). Ours are ranked
 byte-level BPEs: any two neighbours merge whose join is a token, lowest rank first. tiktoken encodes them

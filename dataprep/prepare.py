@@ -22,14 +22,14 @@ from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from dataprep.holdout import split_validation
-from dataprep.registry import PrepConfig
+from dataprep.registry import PrepConfig, Source
 from dataprep.shards import FORMAT, SPLITS, TokenDataset, check_replaceable, read_meta, verify_dataset
 from dataprep.worker import prepare_unit, start_worker
 from runtime.checksums import write_checksums
 from runtime.errors import UserError
 from runtime.files import commit_folder, folder_lock, write_json
 from runtime.progress import Progress
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 WORKERS = multiprocessing.get_context("forkserver")
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,6 +191,18 @@ def hub_revision(data_dir: Path, name: str) -> str | None:
     for folder in data_dir.glob(f".{name}.*"):
         if config := _read_config(folder):
             return config["source"].get("revision")
+    return None
+
+
+def stored_tokenizer(data_dir: Path, source: Source, name: str) -> Tokenizer | None:
+    """Return the tokenizer of that name which the same source was prepared with, finished or not; None without one.
+
+    So one that was trained on the corpus is not trained again.
+    """
+    for folder in (data_dir / source.name, *data_dir.glob(f".{source.name}.*")):
+        config = _read_config(folder)
+        if config and config["source"] == source.provenance and config["tokenizer"]["name"] == name:
+            return load_tokenizer(folder / "tokenizer")
     return None
 
 

@@ -6,6 +6,7 @@
 It listens on this machine only, unless --server_name names another address.
 """
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from tabs import chat_tab, compare_tab, look_tab
 from wiring import NO_QUEUE
 
 import gradio as gr
+from checkpoint import load_sampling
 from config import ModelArgs, Parser, resolve
+from generation.chat import choose_model
 from runtime import distributed
 from runtime.errors import UserError, run_cli
 
@@ -125,7 +128,15 @@ def parse_args() -> tuple[PageOptions, ModelArgs]:
 
     cli_args = parser.parse_args()
     options = PageOptions(cli_args.server_name, cli_args.server_port, cli_args.share, cli_args.votes)
-    return options, resolve(vars(cli_args))
+    return options, with_models_own_sampling(vars(cli_args))
+
+
+def with_models_own_sampling(typed: dict[str, object]) -> ModelArgs:
+    """Return the settings, sampling as the newest model's own where it is not typed."""
+    args = resolve(typed)
+    with contextlib.suppress(UserError):  # no model yet
+        args = resolve({**load_sampling(choose_model(None, args)), **typed})
+    return args
 
 
 def main() -> None:

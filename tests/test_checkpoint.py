@@ -9,7 +9,8 @@ from toy import TINY, flags, toy_dataset
 
 import checkpoint
 import trainer
-from checkpoint import load_model
+from checkpoint import GENERATION_CONFIG, SAMPLING, hf_generation_config, load_model, load_sampling
+from config import ModelArgs
 from generation.generate import GREEDY, generate
 from runtime.errors import UserError
 from training import state
@@ -34,6 +35,29 @@ def run(tmp_path_factory):
         patch.setattr("sys.argv", ["trainer.py", *words])
         trainer.main()
     return folder / "runs" / "P-toy"
+
+
+def test_a_step_carries_the_sampling_settings_of_its_run(run, tmp_path):
+    from transformers import GenerationConfig
+
+    step = run / "step_000004"
+    sampling = load_sampling(step)
+    assert sampling == {name: getattr(ModelArgs(), name) for name in SAMPLING} | {"max_length": 5}
+    theirs = GenerationConfig.from_pretrained(step)
+    assert theirs.do_sample and theirs.max_new_tokens == 5 and theirs.temperature == 0.8
+
+    greedy = {**sampling, "temperature": 0.0, "max_length": 7}
+    (tmp_path / GENERATION_CONFIG).write_text(json.dumps(hf_generation_config(greedy, 3)))
+    assert load_sampling(tmp_path) == {
+        "max_length": 7,
+        "temperature": 0.0,
+        "repetition_penalty": 1.0,
+        "num_beams": 1,
+    }
+    (tmp_path / GENERATION_CONFIG).write_text('{"top_p": "much"}')
+    with pytest.raises(UserError, match="generation_config.json is broken"):
+        load_sampling(tmp_path)
+    assert load_sampling(tmp_path / "elsewhere") == {}
 
 
 @pytest.fixture

@@ -118,9 +118,8 @@ def parse(line: str) -> dict:
 def another(f: dataclasses.Field) -> object:
     """A value of the field's type that is not its default."""
     hint = typing.get_type_hints(ModelArgs)[f.name]
-    hint = (
-        next((t for t in typing.get_args(hint) if t is not type(None)), hint) if f.default is None else hint
-    )
+    if type(None) in typing.get_args(hint):
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)[-1]
     if typing.get_origin(hint) is tuple:

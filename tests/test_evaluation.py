@@ -58,7 +58,7 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
 
 
 def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> Path:
-    state = {"args": {"train": folder.name[0]}, **state}
+    state = {"args": {**model.args.explicit, "train": folder.name[0]}, **state}
     folder.mkdir()
     return save(folder, TrainState(1, 0, 0), model, tokenizer, model.state_dict(), {}, state)
 

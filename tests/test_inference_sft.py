@@ -18,6 +18,8 @@ from runtime.errors import UserError
 class Parrot:
     """Chat model that repeats the question, a token for each character; more than 9 do not fit."""
 
+    model = SimpleNamespace(args=SimpleNamespace(block_size=30))
+
     def __init__(self) -> None:
         self.conversations: list[list[dict[str, str]]] = []
 
@@ -44,8 +46,8 @@ def command(line: str, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
 def test_the_command_line_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = command("--model sft --chat --quantize int8 --temperature 0 --max_length 7", monkeypatch)
     assert (parsed.model, parsed.chat, parsed.raw, parsed.quantize) == ("sft", True, False, "int8")
-    assert parsed.prompt is None and (parsed.args.temperature, parsed.args.max_length) == (0, 7)
-    assert command("--prompt fox --raw", monkeypatch).prompt == "fox"
+    assert "prompt" not in parsed.typed and (parsed.args.temperature, parsed.args.max_length) == (0, 7)
+    assert command("--prompt fox --raw", monkeypatch).typed["prompt"] == "fox"
     with pytest.raises(dataclasses.FrozenInstanceError):
         parsed.model = "dpo"
 
@@ -98,3 +100,9 @@ def test_a_conversation_skips_a_turn_that_does_not_fit(
         "two",
         "three",
     ]
+
+
+def test_a_cut_reply_says_so() -> None:
+    assert inference_sft.cut_note(5, room=20, max_length=10) == ""
+    assert "cut at --max_length 10" in inference_sft.cut_note(10, room=20, max_length=10)
+    assert "no room for more than 7 tokens" in inference_sft.cut_note(7, room=7, max_length=10)

@@ -49,6 +49,7 @@ class Run:
         self.watchdog = Watchdog(self.args.stall_minutes)
         self.shown_sample: list[int] = []
         self.given_advice: set[str] = set()
+        self.validation_losses: dict[int, float] = {}  # of this process, by step
 
         stage, args = setup.stage, self.args
         train, val = (TokenDataset(setup.dataset, split, setup.meta) for split in SPLITS)
@@ -256,6 +257,7 @@ class Run:
             "world_size": self.env.world_size,
             "device": distributed.device_name(self.env),
             "source": self.setup.meta["source"],
+            "validation_loss": self.validation_losses.get(self.progress.step),
             "skips": self.skips.to_dict(),
             **self.origin,
         }
@@ -288,6 +290,7 @@ class Run:
         limit = None if complete else args.eval_check * args.batch_size
         batches = fixed_batches(self.val_rows, args.micro_batch_size, env.rank, env.world_size, limit)
         means = evaluate(self.objective, self.model, self.watchdog.watch(batches), env)
+        self.validation_losses[self.progress.step] = means["loss"]
         if not metrics:
             return
 

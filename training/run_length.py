@@ -16,7 +16,7 @@ WARMUP_SHARE = 10  # the warm-up takes at most a tenth of the steps
 def count_steps(args: ModelArgs, rows: int, step: int = 0, rows_consumed: int = 0) -> int:
     """Return the step at which a run ends that has reached `step`: by --total_iters or --epochs, whichever is first.
 
-    `rows` is the number of rows in an epoch. A limit of 0 is none.
+    `rows` is the number of rows in an epoch. A limit of None is none.
     """
     limits = []
     if args.total_iters:
@@ -84,7 +84,7 @@ def _fit_micro_batch(args: ModelArgs, typed: Collection[str], world_size: int) -
 
 def _fit_epochs(args: ModelArgs, rows: int, notes: list[str]) -> ModelArgs:
     """Raise the epochs so that the run has MIN_STEPS steps, or the fewer that --total_iters allows."""
-    wanted = min(MIN_STEPS, args.total_iters)
+    wanted = min(MIN_STEPS, args.total_iters or MIN_STEPS)
     epochs = math.ceil(wanted * args.rows_per_step / rows)
     if epochs <= args.epochs:
         return args

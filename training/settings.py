@@ -69,6 +69,11 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
         dataset = Path(settings["data_dir"]) / settings["dataset"]
     elif settings["init_from"]:
         start = initial_start(settings["init_from"], folder, check_files=not settings["dry_run"])
+    elif STAGES[train].needs_reference:
+        raise UserError(
+            "--train D compares a model with itself before training, so random weights teach it nothing: "
+            "give --init_from FOLDER, best the run of --train S"
+        )
     else:
         start = Start()
 

@@ -3,11 +3,12 @@
 import errno
 import hashlib
 import json
+import math
 import pickle
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def save(
     metadata: dict,
     keep: int = 0,
 ) -> Path:
-    """Write the step's folder, name it in `latest`, prune older ones to `keep` (0 = all). Return the folder.
+    """Write the step's folder, name it in `latest`, and in `best` if it is; prune older ones. Return the folder.
 
+    `keep` is the number of steps to keep besides the needed ones (0 = all).
     `training` holds the states of optimizers and scaler and the generators of each rank; `metadata` goes to state.json.
     Raises RunError when it cannot be written (the disk is full); existing checkpoints are then untouched.
     """
@@ -62,7 +64,8 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "train_state").mkdir(parents=True)
         _check_space(run, _bytes(weights) + _bytes(training) + SMALL_FILES)
-        write_model(partial, model, tokenizer, {"stage": metadata["args"]["train"]}, weights=weights)
+        stage = {"stage": metadata["args"]["train"]}
+        write_model(partial, model, tokenizer, stage, weights=weights, sampling=metadata["args"])
         _write_training(partial / "train_state", training)
         state = {"format": FORMAT, **progress.to_dict(), "tokenizer": tokenizer.hash, **metadata}
         write_json(partial / "train_state" / "state.json", state)
@@ -71,6 +74,7 @@ def save(
 
         commit_folder(partial, folder)  # replaces the same step, after a resume from an older one
         write_text(run / "latest", folder.name)
+        _update_best(run, folder)
         sync(run)
         _prune(run, folder, keep)
     except (OSError, safetensors.SafetensorError) as error:
@@ -89,14 +93,60 @@ def _check_space(folder: Path, needed: float) -> None:
         raise OSError(errno.ENOSPC, f"it needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
 
 
+def _update_best(run: Path, folder: Path) -> None:
+    """Name the step in `best` if its validation loss is lower than that of the step named there."""
+    loss = _validation_loss(folder)
+    if loss is None or not math.isfinite(loss):
+        return
+    best = best_step(run)
+    lowest = _validation_loss(best) if best else None
+    if best == folder or lowest is None or loss < lowest:
+        write_text(run / "best", folder.name)
+
+
+def best_step(run: Path) -> Path | None:
+    """Return the step of a run with the lowest validation loss, of those that were evaluated when they were saved."""
+    path = run / "best"
+    if not path.is_file():
+        return None
+    folder = run / path.read_text(encoding="utf-8", errors="replace").strip()
+    return folder if folder in steps(run) else None
+
+
+def _validation_loss(folder: Path) -> float | None:
+    """Return the validation loss of a step; None where it was saved without an evaluation."""
+    state = json.loads((folder / "train_state" / "state.json").read_text(encoding="utf-8"))
+    return state.get("validation_loss")
+
+
 def _prune(run: Path, newest: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints (0 = keep all), and what a killed run left half-written."""
-    others = [path for path in steps(run) if path != newest]
+    """Remove old checkpoints, and what a killed run left half-written.
+
+    The newest `keep` (0 = all), the best one and those that another run started from stay.
+    """
     if keep:
-        for old in others[: max(0, len(others) + 1 - keep)]:
-            remove_folder(old)
+        needed = {best_step(run), *starts_of_other_runs(run)}
+        older = [path for path in steps(run) if path != newest]
+        for old in older[: max(0, len(older) + 1 - keep)]:
+            if old not in needed:
+                remove_folder(old)
     for leftover in run.glob(".step_*"):
         shutil.rmtree(leftover)
+
+
+def starts_of_other_runs(run: Path) -> set[Path]:
+    """Return the steps of a run that runs beside it started from: a DPO model is measured against its start."""
+    starts = set()
+    for latest in run.parent.glob("*/latest"):
+        step = latest.parent / latest.read_text(encoding="utf-8", errors="replace").strip()
+        state_file = step / "train_state" / "state.json"
+        if latest.parent == run or not state_file.is_file():
+            continue
+        with suppress(ValueError, KeyError, OSError):  # damage of another run does not stop this one
+            start = initial_weights_folder(step, json.loads(state_file.read_text(encoding="utf-8")))
+            if start and start.parent == run.resolve():
+                starts.add(run / start.name)
+    return starts
 
 
 def _write_training(folder: Path, training: dict) -> None:

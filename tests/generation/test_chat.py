@@ -46,7 +46,7 @@ QUESTION = {"role": "user", "content": "Who?"}
 def make_run(runs: Path, name: str, stage: str, age: int) -> Path:
     """Make a run with one step, untrained, that was saved `age` seconds ago."""
     (runs / name).mkdir(parents=True)
-    run_state = {"args": {"train": stage}}
+    run_state = {"args": {**ARGS.explicit, "train": stage}}
     model = Llama(ARGS)
     step = state.save(
         runs / name, TrainState(1, 0, 0), model, byte_level(), model.state_dict(), {}, run_state

@@ -51,7 +51,7 @@ def run_of(stage: str, runs: Path, step: int = 1, seed: int = 0, name: str | Non
     metrics.write(5, "val", {"loss": 1.25, "tokens": 1280})
     metrics.close()
 
-    state = {"args": {"train": stage}, "stage": STAGES[stage]}
+    state = {"args": {**model.args.explicit, "train": stage}, "stage": STAGES[stage]}
     return save(run, TrainState(step, 0, 0), model, letters(), model.state_dict(), {}, state)
 
 

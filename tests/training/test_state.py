@@ -17,6 +17,7 @@ from training.optimizers import build_optimizers
 from training.parallel import full_state_dicts
 from training.state import (
     TrainState,
+    best_step,
     initial_weights_folder,
     load_state,
     restore,
@@ -32,16 +33,25 @@ def args(tiny: ModelArgs) -> ModelArgs:
     return tiny.replace(vocab_size=320)
 
 
-def save_at(run: Path, step: int, args: ModelArgs, keep: int = 0, training: dict | None = None) -> Path:
+def save_at(
+    run: Path,
+    step: int,
+    args: ModelArgs,
+    keep: int = 0,
+    training: dict | None = None,
+    loss: float | None = None,
+    init_from: str = "",
+) -> Path:
     """Write the checkpoint of a step; return its folder."""
     torch.manual_seed(step)
     model = Llama(args)
     run.mkdir(exist_ok=True)
     position = TrainState(step=step, rows_consumed=8 * step, tokens=256 * step)
     metadata = {
-        "args": {"train": "P"},
+        "args": args.explicit,
+        "validation_loss": loss,
         "skips": SkipState(skipped_ranges=[[8, 8]]).to_dict(),
-        "init_from": "",
+        "init_from": init_from,
     }
     return save(run, position, model, byte_level(), model.state_dict(), training or {}, metadata, keep)
 
@@ -64,6 +74,23 @@ def test_latest_and_pruning(tmp_path: Path, args: ModelArgs) -> None:
     assert (run / "latest").read_text() == "step_000003"
     assert sorted(path.name for path in run.glob("step_*")) == ["step_000002", "step_000003"]
     assert not list(run.glob(".*"))
+
+
+def test_the_best_step_and_starts_of_other_runs_are_kept(tmp_path: Path, args: ModelArgs) -> None:
+    run = tmp_path / "run"
+    losses = [3.0, 1.0, None, 2.0, float("nan"), 1.5]
+    for step, loss in enumerate(losses, 1):
+        save_at(run, step, args, keep=1, loss=loss)
+        if step == 1:
+            other = save_at(tmp_path / "other", 1, args, init_from="../run/step_000001")
+    assert other.is_dir()
+    assert (run / "best").read_text() == "step_000002" and best_step(run) == run / "step_000002"
+    kept = sorted(path.name for path in run.glob("step_*"))
+    assert kept == ["step_000001", "step_000002", "step_000006"]
+
+    save_at(run, 7, args, keep=1, loss=0.5)
+    assert best_step(run) == run / "step_000007"
+    assert sorted(path.name for path in run.glob("step_*")) == ["step_000001", "step_000007"]
 
 
 def test_a_disk_without_room_leaves_the_other_checkpoints(

@@ -1,0 +1,76 @@
+"""Byte-level BPE trained on the corpus that is being prepared: data.py --tokenizer bpe or bpe:SIZE."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+from dataprep.documents import assign_splits, iter_documents
+from dataprep.sources import FileRange
+from runtime.errors import UserError
+from tokenizer import Tokenizer, byte_level, train_bpe
+
+NAME = "bpe"
+MIN_SIZE = 257  # 256 bytes and the end-of-text token
+SMALLEST = 512  # of the sizes that are chosen by the amount of text
+LARGEST = 32768
+MAX_TRAINING_BYTES = 64 << 20  # of a larger corpus, evenly spread parts are read
+
+
+def is_trained(name: str | None) -> bool:
+    """Return True if the name of a tokenizer asks for one that is trained here."""
+    return name is not None and name.split(":")[0] == NAME
+
+
+def vocabulary_size(name: str, corpus_bytes: int) -> int:
+    """Return the size in `bpe:SIZE`, or one that suits the amount of text. Raises UserError for a wrong size.
+
+    Twice the square root of the bytes, as a power of two: 512 tokens for 0.1 MB, 2,048 for 1 MB, 8,192 for 20 MB. A
+    token of a larger vocabulary would be seen too rarely to be learned, and its embedding would outweigh the model.
+    """
+    _, colon, size = name.partition(":")
+    if not colon:
+        suitable = 2 ** round(math.log2(2 * math.sqrt(max(1, corpus_bytes))))
+        return min(max(suitable, SMALLEST), LARGEST)
+    if not size.isdecimal() or not MIN_SIZE <= int(size) <= 2**31:
+        raise UserError(f"--tokenizer {name} needs a number of tokens from {MIN_SIZE} on, such as bpe:4096")
+    return int(size)
+
+
+def train(name: str, ranges: list[FileRange], kind: str, val_fraction: float) -> Tokenizer:
+    """Train the tokenizer that `bpe` or `bpe:SIZE` names on the training documents of a corpus."""
+    size = vocabulary_size(name, sum(file_range.bytes for file_range in ranges))
+    texts = training_texts(ranges, kind, val_fraction)
+    first = next(texts, None)
+    if first is None:
+        raise UserError(f"--tokenizer {name} has no text to be trained on: use gpt2, bytes or a folder")
+    return train_bpe(itertools.chain([first], texts), size)
+
+
+def training_texts(ranges: list[FileRange], kind: str, val_fraction: float) -> Iterator[str]:
+    """Yield the texts and rendered conversations of the training split, at most about MAX_TRAINING_BYTES.
+
+    Of a file that is one document the end is held out, so it is not read here.
+    """
+    read = byte_level()  # its ids are the bytes of the text
+    chosen = spread(ranges)
+    room = sum(file_range.bytes for file_range in chosen if file_range.format == "part") * (1 - val_fraction)
+
+    for file_range in chosen:
+        if file_range.split == "val":
+            continue
+        documents = iter_documents(file_range, kind, read)
+        for split, document in assign_splits(documents, file_range, val_fraction):
+            if document is None or (split == "val" and file_range.format != "part"):
+                continue
+            text = "".join(read.decode(ids) for ids, _, _ in document.token_parts)
+            if file_range.format == "part":
+                text = text[: max(0, int(room))]
+                room -= len(text)
+            yield text
+
+
+def spread(ranges: list[FileRange]) -> list[FileRange]:
+    """Return all ranges, or evenly spread ones of about MAX_TRAINING_BYTES together."""
+    total = sum(file_range.bytes for file_range in ranges)
+    parts = math.ceil(total / MAX_TRAINING_BYTES)
+    return ranges[::parts] if parts > 1 else ranges

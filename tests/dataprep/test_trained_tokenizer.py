@@ -1,0 +1,86 @@
+"""data.py --tokenizer bpe: a size that suits the text, trained on training documents of any kind, not twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataprep import trained_tokenizer
+from dataprep.prepare import stored_tokenizer
+from dataprep.registry import file_source
+from dataprep.trained_tokenizer import is_trained, spread, train, training_texts, vocabulary_size
+from runtime.errors import UserError
+from runtime.files import write_json
+
+WORDS = "the fox saw a small boat and the boat saw the fox "
+
+
+def test_the_size_follows_the_amount_of_text() -> None:
+    sizes = [vocabulary_size("bpe", size) for size in (1, 10**5, 10**6, 2 * 10**7, 10**9, 10**12)]
+    assert sizes == [512, 512, 2048, 8192, 32768, 32768]
+    assert vocabulary_size("bpe:1000", 10**9) == 1000
+
+
+@pytest.mark.parametrize("name", ["bpe:", "bpe:many", "bpe:256", "bpe:-5", "bpe:99999999999"])
+def test_a_wrong_size_is_refused(name: str) -> None:
+    assert is_trained(name)
+    with pytest.raises(UserError, match="needs a number of tokens from 257"):
+        vocabulary_size(name, 10**6)
+
+
+def test_names_of_other_tokenizers() -> None:
+    assert not any(map(is_trained, (None, "gpt2", "bytes", "my/bpe")))
+
+
+def test_the_held_out_end_of_a_book_is_not_read(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(WORDS * 40 + "zebra " * 400)
+    source = file_source("book", "text", [str(book)])
+    texts = list(training_texts(source.ranges, "text", val_fraction=0.6))
+    assert len("".join(texts)) == pytest.approx(0.4 * book.stat().st_size, abs=2)
+    assert "zebra" not in "".join(texts)
+
+
+def test_rows_are_read_as_the_template_renders_them(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Name {n}.", "output": f"The fox number {n}."} for n in range(200)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = file_source("rows", "instruct", [str(file)])
+    texts = list(training_texts(source.ranges, "instruct", val_fraction=0.2))
+    assert texts[0].startswith("### Instruction:\nName ") and "### Response:\nThe fox number" in texts[0]
+    assert 120 < len(texts) < 190  # without those that are held out
+
+    tokenizer = train("bpe:300", source.ranges, "instruct", 0.2)
+    assert tokenizer.vocab_size == 300
+    assert tokenizer.decode(tokenizer.encode("The fox, naïve.")) == "The fox, naïve."
+
+
+def test_large_corpora_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("".join(json.dumps({"text": f"{n} {WORDS}"}) + "\n" for n in range(1000)))
+    ranges = file_source("lines", "text", [str(lines)]).ranges
+    assert spread(ranges) == ranges
+    monkeypatch.setattr(trained_tokenizer, "MAX_TRAINING_BYTES", ranges[0].bytes * len(ranges) // 4)
+    assert spread(ranges * 8) == (ranges * 8)[::32]
+
+
+def test_a_corpus_without_training_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "empty.txt"
+    file.write_text("\n \n<|endoftext|> ")
+    with pytest.raises(UserError, match="--tokenizer bpe has no text"):
+        train("bpe", file_source("empty", "text", [str(file)]).ranges, "text", 0.1)
+
+
+def test_it_is_not_trained_twice(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text(WORDS * 50)
+    source = file_source("a", "text", [str(file)])
+    assert stored_tokenizer(tmp_path, source, "bpe") is None
+
+    tokenizer = train("bpe:280", source.ranges, "text", 0.1)
+    folder = tmp_path / ".a.partial"
+    (folder / "tokenizer").mkdir(parents=True)
+    tokenizer.save(folder / "tokenizer")
+    write_json(folder / "plan.json", {"source": source.provenance, "tokenizer": {"name": "bpe:280"}})
+    assert stored_tokenizer(tmp_path, source, "bpe:280").hash == tokenizer.hash
+    assert stored_tokenizer(tmp_path, source, "bpe") is None
