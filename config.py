@@ -67,7 +67,7 @@ class ModelArgs:
     init_from: str | None = setting(None, "run", "start from the weights in this folder")
     dry_run: bool = setting(False, "run", "print the plan and stop")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
-        "log to Weights & Biases; auto = online when logged in, else offline")
+        "log to Weights & Biases; auto = WANDB_MODE, else online when logged in, else offline")
     keep_checkpoints: int = setting(3, "run",
         "keep the newest N checkpoints, and the best one; 0 = keep all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)

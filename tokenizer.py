@@ -24,10 +24,10 @@ import numpy as np
 import tiktoken
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from tqdm import tqdm
 
 from config import EOS, Parser
 from runtime.errors import UserError, run_cli
+from runtime.progress import track
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -385,7 +385,7 @@ def main() -> None:
             raise UserError(f"{file} is empty")
 
     lines = (line for file in args.files for line in Path(file).open(encoding="utf-8", errors="replace"))
-    tokenizer = train_bpe(tqdm(lines, unit=" lines", desc="reading"), args.vocab_size)
+    tokenizer = train_bpe(track(lines, "reading", "lines"), args.vocab_size)
 
     folder = Path(args.to)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ SIGTERM, SIGUSR1 and Ctrl-C finish the step, save and leave. `--help` lists ever
 
 import contextlib
 import math
-import sys
 import time
 from dataclasses import dataclass
 from shlex import quote
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from config import ModelArgs, Parser
 from dataloader.loader import Loader
@@ -30,6 +28,7 @@ from runtime import distributed
 from runtime.distributed import DistributedEnv
 from runtime.errors import LocalRankError, RunError, run_cli
 from runtime.launcher import exit_when_torchrun_dies, save_launch_id
+from runtime.progress import Progress
 from runtime.watchdog import StopSignal
 from training import state
 from training.memory_fit import check_capacity
@@ -42,9 +41,11 @@ from training.settings import resolve_run
 
 GROUPS = ("run", "data", "device", "model", "optimization", "evaluation", "dpo", "sampling")
 SUMMARY_STEPS = 50  # the last training losses that the summary averages
+MAX_EPOCH_EVALUATIONS = 10  # that a run makes for the ends of epochs, besides those every --eval_iters steps
+FINAL_VALIDATION_SHARE = 0.15  # of the rows trained on; a forward pass takes a third of a training step
 
 
-def train(run: Run, stop: StopSignal, bar: tqdm) -> None:
+def train(run: Run, stop: StopSignal, bar: Progress) -> None:
     """Train to the end of the run: a step, a line of metrics; evaluate and save when due."""
     args, env = run.args, run.env
     metrics = None
@@ -71,19 +72,17 @@ def train(run: Run, stop: StopSignal, bar: tqdm) -> None:
             if run.handle_nonfinite(result.fault, first_row):
                 if metrics:
                     metrics.go_back(run.progress.step)
-                bar.reset(run.steps)
-                bar.update(run.progress.step)
+                bar.go_to(run.progress.step)
                 continue
         else:
             run.skips.in_a_row = 0
             log_step(run, metrics, bar, result.means, lr, time.perf_counter() - start)
         bar.update()
 
-        # Evaluate on the first validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
+        # Evaluate on some validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
         stopping = distributed.any_rank(stop.received, env)
         finished = run.progress.step == run.steps
-        complete = ends_epochs(first_row, run.loader.rows_consumed, args.val_epochs * len(run.rows))
-        due = complete or run.progress.step % args.eval_iters == 0
+        due, complete = evaluation_due(run, first_row)
         if finished or (due and not stopping):
             run.validate(metrics, complete)
 
@@ -94,6 +93,26 @@ def train(run: Run, stop: StopSignal, bar: tqdm) -> None:
 
     if metrics:
         metrics.close()
+
+
+def evaluation_due(run: Run, first_row: int) -> tuple[bool, bool]:
+    """Return (an evaluation is due after this step, it covers all validation rows); the step began at first_row."""
+    args = run.args
+    end_row = run.loader.rows_consumed
+    rows_apart = args.val_epochs * len(run.rows)  # between two complete evaluations
+    scheduled = run.progress.step % args.eval_iters == 0
+
+    # Epochs of a few steps bring no evaluations of their own: the next scheduled one covers all rows.
+    least_steps = min(args.eval_iters, run.steps // MAX_EPOCH_EVALUATIONS)
+    epochs_are_short = rows_apart < least_steps * args.rows_per_step
+    if epochs_are_short:
+        first_row = max(0, end_row - args.eval_iters * args.rows_per_step)
+    complete = ends_epochs(first_row, end_row, rows_apart)
+
+    # At the end all rows are evaluated, unless that takes more than a twentieth of the training.
+    if run.progress.step == run.steps and args.val_epochs:
+        complete = complete or len(run.val_rows) <= FINAL_VALIDATION_SHARE * end_row
+    return scheduled or (complete and not epochs_are_short), complete
 
 
 def ends_epochs(first_row: int, end_row: int, every: int) -> bool:
@@ -173,22 +192,10 @@ def local_gradients(model: nn.Module) -> tuple[list[Tensor], Tensor]:
     return gradients, norm
 
 
-def progress_bar(run: Run) -> tqdm:
-    """Return the progress bar of a run, on the main process."""
-    return tqdm(
-        total=run.steps,
-        initial=run.progress.step,
-        unit=" steps",
-        disable=not run.env.is_main_process,
-        dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-    )
-
-
 def log_step(
-    run: Run, metrics: Metrics | None, bar: tqdm, means: dict[str, float], lr: float, seconds: float
+    run: Run, metrics: Metrics | None, bar: Progress, means: dict[str, float], lr: float, seconds: float
 ) -> None:
-    """Write means, learning rate and speed of a step to the metrics and the progress bar."""
+    """Write means, learning rate and speed of a step to the metrics and to the progress shown."""
     speed = run.args.tokens_per_step / seconds
     values = {**means, "tokens": run.progress.tokens, "lr": lr, "tokens_per_second": speed}
     text = f"loss {means['loss']:.3f}, {speed:,.0f} tokens/s"
@@ -199,7 +206,7 @@ def log_step(
         text += f", MFU {values['mfu']:.0%}"
     if metrics:
         metrics.write(run.progress.step, "train", values)
-    bar.set_postfix_str(text, refresh=False)
+    bar.note = text
 
 
 def summary(run: Run) -> str:
@@ -239,7 +246,8 @@ def plan_and_train(run: Run) -> None:
     finished = run.progress.step >= run.steps
     if finished:
         plan.append(
-            f"nothing left to do: step {run.progress.step} of {run.steps} is in {run.setup.start.weights}"
+            f"nothing left to do: step {run.progress.step} of {run.steps} is in {run.setup.start.weights}; to train "
+            f"on, add to --resume --total_iters {2 * run.progress.step} or more --epochs"
         )
     if env.is_main_process:
         print("\n".join(plan), flush=True)
@@ -254,7 +262,10 @@ def plan_and_train(run: Run) -> None:
             if env.is_main_process:
                 save_launch_id(run.folder)
             run.build()
-            with StopSignal() as stop, progress_bar(run) as bar:
+            bar = Progress(
+                "step", "", run.steps, run.progress.step, enabled=env.is_main_process, log_ends=True
+            )
+            with StopSignal() as stop, bar:
                 train(run, stop, bar)
             if env.is_main_process:
                 print(summary(run))

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dataprep.holdout import split_validation
 from dataprep.registry import PrepConfig, Source
 from dataprep.shards import FORMAT, SPLITS, TokenDataset, check_replaceable, read_meta, verify_dataset
@@ -30,6 +28,7 @@ from dataprep.worker import prepare_unit, start_worker
 from runtime.checksums import write_checksums
 from runtime.errors import UserError
 from runtime.files import commit_folder, folder_lock, write_json
+from runtime.progress import Progress
 from tokenizer import Tokenizer, load_tokenizer
 
 WORKERS = multiprocessing.get_context("forkserver")
@@ -270,13 +269,16 @@ def _prepare_units(
     processes = max(1, min(workers, len(config.units)))
     megabytes = sum(file_range.bytes for unit in config.units for file_range in unit) / 1e6
     pool = ProcessPoolExecutor(processes, WORKERS, start_worker, (folder, config, tokenizer, counter))
-    progress = tqdm(
-        total=config.max_tokens, unit=" tokens", unit_scale=True, desc=f"{megabytes:,.0f} MB", disable=None
-    )
+    progress = Progress(f"{megabytes:,.0f} MB", "tokens", config.max_tokens)
     with pool, progress:
         try:
             entries = _prepare_splits(
-                folder, pool, config, share, workers + 1, lambda: progress.update(counter.value - progress.n)
+                folder,
+                pool,
+                config,
+                share,
+                workers + 1,
+                lambda: progress.update(counter.value - progress.position),
             )
         except BrokenProcessPool:
             raise UserError(
@@ -287,7 +289,7 @@ def _prepare_units(
             # The units that they work on are not needed any more.
             for worker in multiprocessing.active_children():
                 worker.kill()
-        progress.update(sum(map(_num_tokens, entries.values())) - progress.n)
+        progress.update(sum(map(_num_tokens, entries.values())) - progress.position)
     return [entries[number] for number in sorted(entries)]
 
 

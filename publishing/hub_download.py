@@ -7,10 +7,10 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
-from tqdm import tqdm
 
 from runtime.errors import UserError
 from runtime.hub import hub_errors, retry
+from runtime.progress import Progress
 
 READ_BYTES = 1 << 20  # bytes of a file that are hashed at a time
 
@@ -74,15 +74,15 @@ def fetch(repo: str, file: HubFile, folder: Path) -> Path:
 
 def _download(repo: str, file: HubFile, partial: Path) -> None:
     """Append to a partial file until it has the size of the hub's file."""
-    with hub_errors(repo), tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar:
+    with hub_errors(repo), Progress(file.name, "B", file.size) as progress:
         while partial.stat().st_size < file.size:
-            retry(lambda: _append(file, partial, bar), file.name)
+            retry(lambda: _append(file, partial, progress), file.name)
 
 
-def _append(file: HubFile, partial: Path, bar: tqdm) -> None:
+def _append(file: HubFile, partial: Path, progress: Progress) -> None:
     """Append the bytes of one answer; it may break off after some bytes, since the next request resumes there."""
     start = partial.stat().st_size
-    bar.n = start
+    progress.go_to(start)
     headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
 
     with get_session().stream("GET", file.url, headers=headers) as response, partial.open("r+b") as output:
@@ -94,7 +94,7 @@ def _append(file: HubFile, partial: Path, bar: tqdm) -> None:
         try:
             for chunk in response.iter_raw():  # of any size: bytes in a buffer would be lost at a break
                 output.write(chunk)
-                bar.update(len(chunk))
+                progress.update(len(chunk))
         except httpx.HTTPError:
             if output.tell() <= start:
                 raise

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tqdm import tqdm
-
 from generation.generate import GREEDY, UNCHANGED, SamplingParams, generate_batch
 from model import Llama
 from runtime.errors import UserError
+from runtime.progress import track
 from stories.tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
 from tokenizer import Tokenizer, instruction_text
 
@@ -105,7 +104,7 @@ def answers(
 
     by_length = sorted(range(len(tasks)), key=lambda index: len(prompts[index]))
     replies: dict[int, tuple[str, bool]] = {}
-    for first in tqdm(range(0, len(by_length), BATCH), unit=" batches", leave=False, disable=None):
+    for first in track(range(0, len(by_length), BATCH), "answering", "batches"):
         indices = by_length[first : first + BATCH]
         batch = [prompts[index] for index in indices]
         columns = list(generate_batch(model, batch, max_new_tokens, tokenizer.eos_id, params))

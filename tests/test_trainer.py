@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -269,6 +270,57 @@ def test_run_ends_after_its_epochs(tmp_path):
     )  # after each epoch, the last one being the end
 
 
+@pytest.mark.parametrize(
+    "settings, evaluated",
+    [
+        # Epochs of 7 steps, 240 steps: complete with each scheduled evaluation, and at the end.
+        ({}, {50: True, 100: True, 150: True, 200: True, 240: True}),
+        ({"val_epochs": 0}, {50: False, 100: False, 150: False, 200: False, 240: False}),
+        # Epochs that are longer than --eval_iters bring evaluations of their own.
+        (
+            {"rows": 120, "eval_iters": 100},
+            {60: True, 100: False, 120: True, 180: True, 200: False, 240: True},
+        ),
+        ({"rows": 120, "eval_iters": 1000}, {60: True, 120: True, 180: True, 240: True}),
+        # A run that is short for its data is not followed by hours of evaluation.
+        ({"rows": 100_000, "val_rows": 20_000, "eval_iters": 100}, {100: False, 200: False, 240: False}),
+    ],
+)
+def test_evaluations_do_not_crowd(settings, evaluated):
+    values = {"rows": 7, "val_rows": 3, "val_epochs": 1, "eval_iters": 50, **settings}
+    args = config.ModelArgs(
+        eval_iters=values["eval_iters"],
+        val_epochs=values["val_epochs"],
+        batch_size=2,
+        gradient_accumulation_steps=1,
+    )
+    run = SimpleNamespace(
+        args=args,
+        rows=range(values["rows"]),
+        val_rows=range(values["val_rows"]),
+        steps=240,
+        progress=SimpleNamespace(step=0),
+        loader=SimpleNamespace(rows_consumed=0),
+    )
+    result = {}
+    for step in range(1, 241):
+        run.progress.step = step
+        first_row = run.loader.rows_consumed
+        run.loader.rows_consumed += 2
+        due, complete = trainer_module.evaluation_due(run, first_row)
+        if due or step == 240:
+            result[step] = complete
+    assert result == evaluated
+
+
+def test_a_log_has_lines_and_no_carriage_returns(unbroken, tmp_path):
+    toy_dataset(tmp_path / "data")
+    log = trainer(tmp_path).stderr
+    assert "\r" not in log and "\n\n" not in log
+    assert re.search(r"^step 1/6: loss \d\.\d{3}, [\d,]+ tokens/s", log, re.MULTILINE)
+    assert re.search(r"^step 6/6: loss \d\.\d{3}, [\d,]+ tokens/s", log, re.MULTILINE)
+
+
 def test_second_run_of_a_name_leaves_the_first_whole(tmp_path):
     toy_dataset(tmp_path / "data")
     assert trainer(tmp_path, total_iters=2).returncode == 0
@@ -280,7 +332,8 @@ def test_second_run_of_a_name_leaves_the_first_whole(tmp_path):
 def test_finished_run_has_nothing_left_to_do(unbroken):
     before = weights(unbroken / "runs" / "P-toy")
     again = trainer(unbroken, "--resume", optimizer="muon")
-    assert again.returncode == 0 and "nothing left to do" in again.stdout
+    assert again.returncode == 0 and "nothing left to do: step 6 of 6" in again.stdout
+    assert "--resume --total_iters 12" in again.stdout
     assert all(
         torch.equal(before[name], value) for name, value in weights(unbroken / "runs" / "P-toy").items()
     )

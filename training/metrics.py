@@ -8,17 +8,20 @@ from pathlib import Path
 from runtime.files import write_text
 
 FINISH_SECONDS = 60  # how long the end of a run waits for wandb
+WANDB_ID = "wandb_id"  # file of a run's folder: a resumed run stays one run of wandb
 
 
 class Metrics:
     """Metrics of a run: rows of <run>/metrics.jsonl, sent to wandb too; wandb never stops a run."""
 
-    def __init__(self, run: Path, mode: str, settings: dict, resume_step: int = 0):
+    def __init__(self, run: Path, wandb: str, settings: dict, resume_step: int = 0):
         self.path = run / "metrics.jsonl"
         self.file = None
         self.warned = False
         self.go_back(resume_step)
-        self.wandb = None if mode == "disabled" else _start_wandb(run, mode, settings)
+        self.wandb = None
+        if (mode := wandb_mode(wandb)) != "disabled":
+            self.wandb = _start_wandb(run, mode, settings)
 
     def go_back(self, step: int) -> None:
         """Drop a line cut off by a kill, and rows past the checkpoint that is resumed: their steps are repeated."""
@@ -76,9 +79,25 @@ def read_metrics(path: Path) -> list[dict]:
     return rows
 
 
+def wandb_mode(flag: str) -> str:
+    """Return online, offline or disabled: --wandb if typed, else WANDB_MODE; auto where neither decides."""
+    if flag != "auto":
+        return flag
+    # The modes that wandb documents, and their names in its earlier versions.
+    known = {
+        "online": "online",
+        "run": "online",
+        "offline": "offline",
+        "dryrun": "offline",
+        "disabled": "disabled",
+    }
+    return known.get(os.environ.get("WANDB_MODE", ""), "auto")
+
+
 def _start_wandb(run: Path, mode: str, settings: dict):
     """Return a wandb run, or None with a line that says why; never prompts, never waits long."""
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it would send something when offline, too
     try:
         import wandb  # seconds to import, and only one rank logs
 
@@ -98,17 +117,28 @@ def _start_wandb(run: Path, mode: str, settings: dict):
             finish_timeout_raises=True,
             x_disable_stats=True,
         )
-        return wandb.init(
-            project="smolllama",
-            name=run.name,
+        wandb_run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "smolllama"),
+            name=os.environ.get("WANDB_NAME", run.name),
+            id=_read_wandb_id(run),
+            resume="allow",
             dir=run,
             config=settings,
             settings=quiet,
             mode="offline" if mode == "offline" else "online",
         )
+        write_text(run / WANDB_ID, wandb_run.id)
+        return wandb_run
     except Exception as error:  # an optional service: its faults, of any kind, must not stop training
+        reason = " ".join(str(error).split())
         print(
-            f"wandb is off ({type(error).__name__}: {error}); metrics are in {run / 'metrics.jsonl'}",
+            f"wandb is off ({type(error).__name__}: {reason}); metrics are in {run / 'metrics.jsonl'}",
             file=sys.stderr,
         )
         return None
+
+
+def _read_wandb_id(run: Path) -> str | None:
+    """Return the id under which wandb knows a run that is resumed; None lets wandb choose one."""
+    path = run / WANDB_ID
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None

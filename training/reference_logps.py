@@ -8,14 +8,12 @@ The key names weights, data (and with it the template) and context, so a table s
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from config import ModelArgs
 from dataloader.batch import Batch, collate
@@ -26,6 +24,8 @@ from runtime.checksums import sha256_of
 from runtime.distributed import DistributedEnv, all_reduce_sum, barrier
 from runtime.errors import RunError, UserError
 from runtime.files import write_text
+from runtime.progress import track
+from runtime.watchdog import Watchdog
 from training.objectives import Objective, completion_logps, evaluate, preference_loss
 
 # How far the first loss may be from that of no preference, relative to it.
@@ -54,6 +54,7 @@ def attach_reference_logps(
     batch_size: int,
     env: DistributedEnv,
     initial_weights: Path | None,
+    watchdog: Watchdog,
 ) -> list[PairRows]:
     """Return training and validation rows whose pairs carry their log-probs under the reference.
 
@@ -62,6 +63,7 @@ def attach_reference_logps(
     """
 
     def score(batch: Batch) -> Tensor:
+        watchdog.beat()
         return completion_logps(model, batch)
 
     attached = []
@@ -114,15 +116,8 @@ def make_table(
 
     table = torch.zeros(rows.reference.shape, device=env.device)
     first_rows = range(env.rank * batch_size, len(rows), batch_size * env.world_size)
-    bar = tqdm(
-        first_rows,
-        desc=f"reference of the {rows.dataset.split} set",
-        unit=" batches",
-        disable=not env.is_main_process,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-        leave=False,
-    )
-    for first in bar:
+    title = f"reference of the {rows.dataset.split} set"
+    for first in track(first_rows, title, "batches", enabled=env.is_main_process):
         indices = range(first, min(first + batch_size, len(rows)))
         pairs = np.concatenate([rows.members[index] for index in indices])
         batch = collate([rows.at(index) for index in indices]).to(env.device)

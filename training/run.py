@@ -13,8 +13,6 @@ import checkpoint
 from config import ModelArgs, world_size
 from dataloader.loader import Loader, fixed_batches
 from dataprep.shards import SPLITS, TokenDataset
-from generation.chat import sampling_params
-from generation.generate import generate
 from model import Llama
 from runtime import distributed
 from runtime.capacity import capacity_of
@@ -22,15 +20,16 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 from runtime.watchdog import Watchdog
 from tokenizer import has_tokenizer
-from training import parallel, plan, plots
+from training import advice, parallel, plan, plots
 from training import state as training_state
 from training.memory_fit import fit_micro_batch, micro_batch_sizes, with_micro_batch
-from training.metrics import Metrics
+from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
 from training.optimizers import build_optimizers
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
 from training.run_length import count_steps, fit_to_data
+from training.sample import generate_sample
 from training.settings import RunSetup
 from training.state import TrainState
 
@@ -51,6 +50,8 @@ class Run:
         self.progress = setup.start.progress or TrainState(step=0, rows_consumed=0, tokens=0)
         self.skips = SkipState.from_dict((setup.start.state or {}).get("skips", {}))
         self.watchdog = Watchdog(self.args.stall_minutes)
+        self.shown_sample: list[int] = []
+        self.given_advice: set[str] = set()
         self.validation_losses: dict[int, float] = {}  # of this process, by step
 
         stage, args = setup.stage, self.args
@@ -207,6 +208,7 @@ class Run:
             args.micro_batch_size,
             env,
             initial_weights,
+            self.watchdog,
         )
         if is_new:
             check_first_loss(self.objective, self.model, self.rows, args, env, setup.dataset)
@@ -216,15 +218,30 @@ class Run:
         """Return the compiled model if --compile says so or it is faster, else the plain one; remember the choice."""
         compiled = torch.compile(self.model)
         chosen = compiled
-        if not self.args.compile:
+        if self.args.compile:
+            self.say("the first step compiles the model (a minute or two)…")
+        else:
+            self.say("compiling the model and timing it against the plain one (a minute or two)…")
+            start = time.perf_counter()
             seconds = torch.tensor(
                 [self.time_micro_batch(compiled), self.time_micro_batch(self.model)], device=self.env.device
             )
-            seconds = distributed.all_reduce_sum(seconds)
-            chosen = compiled if seconds[0] < seconds[1] else self.model
+            compiled_seconds, plain_seconds = distributed.all_reduce_sum(seconds).tolist()
+
+            took = f"{time.perf_counter() - start:.0f} s"
+            if compiled_seconds < plain_seconds:
+                self.say(f"compiled: {plain_seconds / compiled_seconds:.2f} x faster ({took})")
+            else:
+                chosen = self.model
+                self.say(f"not compiled: {compiled_seconds / plain_seconds:.2f} x slower ({took})")
         # A resumed run must not choose otherwise.
         self.args = self.args.replace(compile=chosen is compiled)
         return chosen
+
+    def say(self, message: str) -> None:
+        """Print a message on stderr, above the progress bar, on the main process."""
+        if self.env.is_main_process:
+            tqdm.write(message, sys.stderr)
 
     def time_micro_batch(self, model: nn.Module) -> float:
         """Return the seconds of the fastest forward and backward of a micro-batch."""
@@ -232,6 +249,7 @@ class Run:
         batch = Loader(self.rows, self.args.micro_batch_size, env.rank, env.world_size).next(env.device)
         best = math.inf
         for _ in range(TIMED_PASSES):
+            self.watchdog.beat()
             start = time.perf_counter()
             with env.autocast():
                 loss, _, _ = self.objective(model, batch)
@@ -243,6 +261,7 @@ class Run:
 
     def save(self, needed: bool) -> None:
         """Write a checkpoint; every rank brings its part. Raises RunError when one that is needed cannot be written."""
+        self.watchdog.beat()
         generators = distributed.gather_objects(training_state.rng_state(self.env))
         weights, optimizers = parallel.full_state_dicts(self.model, self.optimizers)
         fault = None
@@ -269,8 +288,8 @@ class Run:
         fault = distributed.gather_objects(fault)[0]
         if fault and needed:
             raise RunError(f"{fault}, then rerun with --resume")
-        if fault and self.env.is_main_process:
-            tqdm.write(f"warning: {fault}; the run continues", sys.stderr)
+        if fault:
+            self.say(f"warning: {fault}; the run continues")
 
     def metadata(self) -> dict:
         """Return what a checkpoint keeps besides weights, optimizers and position: settings, data, origin."""
@@ -295,9 +314,8 @@ class Run:
         """
         self.skips.add(first_row)
         rows = describe_rows(fault, self.loader, first_row, self.env)
-        if self.env.is_main_process:
-            count = f"{self.skips.in_a_row} of {self.args.skip_limit} in a row"
-            tqdm.write(f"step {self.progress.step}: {rows}: the step is skipped ({count})", sys.stderr)
+        count = f"{self.skips.in_a_row} of {self.args.skip_limit} in a row"
+        self.say(f"step {self.progress.step}: {rows}: the step is skipped ({count})")
         if self.skips.in_a_row < self.args.skip_limit:
             return False
 
@@ -307,8 +325,7 @@ class Run:
         training_state.restore(source, self.model, self.optimizers, self.scaler, self.env)
         self.progress, _ = training_state.load_state(source)
         self.loader.rows_consumed = self.progress.rows_consumed
-        if self.env.is_main_process:
-            tqdm.write(f"rolled back to {source.name}; the rows of these steps are skipped", sys.stderr)
+        self.say(f"rolled back to {source.name}; the rows of these steps are skipped")
         return True
 
     def validate(self, metrics: Metrics | None, complete: bool) -> None:
@@ -322,42 +339,55 @@ class Run:
         if not metrics:
             return
 
-        metrics.write(self.progress.step, "val", {**means, "tokens": self.progress.tokens})
+        covers_all = limit is None or limit >= len(self.val_rows)
+        metrics.write(
+            self.progress.step, "val", {**means, "tokens": self.progress.tokens, "whole": covers_all}
+        )
         try:
             plots.loss_curves(self.folder)
         except OSError as error:
-            tqdm.write(f"the loss curves cannot be drawn ({error.strerror}); the run continues", sys.stderr)
+            self.say(f"the loss curves cannot be drawn ({error.strerror}); the run continues")
 
         line = f"step {self.progress.step}: validation loss {means['loss']:.4f}"
         for name in ("accuracy", "margin"):
             if name in means:
                 line += f", {name} {means[name]:.3f}"
-        if sample := self.sample():
-            line += f"\n  {sample!r}"
-        tqdm.write(line, sys.stderr)
+        sample = self.sample()
+        if sample and sample != self.shown_sample:
+            separator = "" if self.setup.stage.kind == "text" else " -> "
+            line += f"\n  {args.prompt + separator + self.setup.tokenizer.decode(sample)!r}"
+        self.shown_sample = sample
+        self.say(line)
+        self.advise(metrics, sample)
 
-    def sample(self) -> str:
-        """Return --prompt and what the model writes after it.
+    def advise(self, metrics: Metrics, sample: list[int]) -> None:
+        """Print what metrics and the last sample show to be wrong; each advice once, in the second half of a run."""
+        if self.progress.step < self.steps / 2:
+            return
 
-        Empty where no prompt fits, or where the model is sharded, so that no rank has all of it.
-        """
-        args, setup = self.args, self.setup
-        if parallel.is_sharded(self.model) or not setup.prompt_ids:
-            return ""
+        messages = advice.advice_on(read_metrics(metrics.path), self.args.beta)
+        if self.progress.step == self.steps and sample:
+            messages["repetition"] = advice.repetition(self.setup.tokenizer.decode(sample))
+            if self.setup.stage.kind != "text":
+                room = min(self.args.max_length, self.args.block_size - len(self.setup.prompt_ids))
+                messages["endless_reply"] = advice.endless_reply(len(sample), room)
 
+        for name, message in messages.items():
+            if message and name not in self.given_advice:
+                self.given_advice.add(name)
+                self.say(f"advice: {message}")
+
+    def sample(self) -> list[int]:
+        """Return the tokens that the model writes after --prompt; none where no rank has all of a sharded model."""
+        if parallel.is_sharded(self.model):
+            return []
         self.model.eval()
         try:
-            with self.env.autocast():
-                output_ids = generate(
-                    self.model,
-                    setup.prompt_ids,
-                    args.max_length,
-                    setup.tokenizer.eos_id,
-                    sampling_params(args),
-                )
-                text = setup.tokenizer.decode(output_ids)
+            return generate_sample(
+                self.model, self.setup.prompt_ids, self.args, self.setup.tokenizer.eos_id, self.env
+            )
         except RunError as error:
-            text = f"({error})"
-        self.model.train()
-        separator = "" if setup.stage.kind == "text" else " -> "
-        return f"{args.prompt}{separator}{text}"
+            self.say(f"no sample: {error}")
+            return []
+        finally:
+            self.model.train()

@@ -15,6 +15,7 @@ from dataprep.shards import read_meta, verify_dataset
 from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from training.sample import default_prompt_remains, encode_prompt, fitting_prompt
 from training.stages import STAGES, Stage
 from training.state import TrainState, data_hash, load_state
 
@@ -91,7 +92,9 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     args = ModelArgs(**{**settings, "dataset": dataset.name, "run_name": folder.name})
 
     stage = STAGES[args.train]
-    prompt_ids = encode_sample_prompt(args, stage, tokenizer, is_typed="prompt" in cli_args)
+    if default_prompt_remains(cli_args, start.state):
+        args = args.replace(prompt=fitting_prompt(dataset, meta, tokenizer))
+    prompt_ids = encode_prompt(args, stage.kind, tokenizer, is_typed="prompt" in cli_args)
     return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids, cli_args)
 
 
@@ -217,19 +220,3 @@ def resolve_vocab_size(vocab_size: int | None, tokenizer: Tokenizer) -> int:
             f"--vocab_size {vocab_size} is smaller than the {tokenizer.vocab_size} tokens of the data"
         )
     return vocab_size
-
-
-def encode_sample_prompt(args: ModelArgs, stage: Stage, tokenizer: Tokenizer, is_typed: bool) -> list[int]:
-    """Return the token ids of --prompt as the stage would ask it; none where the default does not fit the context."""
-    if stage.kind == "text":
-        prompt_ids = tokenizer.encode(args.prompt) or [tokenizer.eos_id]
-    else:
-        prompt_ids = tokenizer.render([{"role": "user", "content": args.prompt}])[0]
-
-    if len(prompt_ids) < args.block_size:
-        return prompt_ids
-    if is_typed:
-        raise UserError(
-            f"--prompt has {len(prompt_ids)} tokens; a --block_size of {args.block_size} holds fewer"
-        )
-    return []

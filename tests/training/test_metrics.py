@@ -1,13 +1,19 @@
 """The record of a run: rows on disk whatever happens, wandb only where it can be had."""
 
+import http.server
 import json
+import os
 import resource
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toy import ROOT
 
-from training.metrics import FINISH_SECONDS, Metrics, read_metrics
+from training.metrics import FINISH_SECONDS, WANDB_ID, Metrics, read_metrics, wandb_mode
 
 Calls = list[tuple[str, object]]
 
@@ -17,6 +23,7 @@ class FakeWandb:
 
     def __init__(self, logged_in: bool, failing: str):
         self.logged_in, self.failing, self.calls = logged_in, failing, []
+        self.id = "a1b2c3d4"
 
     def note(self, name: str, what: object) -> None:
         self.calls.append((name, what))
@@ -43,7 +50,9 @@ class FakeWandb:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch):
-    """Puts a fake in the place of wandb."""
+    """Puts a fake in the place of wandb, which no variable of the environment configures."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
 
     def install(logged_in: bool = True, failing: str = "") -> FakeWandb:
         module = FakeWandb(logged_in, failing)
@@ -176,3 +185,89 @@ def test_wandb_never_stops_a_run(
     assert said.startswith("wandb ") and said.count("\n") == 1  # once, and no traceback
     names = [name for name, _ in module.calls]
     assert names.count("log") == {"log": 1, "finish": 3}.get(failing, 0)
+
+
+@pytest.mark.parametrize(
+    "flag, variable, mode",
+    [
+        ("auto", None, "auto"),
+        ("auto", "disabled", "disabled"),
+        ("auto", "offline", "offline"),
+        ("auto", "dryrun", "offline"),
+        ("auto", "online", "online"),
+        ("auto", "nonsense", "auto"),
+        ("online", "disabled", "online"),
+        ("disabled", "online", "disabled"),
+    ],
+)
+def test_the_flag_goes_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch, flag: str, variable: str | None, mode: str
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    assert wandb_mode(flag) == mode
+
+
+def test_names_of_the_environment_and_the_id_of_an_earlier_start_are_used(
+    fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fake()
+    Metrics(tmp_path / ".", "auto", {}).close()
+    init = dict(first.calls)["init"]
+    assert (init["project"], init["name"], init["id"]) == ("smolllama", tmp_path.name, None)
+    assert (tmp_path / WANDB_ID).read_text() == first.id
+
+    second = fake()
+    monkeypatch.setenv("WANDB_PROJECT", "foxes")
+    monkeypatch.setenv("WANDB_NAME", "red")
+    Metrics(tmp_path, "auto", {}, resume_step=3).close()
+    init = dict(second.calls)["init"]
+    assert (init["project"], init["name"]) == ("foxes", "red")
+    assert (init["id"], init["resume"]) == (first.id, "allow")
+
+
+@pytest.fixture
+def requests() -> Iterator[tuple[str, list[str]]]:
+    """Address of a local server, and the requests that it gets."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            seen.append(self.requestline)
+            self.send_error(500)
+
+        do_GET = do_POST = do_PUT = answer
+
+        def log_message(self, *values: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    server.shutdown()
+    server.server_close()
+
+
+def test_offline_sends_nothing_and_a_resumed_run_keeps_its_id(
+    requests: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    address, seen = requests
+    code = (
+        "import sys; from pathlib import Path; from training.metrics import Metrics\n"
+        "metrics = Metrics(Path(sys.argv[1]), 'auto', {}, int(sys.argv[2]))\n"
+        "metrics.write(int(sys.argv[2]) + 1, 'train', {'loss': 1.0})\n"
+        "assert metrics.wandb; metrics.close()"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"WANDB_BASE_URL": address, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    run = tmp_path / "run"
+    run.mkdir()
+    for step in (0, 1):
+        subprocess.run([sys.executable, "-c", code, str(run), str(step)], env=environment, check=True)
+
+    folders = list((run / "wandb").glob("offline-run-*"))
+    assert len(folders) >= 1
+    assert {folder.name.rpartition("-")[2] for folder in folders} == {(run / WANDB_ID).read_text()}
+    assert len({path.name for folder in folders for path in folder.glob("*.wandb")}) == 1
+    assert seen == []

