@@ -104,6 +104,9 @@ class ModelArgs:
         "end after N passes over the data; typed alone, total_iters does not end the run", 1)
     total_iters: int | None = setting(10000, "optimization",
         "end after N optimizer steps; typed alone, epochs do not end the run", 1)
+    budget: str | None = setting(None, "optimization",
+        "end within this time, start to last checkpoint: 90s, 20m, 3h; without --preset and a typed size, the model's "
+        "size, batch and learning rate follow from it too")
     batch_size: int = setting(64, "optimization", "rows of block_size tokens on a device at a time", 1)
     micro_batch_size: int | typing.Literal["auto"] | None = setting(None, "optimization",
         "rows on a device at a time (default: batch_size, fewer where they do not fit); auto = the most that fit", 1)
@@ -291,6 +294,8 @@ def _field_errors(f: dataclasses.Field, value: object) -> Iterable[str]:
             yield f"--run_name {value} must name a folder below --save_checkpoint_dir"
     if f.name == "device" and not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", value):
         yield f"--device {value} is unknown: use cuda, cuda:N, mps or cpu"
+    if f.name == "budget" and value is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", value):
+        yield f"--budget {value} is no time: write 90s, 20m or 3h"
     if f.name == "stop" and "" in value:
         yield "--stop must not be empty"
     if f.name in ("max_lr", "top_p") and value == 0:
@@ -362,11 +367,10 @@ def merge_settings(
     defaults = {f.name: f.default for f in fields(ModelArgs)}
     settings = {name: {**stage, **chosen}.get(name, default) for name, default in defaults.items()}
 
-    # The limit that was typed ends the run: one alone lifts the other.
-    limits = {"epochs", "total_iters"}
-    if len(limits & cli_args.keys()) == 1:
-        (other,) = limits - cli_args.keys()
-        settings[other] = None
+    # The limit that was typed ends the run: it lifts those that were not.
+    limits = {"epochs", "total_iters", "budget"}
+    if limits & cli_args.keys():
+        settings |= dict.fromkeys(limits - cli_args.keys())
     if errors := [error for f in fields(ModelArgs) for error in _field_errors(f, settings[f.name])]:
         raise UserError("; ".join(errors))
     return settings

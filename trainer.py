@@ -78,11 +78,13 @@ def train(run: Run, stop: StopSignal, bar: Progress) -> None:
             run.skips.in_a_row = 0
             log_step(run, metrics, bar, result.means, lr, time.perf_counter() - start)
         bar.update()
+        run.adapt_to_budget()
 
         # Evaluate on some validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
         stopping = distributed.any_rank(stop.received, env)
         finished = run.progress.step == run.steps
         due, complete = evaluation_due(run, first_row)
+        closing = time.perf_counter()
         if finished or (due and not stopping):
             run.validate(metrics, complete)
 
@@ -90,6 +92,8 @@ def train(run: Run, stop: StopSignal, bar: Progress) -> None:
         due = run.progress.step % args.save_checkpoint_iter == 0 and not run.skips.in_a_row
         if stopping or finished or due:
             run.save(needed=stopping or finished)
+        if run.deadline:
+            run.deadline.closing(time.perf_counter() - closing)
 
     if metrics:
         metrics.close()

@@ -1,8 +1,9 @@
 """Run that ends within a time: --budget 20m. Size, batch and rates by published rules, steps by measured speed.
 
-Size: operations C = 6 N D for N parameters and D tokens, best at D = 20 N (Hoffmann et al., arXiv 2203.15556). Data that
-is repeated up to four times is almost as good as new, beyond that less so (Muennighoff et al., arXiv 2305.16264).
-Batch and learning rate: the Step Law (Li et al., arXiv 2503.04715), B = 0.58 D^0.571 tokens, lr = 1.79 N^-0.713 D^0.307.
+Size: operations C = 6 N D for N parameters and D tokens, best at D = 20 N (Hoffmann et al., arXiv 2203.15556).
+Data that is repeated up to four times is almost as good as new, beyond that less so (Muennighoff et al., arXiv
+2305.16264). Batch and learning rate: the Step Law (Li et al., arXiv 2503.04715), B = 0.58 D^0.571 tokens and
+lr = 1.79 N^-0.713 D^0.307.
 """
 
 import math
@@ -38,7 +39,6 @@ MAX_PARAMETERS_PER_TOKEN = 10  # of the data: a larger model learns it by heart
 WIDTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 ROW_TOKENS = {0: 256, 10_000_000: 512, 60_000_000: 1024}  # context by number of parameters
 SHORT_RUN = 3000  # steps; Muon's momentum of 0.95 remembers too much for a run shorter than this
-EVALUATIONS = 10
 EVALUATION_BATCHES = 20
 
 PROBE_SECONDS = 3.0
@@ -105,7 +105,7 @@ def choose_size(
     batch = max(1, round(rates["tokens"] / context)) * context
     steps = max(1, int(seen / batch))
     notes.append(
-        f"batch and learning rate: {batch:,} tokens, {rates['lr']:.2g} (Step Law, arXiv 2503.04715); Muon for the matrices"
+        f"batch of {batch:,} tokens, learning rate {rates['lr']:.2g} (Step Law, arXiv 2503.04715); optimizer muon"
     )
     values = {
         "block_size": context,
@@ -175,6 +175,7 @@ class Deadline:
         self.seconds = SAFETY * seconds_of(budget)
         self.first_step: int | None = None
         self.first_time = 0.0
+        self.may_extend = True  # False: the data ends the run sooner
         self.closing_seconds = 0.0  # of the longest evaluation and save so far
 
     def left(self) -> float:
@@ -196,4 +197,5 @@ class Deadline:
 
         seconds_per_step = (seconds_since_start() - self.first_time) / done
         left = max(0.0, self.left() - self.closing_seconds)
-        return step + max(1, int(left / seconds_per_step)) if step < planned else planned
+        steps = step + max(1, int(left / seconds_per_step))
+        return steps if self.may_extend else min(steps, planned)

@@ -10,9 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 import checkpoint
-from config import ModelArgs, world_size
+from config import ModelArgs
 from dataloader.loader import Loader, fixed_batches
-from dataprep.shards import SPLITS, TokenDataset
 from model import Llama
 from runtime import distributed
 from runtime.capacity import capacity_of
@@ -20,21 +19,22 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 from runtime.watchdog import Watchdog
 from tokenizer import has_tokenizer
-from training import advice, parallel, plan, plots
+from training import advice, budget, parallel, plan, plots
 from training import state as training_state
-from training.memory_fit import fit_micro_batch, micro_batch_sizes, with_micro_batch
+from training.budget import Deadline
+from training.fitting import Fitting
+from training.memory_fit import micro_batch_sizes, with_micro_batch
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
 from training.optimizers import build_optimizers
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
-from training.run_length import count_steps, fit_to_data
 from training.sample import generate_sample
 from training.settings import RunSetup
 from training.state import TrainState
 
 # Settings of one start of a run, which its checkpoints do not keep.
-NOT_STORED = ("resume", "dry_run", "init_from", "preset", "device")
+NOT_STORED = ("resume", "dry_run", "init_from", "preset", "device", "budget")
 COMPILE_SECONDS = 600  # a CPU run shorter than this is over before compiling has paid off
 PROBED_MEMORY = 1.5  # times the device's memory: what by estimate needs more is not tried
 TIMED_PASSES = 4  # of a micro-batch, compiled and not; the first compiles and warms up
@@ -54,25 +54,24 @@ class Run:
         self.given_advice: set[str] = set()
         self.validation_losses: dict[int, float] = {}  # of this process, by step
 
-        stage, args = setup.stage, self.args
-        train, val = (TokenDataset(setup.dataset, split, setup.meta) for split in SPLITS)
-        self.rows = stage.rows(train, args.block_size, args.seed)
-        self.val_rows = stage.validation_rows(val, args.block_size, args.seed)
-        self.objective = stage.objective(args)
-
-        # A new run fits its length to the data; a resumed one has kept what was fitted.
-        self.notes: list[str] = []
-        if not self.progress.step:
-            self.args, self.notes = fit_to_data(args, setup.typed, len(self.rows), world_size())
-        self.steps = count_steps(self.args, len(self.rows), self.progress.step, self.progress.rows_consumed)
-        self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else self.steps
+        self.objective = setup.stage.objective(self.args)
+        self.deadline = Deadline(self.args.budget) if self.args.budget else None
 
     def attach_hardware(self, env: DistributedEnv) -> list[str]:
         """Take the hardware into account. Returns the plan, line by line."""
         self.env = env
         self.peak = distributed.peak_flops(env)
-        self.fit_memory()
-        args, setup = self.args, self.setup
+        self.capacity = capacity_of(env, self.folder)
+        setup = self.setup
+        fitting = Fitting(setup, self.progress, env, self.deadline)
+        fitting.fit(self.objective, self.peak, self.capacity)
+
+        self.args = fitting.args
+        self.rows = fitting.rows
+        self.val_rows = fitting.val_rows
+        self.steps = fitting.steps
+        self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else self.steps
+        args = self.args
 
         # On CUDA compiling always pays; on a CPU a long run tries both, see compile_if_faster.
         steps_left = self.steps - self.progress.step
@@ -100,26 +99,23 @@ class Run:
 
         epochs = self.steps * args.rows_per_step / len(self.rows)
         lines += self.rows.notes
-        lines += [f"adapted: {note}" for note in self.notes]
+        lines += [f"adapted: {note}" for note in fitting.notes]
         lines += plan.describe(
             args, env, self.steps, self.progress.step, epochs, self.peak, self.may_compile, self.capacity
         )
         return lines
 
-    def fit_memory(self) -> None:
-        """Choose the micro-batch by the device's memory, where it is not typed; the tokens of a step stay."""
-        self.capacity = capacity_of(self.env, self.folder)
-        typed = self.setup.typed
-        is_auto = typed.get("micro_batch_size") == "auto"
-        if not is_auto and typed.keys() & {"micro_batch_size", "batch_size", "gradient_accumulation_steps"}:
+    def adapt_to_budget(self) -> None:
+        """Let a run with a --budget end sooner or later, by its speed until now; all ranks follow the first."""
+        if not self.deadline or self.progress.step >= self.steps:
             return
-        fitted, note = fit_micro_batch(self.args, self.env.dtype, self.capacity.memory, largest=is_auto)
-
-        # Every rank must take the same, so the one with the least memory decides.
-        sizes = distributed.gather_objects(fitted.micro_batch_size)
-        self.args = with_micro_batch(fitted, min(sizes)) if min(sizes) != fitted.micro_batch_size else fitted
-        if note:
-            self.notes.append(note)
+        steps = self.deadline.steps(self.progress.step, self.steps)
+        if self.progress.step % max(1, self.steps // budget.REPLANS) == 0:
+            steps = distributed.gather_objects(steps)[0]
+        if steps != self.steps:
+            self.steps = steps
+            self.args = self.args.replace(total_iters=steps)
+            self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else steps
 
     def build(self) -> None:
         """Make model, optimizers and loader, restored where the run is resumed; then compile and wrap the model."""

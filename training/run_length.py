@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from config import ModelArgs
 
 MIN_STEPS = 200  # fewer optimizer steps teach a model next to nothing, whatever the data
+BUDGET_EVALUATIONS = 10  # of a run with a --budget
 WARMUP_SHARE = 10  # the warm-up takes at most a tenth of the steps
 
 
@@ -39,14 +40,26 @@ def fit_to_data(
     if not {"total_batch_size", "gradient_accumulation_steps"} & set(typed):
         args = _fit_batch(args, typed, rows, world_size, notes)
     args = _fit_micro_batch(args, typed, world_size)
-    if not {"epochs", "total_iters"} & set(typed):
+    if not {"epochs", "total_iters", "budget"} & set(typed):
         args = _fit_epochs(args, rows, notes)
+    return args, notes
 
-    steps = count_steps(args, rows)
+
+def fit_schedule(args: ModelArgs, typed: Mapping[str, object], steps: int) -> tuple[ModelArgs, list[str]]:
+    """Return settings whose warm-up, evaluations and checkpoints suit a run of this many steps, and the notes."""
+    notes: list[str] = []
     most = steps // WARMUP_SHARE
     if "warmup_iters" not in typed and args.warmup_iters > most:
         notes.append(f"--warmup_iters {most} instead of {args.warmup_iters}: a tenth of {steps:,} steps")
         args = args.replace(warmup_iters=most)
+
+    # A run by the clock has steps of any length: evaluating every 50 could take most of its time.
+    if "budget" in typed:
+        for name in ("eval_iters", "save_checkpoint_iter"):
+            every = max(1, steps // BUDGET_EVALUATIONS)
+            if name not in typed and every > getattr(args, name):
+                notes.append(f"--{name} {every} instead of {getattr(args, name)}: a tenth of the run")
+                args = args.replace(**{name: every})
     return args, notes
 
 

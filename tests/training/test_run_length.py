@@ -3,14 +3,16 @@
 import pytest
 
 from config import ModelArgs, merge_settings
-from training.run_length import MIN_STEPS, count_steps, fit_to_data, largest_divisor
+from training.run_length import MIN_STEPS, count_steps, fit_schedule, fit_to_data, largest_divisor
 
 FINEWEB = 5_000_000  # rows of 512 tokens
 
 
 def fit(rows: int, world_size: int = 1, **typed: object) -> tuple[ModelArgs, list[str]]:
-    """Return the settings of a command line, fitted to `rows` rows an epoch."""
-    return fit_to_data(ModelArgs(**merge_settings(typed)), typed, rows, world_size)
+    """Return the settings of a command line, fitted to `rows` rows an epoch, and all notes."""
+    args, notes = fit_to_data(ModelArgs(**merge_settings(typed)), typed, rows, world_size)
+    args, more = fit_schedule(args, typed, count_steps(args, rows))
+    return args, notes + more
 
 
 @pytest.mark.parametrize(
