@@ -154,6 +154,8 @@ def has_bf16() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):
         # oneDNN also counts AVX-512 CPUs that only convert bfloat16 to float32, so it is not used here.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not torch.backends.mkldnn.is_available():  # such as on macOS: the operator does not exist there
+        return False
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

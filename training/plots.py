@@ -33,7 +33,7 @@ def draw(runs: Sequence[Path], picture: Path) -> Path:
         _panel(axes, folder)
     temporary = picture.with_name(picture.stem + ".tmp.png")
     figure.savefig(temporary, dpi=120)
-    temporary.rename(picture)
+    temporary.replace(picture)
     return picture
 
 

@@ -103,3 +103,11 @@ def test_without_a_process_group_values_stay_as_they_are(env: DistributedEnv) ->
     assert distributed.gather_objects("x") == ["x"]
     distributed.barrier()
     distributed.shutdown()
+
+
+def test_arm_without_onednn_has_no_fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch for macOS is built without oneDNN, and without its operator that answers."""
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", raising=False)
+    assert not has_bf16()
