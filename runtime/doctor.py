@@ -3,7 +3,11 @@
 It imports third-party packages only where they are installed, so it also runs where nothing is.
 """
 
-import importlib.util
+from runtime.requirements import is_installed, remedy, require_python
+
+if __name__ == "__main__":
+    require_python()
+
 import os
 import platform
 import shutil
@@ -40,7 +44,7 @@ def packages_note() -> str:
             differing.append(f"{name} {installed} (wanted {pinned})")
 
     if differing:
-        return f"{'; '.join(differing)}: bash install.sh"
+        return f"{'; '.join(differing)}: {remedy()}"
     return f"all {len(project['dependencies'])} as pinned"
 
 
@@ -113,6 +117,13 @@ def compiler_note() -> str:
     return ", ".join(compilers)
 
 
+def cores_note() -> str:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return str(len(os.sched_getaffinity(0)))
+    return str(os.cpu_count())
+
+
 def memory_note() -> str:
     """Return the machine's memory."""
     try:
@@ -177,11 +188,7 @@ def report() -> list[tuple[str, str]]:
         ("device", "torch", device_note),
         ("matrix products", "torch", dtypes_note),
         ("compilers", None, compiler_note),
-        (
-            "cores",
-            None,
-            lambda: str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        ),
+        ("cores", None, cores_note),
         ("memory", None, memory_note),
         ("disk", None, disk_note),
         ("open files", None, open_files_note),
@@ -190,10 +197,10 @@ def report() -> list[tuple[str, str]]:
     ]
     notes = []
     for name, package, note in rows:
-        if package is None or importlib.util.find_spec(package):
+        if package is None or is_installed(package):
             notes.append((name, note()))
         else:
-            notes.append((name, f"{package} is not installed: bash install.sh"))
+            notes.append((name, f"{package} is not installed: {remedy()}"))
     return notes
 
 

@@ -20,15 +20,18 @@ def require(*packages: str) -> None:
 
     No package is imported: that takes seconds.
     """
-    python = f"this Python ({sys.executable})"
+    require_python()
+    for package in packages + COMMON:
+        if not is_installed(package):
+            _exit(f"{package} is not installed in this Python ({sys.executable})", remedy(package))
+
+
+def require_python() -> None:
+    """Exit with one line and code 2 if this Python is too old."""
     if sys.version_info < MIN_PYTHON:
         current = ".".join(map(str, sys.version_info[:2]))
         oldest = ".".join(map(str, MIN_PYTHON))
-        _exit(f"{python} is {current}, older than {oldest}", remedy())
-
-    for package in packages + COMMON:
-        if not is_installed(package):
-            _exit(f"{package} is not installed in {python}", remedy(package))
+        _exit(f"this Python ({sys.executable}) is {current}, older than {oldest}", remedy())
 
 
 def is_installed(package: str) -> bool:
