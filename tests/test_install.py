@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from toy import ROOT
 
 STUB = ROOT / "tests" / "helpers" / "stub_python.sh"
@@ -185,3 +186,13 @@ def test_doctor_changes_nothing(checkout: Path, bin_folder: Path) -> None:
 def test_what_building_leaves_is_ignored() -> None:
     lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"build/", "*.egg-info/", "uv.lock", ".venv/"} <= {*lines}
+
+
+def test_the_workflow_runs_files_that_exist() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    for job in workflow["jobs"].values():
+        assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+        commands = [step["run"] for step in job["steps"] if "run" in step]
+        words = [word for command in commands for word in command.split()]
+        paths = [word for word in words if word.startswith(("tests/", ".ci/"))]
+        assert paths and all((ROOT / path).is_file() for path in paths)

@@ -1,6 +1,6 @@
-"""Windows, by a stand-in: every module can be imported, data can be prepared, a model trained and resumed.
+"""Windows: every module can be imported, data can be prepared, a model trained and resumed.
 
-A real Windows has never run this: .github/workflows/ci.yml would.
+Elsewhere it is a stand-in, a process without what only POSIX systems have. Nobody has run this on Windows yet.
 """
 
 import json

@@ -68,7 +68,10 @@ POSIX_FUNCTIONS = (
 
 
 def remove_posix() -> None:
-    """Remove modules, signals and functions that Windows lacks."""
+    """Remove modules, signals and functions that Windows lacks; on Windows itself nothing is to be removed."""
+    if os.name == "nt":
+        return
+
     for name in POSIX_MODULES:
         sys.modules[name] = None
     for name in POSIX_SIGNALS:
