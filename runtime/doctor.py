@@ -65,7 +65,7 @@ def device_note() -> str:
         count = torch.cuda.device_count()
         return f"{count} x {torch.cuda.get_device_name(0)}, {memory:.0f} GB"
     if torch.backends.mps.is_available():
-        return "mps"
+        return f"mps, {torch.mps.recommended_max_memory() / GIGABYTE:.0f} GB"
     return f"cpu ({processor_name()})"
 
 
@@ -83,7 +83,12 @@ def dtypes_note() -> str:
     """Return the measured speed of matrix products by dtype, on the device that training would use."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = "cuda"
+    elif torch.backends.mps.is_available():
+        device = "mps"
+
     speeds = []
     for dtype in (torch.float32, torch.bfloat16):
         speed = matmul_flops(device, dtype)
@@ -101,8 +106,7 @@ def matmul_flops(device: str, dtype: "object", size: int = 1024, seconds: float 
     while True:
         start = time.perf_counter()
         result = a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
+        torch.get_device_module(device).synchronize()
         best = min(best, time.perf_counter() - start)
         del result
         if time.perf_counter() > end:
@@ -197,10 +201,13 @@ def report() -> list[tuple[str, str]]:
     ]
     notes = []
     for name, package, note in rows:
-        if package is None or is_installed(package):
-            notes.append((name, note()))
-        else:
+        if package and not is_installed(package):
             notes.append((name, f"{package} is not installed: {remedy()}"))
+            continue
+        try:
+            notes.append((name, note()))
+        except (ImportError, OSError, RuntimeError) as error:  # such as a library that torch needs
+            notes.append((name, f"fails ({type(error).__name__}: {' '.join(str(error).split())})"))
     return notes
 
 

@@ -72,6 +72,8 @@ def test_a_missing_device_falls_back_with_a_note(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == (torch.device("mps"), "")
     assert choose_device("cuda") == (torch.device("mps"), "no CUDA device, so mps")
+    several = choose_device("mps", local_rank=1, world_size=2)
+    assert several == (torch.device("cpu"), "ranks cannot exchange tensors on mps, so cpu")
 
 
 def test_cuda_devices_follow_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
