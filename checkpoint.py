@@ -10,6 +10,11 @@ A folder is written under a temporary name, synced and renamed, so a kill at any
     python checkpoint.py verify DIR      compare every file of a run, a step or a dataset with its SHA256SUMS
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors")
+
 import json
 from collections.abc import Mapping
 from pathlib import Path

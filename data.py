@@ -14,6 +14,11 @@ has the format). --shard writes to data/.<name>.shard-2-of-8; the same command w
 beside it and prepares the missing units.
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("huggingface_hub", "pyarrow")
+
 import argparse
 import os
 import re

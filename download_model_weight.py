@@ -7,6 +7,11 @@ Repeat the command to resume a download that was cut off; size and hash of every
 published .pt files become a folder labelled legacy, of safetensors. The last line of stdout is the folder.
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors", "huggingface_hub", "pyarrow")
+
 import json
 import shutil
 from dataclasses import dataclass

@@ -10,6 +10,11 @@ has the higher log-prob; `accuracy` and `margin` compare rewards, beta * (log-pr
 known: --reference, or the weights that a DPO run started from.
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors", "yaml")
+
 import argparse
 import itertools
 import json

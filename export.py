@@ -9,6 +9,11 @@ The files are read again and compared with the checkpoint before their folder ge
 again: it replaces its own folder, never another. The last line of stdout is the folder.
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors", "gguf", "huggingface_hub", "pyarrow")
+
 import importlib.util
 import shutil
 from dataclasses import dataclass

@@ -9,6 +9,11 @@ stdout gets only the model's text; notes go to stderr. Base models continue the 
 in the prompt template, unless --raw.
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors")
+
 import itertools
 import sys
 import time

@@ -12,6 +12,11 @@ tokenizers.
 The prompt template and the loss mask of a conversation are here, too: Tokenizer.render().
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require()
+
 import functools
 import hashlib
 import importlib.resources

@@ -10,6 +10,11 @@ Writes <save_checkpoint_dir>/<run_name>/: metrics.jsonl, loss_curves.png, step f
 SIGTERM, SIGUSR1 and Ctrl-C finish the step, save and leave. `--help` lists every setting, `--dry_run` prints the plan.
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors")
+
 import contextlib
 import math
 import time

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from dataprep.holdout import split_validation
@@ -31,7 +30,9 @@ from runtime.files import commit_folder, folder_lock, write_json
 from runtime.progress import Progress
 from tokenizer import Tokenizer, load_tokenizer
 
-WORKERS = multiprocessing.get_context("forkserver")
+# Windows has no fork server: each worker loads the modules there.
+HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
+WORKERS = multiprocessing.get_context("forkserver" if HAS_FORKSERVER else "spawn")
 ROOT = Path(__file__).resolve().parent.parent
 UPDATE_SECONDS = 0.2  # between two updates of the progress bar
 MIN_TOKENS = 2  # of each split: one to read and one to predict
@@ -53,8 +54,12 @@ def start_forkserver() -> None:
     """Start the process that workers are forked from, so that modules are loaded once, while this one is busy.
 
     It and its workers ignore Ctrl-C: the main process ends them. They import our modules, whatever the current folder
-    holds.
+    holds. Windows has none.
     """
+    if not HAS_FORKSERVER:
+        return
+    from multiprocessing.forkserver import ensure_running
+
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     environment = dict(os.environ)
     os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
@@ -134,8 +139,8 @@ def merge_machine_shares(partial: Path, data_dir: Path, name: str, config: PrepC
                 # The entry last: it makes the unit finished.
                 for file in _shard_files(json.loads(entry.read_text())["shards"].values()):
                     if (share / file).is_file():
-                        (share / file).rename(partial / file)
-                entry.rename(partial / entry.name)
+                        (share / file).replace(partial / file)
+                entry.replace(partial / entry.name)
             shutil.rmtree(share)
 
 

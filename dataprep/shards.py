@@ -54,7 +54,7 @@ class _File:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        self.temporary.rename(self.path)
+        self.temporary.replace(self.path)
 
 
 class ShardWriter:

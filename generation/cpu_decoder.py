@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from runtime.files import sync
+
 SOURCE = Path(__file__).with_name("cpu_decoder.c")
 COMMAND = ("cc", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 INT8_STEPS = 127  # on each side of 0
@@ -203,9 +205,8 @@ def _compile(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
         subprocess.run([*COMMAND, SOURCE, "-o", partial, "-lm"], check=True, capture_output=True)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # a power cut must not leave an empty file under the final name
-        partial.rename(path)
+        sync(partial)  # a power cut must not leave an empty file under the final name
+        partial.replace(path)
 
 
 def processor() -> str:

@@ -14,6 +14,11 @@ from pathlib import Path
 # The project's modules are one folder up. This folder has no __init__.py, so `import gradio` is the library.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors", "gradio")
+
 from handlers import PageHandlers
 from replies import StageModels
 from sampling_form import sampling_components

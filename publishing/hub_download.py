@@ -55,14 +55,14 @@ def fetch(repo: str, file: HubFile, folder: Path) -> Path:
     partial.touch()
     _download(repo, file, partial)
     if _matches(partial, file):
-        return partial.rename(path)
+        return partial.replace(path)
 
     # An earlier process may have left damaged bytes.
     print(f"{file.name} does not match the hub's hash: downloading it again", flush=True)
     partial.write_bytes(b"")
     _download(repo, file, partial)
     if _matches(partial, file):
-        return partial.rename(path)
+        return partial.replace(path)
 
     partial.unlink()
     kind = "sha256" if file.sha256 else "hash"

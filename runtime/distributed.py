@@ -68,7 +68,7 @@ def init(device: str, dtype: str | None) -> DistributedEnv:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
 
-    torch_device, device_note = choose_device(device, local_rank)
+    torch_device, device_note = choose_device(device, local_rank, world_size)
     torch_dtype, dtype_note = choose_dtype(dtype, torch_device)
 
     if torch_device.type == "cuda":
@@ -101,7 +101,7 @@ def tune_glibc_malloc() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)  # bytes that may stay free at the end of the heap
 
 
-def choose_device(requested: str, local_rank: int = 0) -> tuple[torch.device, str]:
+def choose_device(requested: str, local_rank: int = 0, world_size: int = 1) -> tuple[torch.device, str]:
     """Return the requested device, or the next available one of cuda, mps, cpu, and a note.
 
     The note is the name of a CUDA device or, for another device than the requested one, the reason; else empty.
@@ -113,6 +113,8 @@ def choose_device(requested: str, local_rank: int = 0) -> tuple[torch.device, st
         return torch.device(name), torch.cuda.get_device_name()
 
     if kind != "cpu" and torch.backends.mps.is_available():
+        if world_size > 1:  # gloo knows the CPU and CUDA
+            return torch.device("cpu"), "ranks cannot exchange tensors on mps, so cpu"
         note = "" if kind == "mps" else "no CUDA device, so mps"
         return torch.device("mps"), note
 
@@ -154,6 +156,8 @@ def has_bf16() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):
         # oneDNN also counts AVX-512 CPUs that only convert bfloat16 to float32, so it is not used here.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not torch.backends.mkldnn.is_available():  # such as on macOS: the operator does not exist there
+        return False
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

@@ -3,7 +3,11 @@
 It imports third-party packages only where they are installed, so it also runs where nothing is.
 """
 
-import importlib.util
+from runtime.requirements import is_installed, remedy, require_python
+
+if __name__ == "__main__":
+    require_python()
+
 import os
 import platform
 import shutil
@@ -40,7 +44,7 @@ def packages_note() -> str:
             differing.append(f"{name} {installed} (wanted {pinned})")
 
     if differing:
-        return f"{'; '.join(differing)}: bash install.sh"
+        return f"{'; '.join(differing)}: {remedy()}"
     return f"all {len(project['dependencies'])} as pinned"
 
 
@@ -61,7 +65,7 @@ def device_note() -> str:
         count = torch.cuda.device_count()
         return f"{count} x {torch.cuda.get_device_name(0)}, {memory:.0f} GB"
     if torch.backends.mps.is_available():
-        return "mps"
+        return f"mps, {torch.mps.recommended_max_memory() / GIGABYTE:.0f} GB"
     return f"cpu ({processor_name()})"
 
 
@@ -79,7 +83,12 @@ def dtypes_note() -> str:
     """Return the measured speed of matrix products by dtype, on the device that training would use."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = "cuda"
+    elif torch.backends.mps.is_available():
+        device = "mps"
+
     speeds = []
     for dtype in (torch.float32, torch.bfloat16):
         speed = matmul_flops(device, dtype)
@@ -97,8 +106,7 @@ def matmul_flops(device: str, dtype: "object", size: int = 1024, seconds: float 
     while True:
         start = time.perf_counter()
         result = a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
+        torch.get_device_module(device).synchronize()
         best = min(best, time.perf_counter() - start)
         del result
         if time.perf_counter() > end:
@@ -111,6 +119,13 @@ def compiler_note() -> str:
     if not compilers:
         return "none: no torch.compile on a CPU, and a slower decoder there"
     return ", ".join(compilers)
+
+
+def cores_note() -> str:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return str(len(os.sched_getaffinity(0)))
+    return str(os.cpu_count())
 
 
 def memory_note() -> str:
@@ -177,11 +192,7 @@ def report() -> list[tuple[str, str]]:
         ("device", "torch", device_note),
         ("matrix products", "torch", dtypes_note),
         ("compilers", None, compiler_note),
-        (
-            "cores",
-            None,
-            lambda: str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        ),
+        ("cores", None, cores_note),
         ("memory", None, memory_note),
         ("disk", None, disk_note),
         ("open files", None, open_files_note),
@@ -190,10 +201,13 @@ def report() -> list[tuple[str, str]]:
     ]
     notes = []
     for name, package, note in rows:
-        if package is None or importlib.util.find_spec(package):
+        if package and not is_installed(package):
+            notes.append((name, f"{package} is not installed: {remedy()}"))
+            continue
+        try:
             notes.append((name, note()))
-        else:
-            notes.append((name, f"{package} is not installed: bash install.sh"))
+        except (ImportError, OSError, RuntimeError) as error:  # such as a library that torch needs
+            notes.append((name, f"fails ({type(error).__name__}: {' '.join(str(error).split())})"))
     return notes
 
 

@@ -77,6 +77,8 @@ def _report_once(error: Exception) -> None:
 
 def _stdout_is_closed() -> bool:
     """Return True if the reader of stdout (such as `head`) has closed it."""
+    if not hasattr(select, "poll"):  # Windows: most likely it is stdout
+        return True
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     return bool(output.poll(0))

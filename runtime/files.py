@@ -1,6 +1,5 @@
 """Files and folders written so that a kill leaves nothing half-written."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,6 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+ON_WINDOWS = os.name == "nt"
 
 
 def commit_folder(partial: Path, target: Path) -> None:
@@ -48,7 +54,13 @@ def _hidden_name(folder: Path) -> Path:
 
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    flags = os.O_RDONLY
+    if ON_WINDOWS:
+        if path.is_dir():
+            return  # no folder can be opened there
+        flags = os.O_RDWR  # a file must be writable to be flushed there
+
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:
@@ -61,6 +73,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
     The operating system releases the lock when the process ends, so a killed process leaves no lock.
     """
+    if fcntl is None:
+        _warn_of_no_lock(folder, "this system has no file locks")
+        yield
+        return
+
     handle = os.open(folder, os.O_RDONLY)
     try:
         if not _lock(handle, folder):
@@ -78,11 +95,16 @@ def _lock(handle: int, folder: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:  # a network file system without locks
-        print(
-            f"{folder} cannot be locked ({error.strerror}): make sure that no other process writes there",
-            file=sys.stderr,
-        )
+        _warn_of_no_lock(folder, error.strerror)
         return True
+
+
+def _warn_of_no_lock(folder: Path, reason: str) -> None:
+    """Print a line that another process is not kept out of a folder."""
+    print(
+        f"{folder} cannot be locked ({reason}): make sure that no other process writes there",
+        file=sys.stderr,
+    )
 
 
 def write_json(path: Path, value: object) -> None:
@@ -93,8 +115,8 @@ def write_json(path: Path, value: object) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text under a temporary name, sync, rename."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:  # the same bytes on Windows
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.rename(path)
+    temporary.replace(path)

@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 
+# Windows has no SIGUSR1.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 MAX_SECONDS = 1e9  # faulthandler overflows above
 
 
@@ -19,7 +21,7 @@ class StopSignal:
         self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             self._handlers[number] = signal.signal(number, self._remember)
         return self
 

@@ -5,6 +5,11 @@
 A bad answer has one of five flaws and is as long as a good one, so that length does not say which is preferred.
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require()
+
 import argparse
 import random
 import re

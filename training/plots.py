@@ -3,6 +3,11 @@
 python -m training.plots --runs checkpoints/P-stories checkpoints/S-stories_instruct --to curves.png   side by side
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("matplotlib")
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +33,7 @@ def draw(runs: Sequence[Path], picture: Path) -> Path:
         _panel(axes, folder)
     temporary = picture.with_name(picture.stem + ".tmp.png")
     figure.savefig(temporary, dpi=120)
-    temporary.rename(picture)
+    temporary.replace(picture)
     return picture
 
 

@@ -140,7 +140,7 @@ def write_table(path: Path, table: np.ndarray) -> None:
         file.flush()
         os.fsync(file.fileno())
     write_text(path.with_suffix(".sha256"), sha256_of(path.parent, [temporary.name])[temporary.name])
-    temporary.rename(path)
+    temporary.replace(path)
 
 
 def read_table(path: Path, pairs: int) -> np.ndarray:

@@ -57,7 +57,7 @@ def test_killed_anywhere_it_resumes_to_the_same_files(
 
         return limited_action
 
-    for name in ("rename", "unlink"):
+    for name in ("rename", "replace", "unlink"):
         monkeypatch.setattr(Path, name, limited(getattr(Path, name)))
     assert command(*flags)[0] == 0
     expected = files(tmp_path / "data")
@@ -120,19 +120,22 @@ def test_machine_shares_become_the_dataset_of_one_machine(
     assert not (folder / "mine").exists()
 
     moved: list[Path] = []
-    rename = Path.rename
 
-    def counted(path: Path, target: Path) -> Path:
-        moved.append(path)
-        if len(moved) == killed_at:
-            raise Killed
-        return rename(path, target)
+    def counted(move: Callable) -> Callable:
+        def counted_move(path: Path, target: Path) -> Path:
+            moved.append(path)
+            if len(moved) == killed_at:
+                raise Killed
+            return move(path, target)
+
+        return counted_move
 
     def prepare_again(*_: object) -> None:
         raise AssertionError("a unit was prepared again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", counted)
+        for name in ("rename", "replace"):
+            patch.setattr(Path, name, counted(getattr(Path, name)))
         if killed_at:
             with pytest.raises(Killed):
                 command(*flags)

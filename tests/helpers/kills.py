@@ -53,14 +53,14 @@ def in_writing_the_optimizer(call: int = 3) -> None:
 
 def before_latest(step: int = 4) -> None:
     """Kill after the folder of a step has its name and before `latest` names it."""
-    real = Path.rename
+    real = Path.replace
 
-    def rename(self: Path, target: Path) -> Path:
+    def replace(self: Path, target: Path) -> Path:
         if self.name == "latest.tmp" and self.read_text() == f"step_{step:06d}":
             die()
         return real(self, target)
 
-    Path.rename = rename
+    Path.replace = replace
 
 
 def in_pruning(step: int = 2) -> None:

@@ -72,6 +72,8 @@ def test_a_missing_device_falls_back_with_a_note(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == (torch.device("mps"), "")
     assert choose_device("cuda") == (torch.device("mps"), "no CUDA device, so mps")
+    several = choose_device("mps", local_rank=1, world_size=2)
+    assert several == (torch.device("cpu"), "ranks cannot exchange tensors on mps, so cpu")
 
 
 def test_cuda_devices_follow_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +105,11 @@ def test_without_a_process_group_values_stay_as_they_are(env: DistributedEnv) ->
     assert distributed.gather_objects("x") == ["x"]
     distributed.barrier()
     distributed.shutdown()
+
+
+def test_arm_without_onednn_has_no_fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch for macOS is built without oneDNN, and without its operator that answers."""
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", raising=False)
+    assert not has_bf16()

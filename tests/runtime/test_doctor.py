@@ -8,6 +8,7 @@ import pytest
 from toy import ROOT
 
 from runtime import doctor
+from runtime.requirements import remedy
 
 
 def test_the_report_names_everything() -> None:
@@ -46,5 +47,28 @@ def test_it_runs_where_nothing_is_installed() -> None:
         [sys.executable, "-S", "-m", "runtime.doctor"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "torch is not installed: bash install.sh" in done.stdout
+    assert f"torch is not installed: {remedy()}" in done.stdout
     assert "missing (wanted" in done.stdout
+
+
+def test_a_package_that_cannot_be_loaded_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> str:
+        raise OSError("libcudart.so.13: cannot open\nshared object file")
+
+    monkeypatch.setattr(doctor, "torch_note", broken)
+    notes = dict(doctor.report())
+    assert notes["torch"] == "fails (OSError: libcudart.so.13: cannot open shared object file)"
+    assert notes["wandb"]
+
+
+def test_mps_is_measured_where_training_would_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    devices = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12_000_000_000)
+    monkeypatch.setattr(doctor, "matmul_flops", lambda device, dtype: devices.append(device) or 1e12)
+    assert doctor.device_note() == "mps, 12 GB"
+    assert doctor.dtypes_note() == "float32 1,000 GFLOP/s, bfloat16 1,000 GFLOP/s"
+    assert devices == ["mps", "mps"]

@@ -80,3 +80,10 @@ def test_another_broken_pipe_keeps_its_traceback() -> None:
     )
     assert script.returncode == 1
     assert "Traceback" in script.stderr
+
+
+def test_a_system_without_poll_takes_a_broken_pipe_for_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has none."""
+    monkeypatch.delattr("select.poll")
+    monkeypatch.setattr("runtime.errors._discard_stdout", lambda: None)
+    assert exit_of(BrokenPipeError()) == 1

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,31 @@ def test_a_text_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "other")
     assert json.loads(path.read_text()) == {"a": [1, "é"]}
+
+
+def test_a_system_without_locks_gives_a_note(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Windows has no fcntl and opens no folders."""
+    monkeypatch.setattr(files, "fcntl", None)
+    with folder_lock(tmp_path / "never opened"):
+        pass
+    assert "never opened cannot be locked (this system has no file locks): " in capsys.readouterr().err
+
+
+def test_on_windows_files_are_flushed_and_folders_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    opened = []
+    real_open = os.open
+
+    def record(path: Path, flags: int) -> int:
+        opened.append((path, flags))
+        return real_open(path, flags)
+
+    monkeypatch.setattr(files, "ON_WINDOWS", True)
+    monkeypatch.setattr(os, "open", record)
+    files.sync(tmp_path)
+    files.sync(tmp_path / "file")
+    assert opened == [(tmp_path / "file", os.O_RDWR)]

@@ -1,6 +1,7 @@
 """Runs by the clock: size, batch and rates by their rules, typed flags kept, an end that follows the speed."""
 
 import pytest
+
 from config import ModelArgs, merge_settings
 from model import count_parameters
 from runtime.errors import UserError
