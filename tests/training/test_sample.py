@@ -66,6 +66,7 @@ def test_a_run_asks_its_own_data(tmp_path: Path, train: str, kind: str) -> None:
     toy_dataset(tmp_path / "data", "toy", 60, kind)
     words = {name: value for name, value in TINY.items() if name != "prompt"}
     words |= {"train": train, "block_size": 64, "data_dir": str(tmp_path / "data")}
+    words |= {"init_from": str(tmp_path / "start")} if train == "D" else {}
     setup = resolve_run({**words, "save_checkpoint_dir": str(tmp_path / "runs")})
     assert setup.args.prompt not in ("", ModelArgs.prompt) and setup.prompt_ids
 
