@@ -105,7 +105,8 @@ class ModelArgs:
     total_iters: int | None = setting(10000, "optimization",
         "end after N optimizer steps; typed alone, epochs do not end the run", 1)
     batch_size: int = setting(64, "optimization", "rows of block_size tokens on a device at a time", 1)
-    micro_batch_size: int | None = setting(None, "optimization", "another name of batch_size", 1)
+    micro_batch_size: int | typing.Literal["auto"] | None = setting(None, "optimization",
+        "rows on a device at a time (default: batch_size, fewer where they do not fit); auto = the most that fit", 1)
     total_batch_size: int = setting(524288, "optimization", "tokens per optimizer step", 1)
     gradient_accumulation_steps: int | None = setting(None, "optimization",
         "micro-batches per step and rank (default: total_batch_size / (micro_batch_size * block_size * ranks))", 1)
@@ -154,7 +155,7 @@ class ModelArgs:
     def __post_init__(self):
         for name, rule in DERIVED_DEFAULTS.items():
             value = getattr(self, name)
-            if value is None or isinstance(value, _DerivedInt | _DerivedFloat):
+            if value in (None, "auto") or isinstance(value, _DerivedInt | _DerivedFloat):
                 derived = rule(self)
                 kind = _DerivedInt if isinstance(derived, int) else _DerivedFloat
                 object.__setattr__(self, name, kind(derived))

@@ -31,6 +31,7 @@ from runtime.launcher import exit_when_torchrun_dies, save_launch_id
 from runtime.progress import Progress
 from runtime.watchdog import StopSignal
 from training import state
+from training.memory_fit import check_capacity
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite
 from training.objectives import Objective, global_means
@@ -250,6 +251,8 @@ def plan_and_train(run: Run) -> None:
         )
     if env.is_main_process:
         print("\n".join(plan), flush=True)
+    if not finished:
+        check_capacity(run.args, env.dtype, run.steps - run.progress.step, run.capacity)
 
     if not finished and not run.args.dry_run:
         lock = contextlib.nullcontext()

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,14 +40,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def flag_options(hint: type, field: dataclasses.Field) -> dict:
-    """Return argparse's options for a field: X | None reads an X, Literal gives choices, bool --x and --no-x."""
+    """Return argparse's options for a field.
+
+    X | None reads an X, X | Literal | None also the words, Literal alone gives choices, bool --x and --no-x.
+    """
     text = field.metadata["help"]
     if field.default not in (None, ()):
         text += f" (default: {field.default})"
     options = {"help": text.replace("%", "%%")}
 
+    words: tuple[str, ...] = ()
     if type(None) in typing.get_args(hint):
-        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+        hint, *others = (t for t in typing.get_args(hint) if t is not type(None))
+        words = tuple(word for other in others for word in typing.get_args(other))
+    if words:
+        return {**options, "type": _value_or_word(hint, words), "metavar": hint.__name__.upper()}
     if typing.get_origin(hint) is typing.Literal:
         return {**options, "choices": typing.get_args(hint)}
     if hint is bool:
@@ -55,3 +62,13 @@ def flag_options(hint: type, field: dataclasses.Field) -> dict:
     if typing.get_origin(hint) is tuple:
         return {**options, "nargs": "+", "metavar": "TEXT"}
     return {**options, "type": hint, "metavar": hint.__name__.upper()}
+
+
+def _value_or_word(kind: type, words: tuple[str, ...]) -> Callable[[str], object]:
+    """Return a function that reads a value of a type, or one of the words."""
+
+    def read(text: str) -> object:
+        return text if text in words else kind(text)
+
+    read.__name__ = f"{kind.__name__} or {' or '.join(words)}"  # argparse names it in its complaint
+    return read

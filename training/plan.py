@@ -4,6 +4,7 @@ import torch
 
 from config import ModelArgs, world_size
 from model import count_parameters, flops_per_token
+from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
 from training.chunked_loss import MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
 
@@ -18,6 +19,10 @@ BYTES_PER_PARAMETER = 16
 ACTIVATION_BYTES = {torch.float32: 4}
 ACTIVATION_BYTES_16_BIT = 3
 
+# Bytes of a parameter in a checkpoint: its weight and two moments; of a matrix under Muon, which has one, fewer.
+CHECKPOINT_BYTES = 12
+SMALL_FILES = 16e6  # bytes of a checkpoint besides its tensors: tokenizer, settings, headers
+
 
 def describe(
     args: ModelArgs,
@@ -27,8 +32,9 @@ def describe(
     epochs: float,
     peak: float | None,
     compiled: bool,
+    capacity: Capacity,
 ) -> list[str]:
-    """Return the lines of the plan: model, device, tokens per step, steps, memory, time, and notes on odd settings."""
+    """Return the lines of the plan: model, device, tokens per step, steps, memory, disk, time, notes."""
     dtype = str(env.dtype).removeprefix("torch.")
     device = f"device: {env.device}, {dtype}"
     if env.device_note:
@@ -46,11 +52,27 @@ def describe(
         device,
         f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
         f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks",
-        f"steps: {steps:,} ({epochs:.2f} epochs, {steps * args.tokens_per_step:,} tokens); "
-        f"optimizer {args.optimizer}, learning rate up to {args.max_lr:g}, down to {args.min_lr:g}",
-        f"memory: about {memory_bytes(args, env.dtype) / 1e9:.1f} GB a rank; time: {time}",
+        f"steps: {steps:,} ({epochs:.2f} epochs, {steps * args.tokens_per_step:,} tokens)",
+        learning_rates(args, steps),
+        f"memory: about {gigabytes(memory_bytes(args, env.dtype))} a rank"
+        + (f" of {gigabytes(capacity.memory)}" if capacity.memory else ""),
+        f"disk: about {gigabytes(disk_bytes(args, steps))} for checkpoints of {gigabytes(capacity.disk)} free",
+        f"time: {time}",
         *notes(args, steps),
     ]
+
+
+def learning_rates(args: ModelArgs, steps: int) -> str:
+    """Return the line about optimizers, their rates and the schedule, and dropout."""
+    rates = f"AdamW up to {args.max_lr:g}, down to {args.min_lr:g}"
+    if args.optimizer == "muon":
+        final = args.muon_lr * args.min_lr / args.max_lr
+        rates = f"Muon up to {args.muon_lr:g}, down to {final:g}; {rates}"
+    end = args.lr_decay_iters if args.explicit["lr_decay_iters"] else steps
+    return (
+        f"learning rate: {rates}; {args.warmup_iters} steps of warm-up, then a cosine until step {end:,}; "
+        f"dropout {args.dropout:g}"
+    )
 
 
 def notes(args: ModelArgs, steps: int) -> list[str]:
@@ -67,7 +89,7 @@ def notes(args: ModelArgs, steps: int) -> list[str]:
             f"note: the run ends inside --warmup_iters {args.warmup_iters}: the learning rate never reaches "
             f"--max_lr {args.max_lr:g}"
         )
-    elif args.lr_decay_iters <= args.warmup_iters:
+    elif args.explicit["lr_decay_iters"] and args.lr_decay_iters <= args.warmup_iters:
         lines.append(
             f"note: --lr_decay_iters {args.lr_decay_iters} is inside --warmup_iters {args.warmup_iters}: "
             f"after the warm-up the learning rate is --min_lr {args.min_lr:g}"
@@ -79,6 +101,23 @@ def expected_seconds(args: ModelArgs, env: DistributedEnv, steps: int, peak: flo
     """Estimate the seconds of `steps` steps on devices with a peak of `peak` FLOP/s."""
     flops = steps * args.tokens_per_step * flops_per_token(args)
     return flops / (EXPECTED_MFU[env.device.type] * peak * env.world_size)
+
+
+def checkpoint_bytes(args: ModelArgs) -> float:
+    """Return the bytes of a checkpoint: weights, moments of the optimizer, small files."""
+    return CHECKPOINT_BYTES * count_parameters(args) + SMALL_FILES
+
+
+def disk_bytes(args: ModelArgs, steps: int) -> float:
+    """Return the bytes of all checkpoints on the disk at a time: those kept, the best, the one being written."""
+    saved = -(-steps // args.save_checkpoint_iter)
+    kept = saved if args.keep_checkpoints == 0 else min(saved, args.keep_checkpoints + 2)
+    return kept * checkpoint_bytes(args)
+
+
+def gigabytes(size: float) -> str:
+    """Return bytes in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:

@@ -15,12 +15,14 @@ from dataloader.loader import Loader, fixed_batches
 from dataprep.shards import SPLITS, TokenDataset
 from model import Llama
 from runtime import distributed
+from runtime.capacity import capacity_of
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 from runtime.watchdog import Watchdog
 from tokenizer import has_tokenizer
 from training import advice, parallel, plan, plots
 from training import state as training_state
+from training.memory_fit import fit_micro_batch, micro_batch_sizes, with_micro_batch
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
@@ -34,6 +36,7 @@ from training.state import TrainState
 # Settings of one start of a run, which its checkpoints do not keep.
 NOT_STORED = ("resume", "dry_run", "init_from", "preset", "device")
 COMPILE_SECONDS = 600  # a CPU run shorter than this is over before compiling has paid off
+PROBED_MEMORY = 1.5  # times the device's memory: what by estimate needs more is not tried
 TIMED_PASSES = 4  # of a micro-batch, compiled and not; the first compiles and warms up
 
 
@@ -68,6 +71,7 @@ class Run:
         """Take the hardware into account. Returns the plan, line by line."""
         self.env = env
         self.peak = distributed.peak_flops(env)
+        self.fit_memory()
         args, setup = self.args, self.setup
 
         # On CUDA compiling always pays; on a CPU a long run tries both, see compile_if_faster.
@@ -97,8 +101,25 @@ class Run:
         epochs = self.steps * args.rows_per_step / len(self.rows)
         lines += self.rows.notes
         lines += [f"adapted: {note}" for note in self.notes]
-        lines += plan.describe(args, env, self.steps, self.progress.step, epochs, self.peak, self.may_compile)
+        lines += plan.describe(
+            args, env, self.steps, self.progress.step, epochs, self.peak, self.may_compile, self.capacity
+        )
         return lines
+
+    def fit_memory(self) -> None:
+        """Choose the micro-batch by the device's memory, where it is not typed; the tokens of a step stay."""
+        self.capacity = capacity_of(self.env, self.folder)
+        typed = self.setup.typed
+        is_auto = typed.get("micro_batch_size") == "auto"
+        if not is_auto and typed.keys() & {"micro_batch_size", "batch_size", "gradient_accumulation_steps"}:
+            return
+        fitted, note = fit_micro_batch(self.args, self.env.dtype, self.capacity.memory, largest=is_auto)
+
+        # Every rank must take the same, so the one with the least memory decides.
+        sizes = distributed.gather_objects(fitted.micro_batch_size)
+        self.args = with_micro_batch(fitted, min(sizes)) if min(sizes) != fitted.micro_batch_size else fitted
+        if note:
+            self.notes.append(note)
 
     def build(self) -> None:
         """Make model, optimizers and loader, restored where the run is resumed; then compile and wrap the model."""
@@ -109,6 +130,10 @@ class Run:
             parallel.load_full_state_dict(self.model, checkpoint.read_weights(weights, self.model))
         self.model.to(env.device).train()
         self.attach_reference()
+
+        if self.setup.typed.get("micro_batch_size") == "auto" and env.device.type != "cpu":
+            self.probe_micro_batch()
+            args = self.args
 
         # Sharding replaces parameters, so it comes before the optimizers.
         sharded = parallel.parallelize(self.model, args, env, compiled=self.may_compile)
@@ -131,6 +156,26 @@ class Run:
             training_state.restore(weights, self.model, self.optimizers, self.scaler, env)
         if env.world_size > 1 and not sharded:
             self.train_model = parallel.wrap_ddp(self.train_model)
+
+    def probe_micro_batch(self) -> None:
+        """Take the largest micro-batch that the device has memory for, found by trying; the tokens of a step stay."""
+        moments = [torch.empty_like(p) for p in self.model.parameters() for _ in range(2)]  # of the optimizer
+        for size in micro_batch_sizes(self.args):
+            self.args = with_micro_batch(self.args, size)
+            if plan.memory_bytes(self.args, self.env.dtype) > PROBED_MEMORY * (
+                self.capacity.memory or math.inf
+            ):
+                continue  # far too large: not worth the time
+            try:
+                self.time_micro_batch(self.model)
+                break
+            except torch.OutOfMemoryError:
+                self.model.zero_grad(set_to_none=True)
+        del moments
+        smallest = min(distributed.gather_objects(self.args.micro_batch_size))
+        self.args = with_micro_batch(self.args, smallest)
+        if self.env.is_main_process:
+            tqdm.write(f"--micro_batch_size {smallest}: the largest that fits", sys.stderr)
 
     def attach_reference(self) -> None:
         """Give every pair of a DPO run its log-probs under the starting weights, and check the first loss."""

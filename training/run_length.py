@@ -5,7 +5,7 @@ that were not typed are adapted. Each change is a note of the plan, with its rea
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from config import ModelArgs
 
@@ -28,7 +28,7 @@ def count_steps(args: ModelArgs, rows: int, step: int = 0, rows_consumed: int = 
 
 
 def fit_to_data(
-    args: ModelArgs, typed: Collection[str], rows: int, world_size: int
+    args: ModelArgs, typed: Mapping[str, object], rows: int, world_size: int
 ) -> tuple[ModelArgs, list[str]]:
     """Return settings that fit `rows` rows an epoch, and a note for each one that was changed.
 
@@ -51,7 +51,7 @@ def fit_to_data(
 
 
 def _fit_batch(
-    args: ModelArgs, typed: Collection[str], rows: int, world_size: int, notes: list[str]
+    args: ModelArgs, typed: Mapping[str, object], rows: int, world_size: int, notes: list[str]
 ) -> ModelArgs:
     """Shrink the batch so that the epochs have MIN_STEPS steps.
 
@@ -71,9 +71,10 @@ def _fit_batch(
     return args.replace(total_batch_size=total_batch_size, gradient_accumulation_steps=None)
 
 
-def _fit_micro_batch(args: ModelArgs, typed: Collection[str], world_size: int) -> ModelArgs:
+def _fit_micro_batch(args: ModelArgs, typed: Mapping[str, object], world_size: int) -> ModelArgs:
     """Shrink the micro-batch so that micro-batches of all ranks make up --total_batch_size exactly."""
-    if {"micro_batch_size", "batch_size", "gradient_accumulation_steps"} & set(typed):
+    chosen = {name for name, value in typed.items() if value != "auto"}
+    if {"micro_batch_size", "batch_size", "gradient_accumulation_steps"} & chosen:
         return args
     rows_of_rank = max(1, args.total_batch_size // args.row_tokens // world_size)
     micro_batch_size = largest_divisor(rows_of_rank, args.micro_batch_size)

@@ -50,7 +50,7 @@ class RunSetup:
     start: Start
     continues: bool  # the run's folder is kept; a new run moves an older one of its name aside
     prompt_ids: list[int]  # of the sample that an evaluation shows; empty = no sample
-    typed: frozenset[str]  # the flags of the command line, which nothing overrides
+    typed: dict[str, object]  # the flags of the command line, which nothing overrides
 
 
 def resolve_run(cli_args: dict[str, object]) -> RunSetup:
@@ -95,8 +95,7 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     if default_prompt_remains(cli_args, start.state):
         args = args.replace(prompt=fitting_prompt(dataset, meta, tokenizer))
     prompt_ids = encode_prompt(args, stage.kind, tokenizer, is_typed="prompt" in cli_args)
-    typed = frozenset(cli_args)
-    return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids, typed)
+    return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids, cli_args)
 
 
 def choose_stage_and_dataset(cli_args: dict[str, object]) -> tuple[str, Path]:

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from toy import TINY, flags, metrics, toy_dataset
 
 import trainer
+from model import Llama
+from runtime import capacity
 from runtime.distributed import DistributedEnv
 from training.metrics import Metrics
+from training.plan import BASE_BYTES
 from training.run import NOT_STORED, Run
 from training.settings import resolve_run
 
@@ -19,7 +23,8 @@ def make_run(tmp_path: Path):
     """Return a function that sets up a run on toy data."""
 
     def make(kind: str = "text", **settings: object) -> Run:
-        toy_dataset(tmp_path / "data", f"toy-{kind}", 60, kind)
+        if not (tmp_path / "data" / f"toy-{kind}").exists():
+            toy_dataset(tmp_path / "data", f"toy-{kind}", 60, kind)
         places = {"data_dir": str(tmp_path / "data"), "save_checkpoint_dir": str(tmp_path / "runs")}
         return Run(resolve_run({**TINY, **places, "dataset": f"toy-{kind}", **settings}))
 
@@ -33,6 +38,42 @@ def test_the_plan_names_model_data_and_start(make_run, env: DistributedEnv) -> N
     assert "starting from" not in plan  # pretraining starts from random weights unless told otherwise
     instruct = "\n".join(make_run("instruct", train="S", block_size=64).attach_hardware(env))
     assert "starting from random weights (--init_from FOLDER takes a trained model)" in instruct
+
+
+def test_the_largest_micro_batch_is_found_by_trying(
+    make_run, env: DistributedEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(micro_batch_size="auto", total_batch_size=12 * 32)
+    tried = []
+
+    def time_micro_batch(self: Run, model: Llama) -> float:
+        tried.append(self.args.micro_batch_size)
+        if self.args.micro_batch_size > 4:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(Run, "time_micro_batch", time_micro_batch)
+    lines = run.attach_hardware(env)
+    assert run.args.micro_batch_size == 12 and any("the largest that fits" in line for line in lines)
+    run.build()
+    assert not tried  # a CPU would be killed: there the estimate decides
+    run.probe_micro_batch()
+    assert tried == [12, 6, 4] and run.args.micro_batch_size == 4
+    assert run.args.tokens_per_step == 12 * 32
+
+
+def test_little_memory_shrinks_the_micro_batch_that_is_not_typed(
+    make_run, env: DistributedEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "cpu_memory", lambda: 1.001 * BASE_BYTES)
+    run = make_run()
+    del run.setup.typed["batch_size"]
+    plan = run.attach_hardware(env)
+    assert run.args.micro_batch_size == 1 and run.args.tokens_per_step == 256
+    assert any(line.startswith("adapted: --micro_batch_size 1 instead of 8") for line in plan)
+    typed = make_run()
+    typed.attach_hardware(env)
+    assert typed.args.micro_batch_size == 8
 
 
 def test_checkpoints_do_not_keep_what_belongs_to_one_start(make_run, env: DistributedEnv) -> None:

@@ -10,7 +10,7 @@ FINEWEB = 5_000_000  # rows of 512 tokens
 
 def fit(rows: int, world_size: int = 1, **typed: object) -> tuple[ModelArgs, list[str]]:
     """Return the settings of a command line, fitted to `rows` rows an epoch."""
-    return fit_to_data(ModelArgs(**merge_settings(typed)), typed.keys(), rows, world_size)
+    return fit_to_data(ModelArgs(**merge_settings(typed)), typed, rows, world_size)
 
 
 @pytest.mark.parametrize(
