@@ -45,23 +45,37 @@ def overfitting(rows: Sequence[dict], beta: float) -> str:
 
 
 def divergence(rows: Sequence[dict], beta: float) -> str:
-    """Return advice where the training loss is not below that of the start, or has lost much of its fall."""
+    """Return advice where the loss is not below that of the start, or has lost much of its fall."""
     losses = _train_means(rows, "loss")
     if not losses:
         return ""
+    first = next(row for row in rows if row["split"] == "train")
+    if "accuracy" in first:
+        return _worse_than_the_reference(rows, first["loss"])
 
     start, lowest, last = losses[0], min(losses), losses[-1]
     if last > 1.1 * lowest and last - lowest > FALL_LOST * (start - lowest):
         return f"the training loss rose from {lowest:.4f} to {last:.4f}: try a lower --max_lr or more --warmup_iters"
-
-    # A careful alignment may hardly lower its loss; pretraining and fine-tuning do.
-    first_row = next(row for row in rows if row["split"] == "train")
-    if "accuracy" not in first_row and last > NOT_FALLEN * first_row["loss"]:
+    if last > NOT_FALLEN * first["loss"]:
         return (
-            f"the training loss has not fallen ({first_row['loss']:.4f} in the first step, {last:.4f} now): try a "
+            f"the training loss has not fallen ({first['loss']:.4f} in the first step, {last:.4f} now): try a "
             "lower --max_lr, or more steps"
         )
     return ""
+
+
+def _worse_than_the_reference(rows: Sequence[dict], first_loss: float) -> str:
+    """Return advice where DPO's validation loss is above that of its start, the reference.
+
+    The training loss of a few pairs varies too much from step to step.
+    """
+    validation_losses = [row["loss"] for row in rows if row["split"] == "val"]
+    if not validation_losses or validation_losses[-1] < 1.1 * first_loss:
+        return ""
+    return (
+        f"the validation loss ({validation_losses[-1]:.4f}) is above that of the start ({first_loss:.4f}): try a lower "
+        "--max_lr or fewer steps"
+    )
 
 
 def falling_chosen(rows: Sequence[dict], beta: float) -> str:

@@ -110,6 +110,15 @@ def test_alignment(changes: dict[str, Curve], rule: str) -> None:
         assert "--beta" in advice_on(rows, 0.1)[rule]
 
 
+@pytest.mark.parametrize("loss, fires", [(0.2, False), (0.7, False), (0.9, True)])
+def test_an_alignment_is_compared_with_its_reference(loss: float, fires: bool) -> None:
+    rows = preference_rows()
+    for row in rows[50:]:
+        row["loss"] = row["step"] % 7 * 0.2  # the training loss of a few pairs varies
+    rows.append({"step": 100, "split": "val", "loss": loss, "whole": True})
+    assert rules(rows) == (["divergence"] if fires else [])
+
+
 def test_a_few_pairs_show_no_collapse() -> None:
     rows = preference_rows(accuracy=lambda x: 0.9 - 0.4 * x)
     assert rules([{**row, "count": 1} for row in rows]) == []

@@ -8,7 +8,13 @@ from toy import TINY, toy_dataset, write_rows
 from config import ModelArgs
 from dataprep.shards import TokenDataset, read_meta
 from tokenizer import load_tokenizer
-from training.sample import MAX_QUESTION, default_prompt_remains, first_question, first_words
+from training.sample import (
+    MAX_QUESTION,
+    default_prompt_remains,
+    first_question,
+    first_words,
+    fitting_prompt,
+)
 from training.settings import resolve_run
 
 ANSWER = {"role": "assistant", "content": "Yes."}
@@ -61,14 +67,23 @@ def test_what_was_chosen_stays() -> None:
     assert not default_prompt_remains({}, {"args": {}})
 
 
-@pytest.mark.parametrize("train, kind", [("P", "text"), ("S", "instruct"), ("D", "preference")])
-def test_a_run_asks_its_own_data(tmp_path: Path, train: str, kind: str) -> None:
-    toy_dataset(tmp_path / "data", "toy", 60, kind)
-    words = {name: value for name, value in TINY.items() if name != "prompt"}
-    words |= {"train": train, "block_size": 64, "data_dir": str(tmp_path / "data")}
-    setup = resolve_run({**words, "save_checkpoint_dir": str(tmp_path / "runs")})
-    assert setup.args.prompt not in ("", ModelArgs.prompt) and setup.prompt_ids
+@pytest.mark.parametrize("kind", ["text", "instruct", "preference"])
+def test_the_prompt_is_of_the_data(tmp_path: Path, kind: str) -> None:
+    folder = toy_dataset(tmp_path, "toy", 60, kind)
+    meta = read_meta(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    prompt = fitting_prompt(folder, meta, tokenizer)
+    assert prompt not in ("", ModelArgs.prompt)
 
-    documents = TokenDataset(tmp_path / "data" / "toy", "val", setup.meta)
-    texts = [setup.tokenizer.decode(documents.document(n)[0]) for n in range(documents.documents)]
-    assert any(setup.args.prompt in text for text in texts)
+    documents = TokenDataset(folder, "val", meta)
+    texts = [tokenizer.decode(documents.document(number)[0]) for number in range(documents.documents)]
+    assert any(prompt in text for text in texts)
+
+
+def test_a_run_keeps_the_prompt_in_its_settings(tmp_path: Path) -> None:
+    toy_dataset(tmp_path / "data", "toy", 60, "instruct")
+    words = {name: value for name, value in TINY.items() if name != "prompt"}
+    words |= {"train": "S", "block_size": 64, "data_dir": str(tmp_path / "data")}
+    setup = resolve_run({**words, "save_checkpoint_dir": str(tmp_path / "runs")})
+    assert setup.args.prompt.startswith("Say ")
+    assert setup.prompt_ids == setup.tokenizer.render([{"role": "user", "content": setup.args.prompt}])[0]
