@@ -97,7 +97,7 @@ class Fitting:
         steps = max(1, int((1 - OVERHEAD) * left / seconds))
         note = f"{steps:,} steps: one took {seconds:.3g} s, and --budget {self.args.budget} ends the run"
 
-        # Size and batch were chosen for so many repetitions of the data at most.
+        # Size and batch were chosen for at most this number of repetitions of the data.
         most = steps
         if self.args.train == "P" and not budget.SIZE_FLAGS & self.setup.typed.keys():
             most = max(1, budget.MAX_EPOCHS * len(self.rows) // self.args.rows_per_step)
