@@ -7,10 +7,14 @@ that were not typed are adapted. Each change is a note of the plan, with its rea
 import math
 from collections.abc import Mapping
 
-from config import ModelArgs
+from config import STAGE_DEFAULTS, ModelArgs
+from model import count_parameters
 
 MIN_STEPS = 200  # fewer optimizer steps teach a model next to nothing, whatever the data
 BUDGET_EVALUATIONS = 10  # of a run with a --budget
+BY_HEART = 2  # times as many epochs as MIN_STEPS asks for, where a few answers are learned by heart
+RATE_PARAMETERS = 48e6  # of the model that the default rates of S and D are for: that of the default settings
+RATE_EXPONENT = 0.713  # of the parameters in the Step Law, arXiv 2503.04715
 WARMUP_SHARE = 10  # the warm-up takes at most a tenth of the steps
 
 
@@ -41,8 +45,8 @@ def fit_to_data(
         args = _fit_batch(args, typed, rows, world_size, notes)
     args = _fit_micro_batch(args, typed, world_size)
     if not {"epochs", "total_iters", "budget"} & set(typed):
-        args = _fit_epochs(args, rows, notes)
-    return args, notes
+        args = _fit_epochs(args, typed, rows, notes)
+    return _fit_rate(args, typed, notes), notes
 
 
 def fit_schedule(args: ModelArgs, typed: Mapping[str, object], steps: int) -> tuple[ModelArgs, list[str]]:
@@ -78,8 +82,8 @@ def _fit_batch(
 
     total_batch_size = fitting * args.row_tokens
     notes.append(
-        f"--total_batch_size {total_batch_size} instead of {args.total_batch_size}: {epochs} epochs of {rows:,} rows "
-        f"then have {max(1, epochs * rows // fitting):,} steps"
+        f"--total_batch_size {total_batch_size} instead of {args.total_batch_size}: --epochs {epochs} of {rows:,} rows "
+        f"then has {max(1, epochs * rows // fitting):,} steps"
     )
     return args.replace(total_batch_size=total_batch_size, gradient_accumulation_steps=None)
 
@@ -96,16 +100,40 @@ def _fit_micro_batch(args: ModelArgs, typed: Mapping[str, object], world_size: i
     return args.replace(micro_batch_size=micro_batch_size, gradient_accumulation_steps=None)
 
 
-def _fit_epochs(args: ModelArgs, rows: int, notes: list[str]) -> ModelArgs:
-    """Raise the epochs so that the run has MIN_STEPS steps, or the fewer that --total_iters allows."""
+def _fit_epochs(args: ModelArgs, typed: Mapping[str, object], rows: int, notes: list[str]) -> ModelArgs:
+    """Raise the epochs so that the run has MIN_STEPS steps, or the fewer that --total_iters allows.
+
+    A few answers are learned by heart: without dropout, and twice as often.
+    """
     wanted = min(MIN_STEPS, args.total_iters or MIN_STEPS)
     epochs = math.ceil(wanted * args.rows_per_step / rows)
     if epochs <= args.epochs:
         return args
-    notes.append(
-        f"--epochs {epochs} instead of {args.epochs}: {wanted} steps, so that the few rows are learned by heart"
-    )
+    if args.train != "S":
+        notes.append(f"--epochs {epochs} instead of {args.epochs}: for {wanted} steps on few rows")
+        return args.replace(epochs=epochs)
+
+    epochs *= BY_HEART
+    notes.append(f"--epochs {epochs} instead of {args.epochs}: so that the few rows are learned by heart")
+    for name in ("dropout", "attn_dropout"):
+        if name not in typed and getattr(args, name):
+            notes.append(f"--{name} 0 instead of {getattr(args, name)}: the same")
+            args = args.replace(**{name: 0.0})
     return args.replace(epochs=epochs)
+
+
+def _fit_rate(args: ModelArgs, typed: Mapping[str, object], notes: list[str]) -> ModelArgs:
+    """Raise the default learning rate of S and D for a small model, by the exponent of the Step Law."""
+    default = STAGE_DEFAULTS[args.train].get("max_lr")
+    parameters = count_parameters(args)
+    if "max_lr" in typed or args.max_lr != default or parameters >= RATE_PARAMETERS:
+        return args
+    max_lr = float(f"{default * (RATE_PARAMETERS / parameters) ** RATE_EXPONENT:.1g}")
+    notes.append(
+        f"--max_lr {max_lr:g} instead of {default:g}: a model of {parameters / 1e6:.1f}M parameters wants a larger "
+        "rate (arXiv 2503.04715)"
+    )
+    return args.replace(max_lr=max_lr)
 
 
 def largest_divisor(number: int, limit: int) -> int:

@@ -60,8 +60,8 @@ def test_the_batch_shrinks_before_the_epochs_grow() -> None:
     assert "--total_batch_size 6656 instead of 524288" in notes[0]
 
     args, notes = fit(5, train="S")
-    assert args.rows_per_step == 1 and args.epochs == 40
-    assert any("--epochs 40 instead of 3" in note for note in notes)
+    assert args.rows_per_step == 1 and args.epochs == 80 and args.dropout == args.attn_dropout == 0
+    assert any("--epochs 80 instead of 3" in note for note in notes)
 
 
 def test_epochs_do_not_grow_where_a_limit_was_typed() -> None:
@@ -103,3 +103,17 @@ def test_a_resumed_run_counts_on_from_where_it_stands() -> None:
 
 def test_largest_divisor() -> None:
     assert [largest_divisor(12, limit) for limit in (1, 5, 7, 12, 99)] == [1, 4, 6, 12, 12]
+
+
+def test_small_models_are_tuned_with_larger_rates() -> None:
+    small = {"embeddings_dims": 128, "no_of_decoder_layers": 4, "no_of_heads": 4, "vocab_size": 2048}
+    args, notes = fit(FINEWEB, train="S", **small)
+    assert args.max_lr == 3e-3 and any(note.startswith("--max_lr 0.003 instead of 0.0002") for note in notes)
+    assert args.min_lr == pytest.approx(3e-4)
+    assert fit(FINEWEB, train="D", **small)[0].max_lr == 3e-5
+    for typed in ({"train": "S", "max_lr": 1e-4, **small}, {"train": "S"}, {"train": "P", **small}):
+        args, notes = fit(FINEWEB, **typed)
+        assert args.max_lr == typed.get("max_lr", ModelArgs(**merge_settings(typed)).max_lr)
+        assert not any("--max_lr" in note for note in notes)
+    preset = fit(FINEWEB, preset="stories-instruct", vocab_size=2048)[0]
+    assert preset.max_lr == merge_settings({"preset": "stories-instruct"})["max_lr"]
