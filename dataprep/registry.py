@@ -37,9 +37,7 @@ UNITS = 100  # about as many for each dataset, within the sizes below
 MIN_UNIT_BYTES = 1 << 20
 MAX_UNIT_BYTES = 32 << 20
 STORY_VOCABULARY = 2048
-TOKENIZER_STORIES = (
-    10_000  # stories that their tokenizer is trained on, with half as many questions and answers
-)
+TOKENIZER_STORIES = 4_000  # for their tokenizer, with half as many questions and answers
 SAMPLE_ROWS = 100  # rows of each split whose hash identifies the story world's words
 
 
@@ -138,9 +136,9 @@ class StorySet:
 
 
 STORIES = {
-    "stories": StorySet("text", _text_at, {"train": 30_000, "val": 2_000}, 800),
-    "stories_instruct": StorySet("instruct", conversation_at, {"train": 34_000, "val": 1_000}, 400),
-    "stories_preference": StorySet("preference", preference_at, {"train": 4_000, "val": 400}, 1300),
+    "stories": StorySet("text", _text_at, {"train": 8_000, "val": 400}, 800),
+    "stories_instruct": StorySet("instruct", conversation_at, {"train": 18_000, "val": 400}, 400),
+    "stories_preference": StorySet("preference", preference_at, {"train": 2_400, "val": 400}, 1300),
 }
 
 
