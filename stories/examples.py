@@ -57,7 +57,7 @@ CONVERSATION_WEIGHTS = {
     "what": 2,
     "want": 2,
     "helper": 5,
-    "end": 3,
+    "end": 5,
     "lesson": 2,
 }
 
