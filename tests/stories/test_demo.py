@@ -1,12 +1,16 @@
 """Demonstration: its prompts are of the story world's own kinds, and the replies are the model's."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from runtime.errors import UserError
+from config import ModelArgs
+from generation.chat import ChatModel
+from model import Llama
 from stories import demo
 from stories.task_tables import GROUPS, OPPOSITES
+from tokenizer import byte_level
 
 
 def test_prompts_are_of_the_story_world() -> None:
@@ -18,6 +22,13 @@ def test_prompts_are_of_the_story_world() -> None:
     assert sum(word in animals for word in re.findall(r"\w+", listed)) == 2
 
 
-def test_the_model_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="no-such-run"):
-        demo.demonstrate("no-such-run", "cpu", None)
+def test_the_model_is_run(tiny: ModelArgs, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_level()
+    model = Llama(tiny.replace(vocab_size=320, block_size=600)).eval()
+    monkeypatch.setattr(demo, "find_model", Path)
+    monkeypatch.setattr(demo, "load_chat_model", lambda folder: ChatModel(model, tokenizer, "D"))
+    monkeypatch.setattr(demo, "STORY_TOKENS", 20)
+    text = demo.demonstrate("run", "cpu", None)
+    assert all(f"> {prompt}" in text for prompt in demo.PROMPTS)
+    assert text == demo.demonstrate("run", "cpu", None)
+    assert " ".join(text.splitlines()[-2:]) in demo.SCOPE
