@@ -14,8 +14,7 @@ from pathlib import Path
 
 from dataprep.sources import FileRange, HubDataset, hub_ranges, local_ranges
 from runtime.errors import UserError
-from stories.examples import conversation_at, instruction_at, preference_at
-from stories.world import story_at
+from stories.examples import conversation_at, instruction_at, preference_at, text_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
 HUB = {
@@ -122,7 +121,7 @@ def file_source(name: str, kind: str, paths: list[str]) -> Source:
 
 
 def _text_at(split: str, index: int, seed: int) -> dict:
-    return {"text": story_at(split, index, seed)[1]}
+    return {"text": text_at(split, index, seed)}
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def story_rows(file_range: FileRange, seed: int) -> Iterator[tuple[dict, str]]:
 
 def story_tokenizer(seed: int) -> Tokenizer:
     """Train a BPE on stories, and on questions and answers with the template's headings, which get short then."""
-    stories = (story_at("train", n, seed)[1] for n in range(TOKENIZER_STORIES))
+    stories = (text_at("train", n, seed) for n in range(TOKENIZER_STORIES))
     rows = (instruction_at("train", n, seed) for n in range(TOKENIZER_STORIES // 2))
     conversations = (
         HEADINGS["user"]

@@ -29,7 +29,7 @@ from stories.tasks import (
     story_task,
     table_lines,
 )
-from stories.world import Tale, capital, words_of
+from stories.world import Tale, capital, story_at, words_of
 from stories.world_tables import BOYS, GIRLS
 from tokenizer import instruction_text
 
@@ -38,6 +38,11 @@ FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 3, "wrong": 2}
 
 # Share of unkind endings among the stories to imitate. Text by people is not all kind either; preferences undo it.
 UNKIND_SHARE = 0.2
+
+# Texts to pretrain on: this share of the stories is followed by questions, about them and about something else.
+QUIZ_SHARE = 0.7
+QUIZ_QUESTIONS = 4
+QUIZ_UNRELATED = 2
 
 # Conversations: several questions about one story. The other rows of conversation_at begin with any task.
 TASK_SHARE = 0.78
@@ -63,6 +68,19 @@ CONVERSATION_WEIGHTS = {
 
 OTHER_CHARACTER_SHARE = 0.5  # of the stories off the subject; the others are about another object
 HOLE_WORDS = 6  # missing words in mid-sentence; with those around them, about a sentence is missing
+
+
+def text_at(split: str, index: int, seed: int = 0) -> str:
+    """Return a story to pretrain on, often followed by questions and their answers, as in a reading book."""
+    tale, text = story_at(split, index, seed)
+    rng = random.Random(f"{seed}/{split}/{index}/text")
+    if rng.random() >= QUIZ_SHARE:
+        return text
+
+    kinds = _draw_questions(tale, QUIZ_QUESTIONS, rng)
+    kinds += [draw_weighted(UNRELATED, rng) for _ in range(QUIZ_UNRELATED)]
+    tasks = [follow_up(kind, None, tale, split, rng) for kind in kinds]
+    return "\n\n".join([text, *(f"{task.instruction}\n{task.output}" for task in tasks)])
 
 
 def instruction_at(split: str, index: int, seed: int = 0) -> dict[str, str]:
