@@ -11,10 +11,14 @@ from stories import examples
 from stories.examples import (
     CONVERSATION_WORDS,
     FLAWS,
+    QUIZ_QUESTIONS,
+    QUIZ_SHARE,
+    QUIZ_UNRELATED,
     UNKIND_SHARE,
     conversation_at,
     instruction_at,
     preference_at,
+    text_at,
 )
 from stories.tasks import MAX_WORDS, complete, names, repetition, story_task, task_at, unkind
 from stories.world import story_at
@@ -39,6 +43,20 @@ def pairs() -> dict[str, list[tuple[str, str, str]]]:
 def test_a_row_depends_only_on_seed_split_and_index() -> None:
     assert instruction_at("train", 3) == instruction_at("train", 3) != instruction_at("train", 3, seed=1)
     assert preference_at("val", 5, 2) == preference_at("val", 5, 2) != preference_at("val", 6, 2)
+
+
+def test_a_text_is_a_story_and_often_questions_about_it() -> None:
+    texts = [text_at("train", index) for index in range(400)]
+    assert texts == [text_at("train", index) for index in range(400)]
+    stories = [story_at("train", index)[1] for index in range(400)]
+    assert all(text.startswith(story) for text, story in zip(texts, stories, strict=True))
+    with_questions = [text[len(story) :] for text, story in zip(texts, stories, strict=True) if text != story]
+    assert len(with_questions) == pytest.approx(QUIZ_SHARE * len(texts), rel=0.15)
+    for questions in with_questions:
+        blocks = questions.strip().split("\n\n")
+        assert len(blocks) == QUIZ_QUESTIONS + QUIZ_UNRELATED
+        assert all(block.endswith(".") and block.count("\n") == 1 for block in blocks)
+    assert not any(unkind(text) for text in texts)
 
 
 def test_some_stories_to_imitate_end_unkindly_and_nothing_else_does() -> None:
