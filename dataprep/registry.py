@@ -135,8 +135,8 @@ class StorySet:
 
 
 STORIES = {
-    "stories": StorySet("text", _text_at, {"train": 8_000, "val": 400}, 800),
-    "stories_instruct": StorySet("instruct", conversation_at, {"train": 14_000, "val": 400}, 400),
+    "stories": StorySet("text", _text_at, {"train": 6_000, "val": 400}, 800),
+    "stories_instruct": StorySet("instruct", conversation_at, {"train": 18_500, "val": 400}, 400),
     "stories_preference": StorySet("preference", preference_at, {"train": 1_800, "val": 240}, 1300),
 }
 

@@ -16,7 +16,7 @@ PROMPTS = (
     "Write a story about a fox who wants to fly a kite.",
     "Tell me a story about Tom and a bell.",
     "What is the opposite of wet?",
-    "Anna has two apples and gets three more. How many apples is that?",
+    "Anna has two hats and gets three more. How many hats is that?",
     "Which of these are animals: bear, soup, duck and hat?",
 )
 SCOPE = (
