@@ -242,7 +242,7 @@ PRESETS: dict[str, dict[str, object]] = {
     # epochs: as many as leave the batch as it is (training/run_length.py); total_iters ends the run in the first.
     "stories-preference": dict(
         train="D", dataset="stories_preference", batch_size=4, total_batch_size=5120, compile=False,
-        max_lr=2e-4, beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=14, epochs=3, total_iters=140,
+        max_lr=1e-4, beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=14, epochs=3, total_iters=140,
         eval_iters=70, eval_check=8, save_checkpoint_iter=70, max_length=220,
         prompt="Write a story about Tom and a bell.",
     ),

@@ -385,14 +385,13 @@ def main() -> None:
         scores = [evaluate_model(name, command, env) for name in command.models]
         samples = ""
         if command.num_samples and not command.json:
-            samples = "\n" + side_by_side(
-                command.models, command.num_samples, args.seed, env
-            )  # all ranks take part
+            # All ranks take part.
+            samples = side_by_side(command.models, command.num_samples, args.seed, env)
         if env.is_main_process:
             if command.json:
                 print(json.dumps(scores[0] if len(scores) == 1 else {"models": scores}))
             else:
-                print(table(scores) + samples)
+                print(table(scores), samples, sep="\n")
     finally:
         distributed.shutdown()
 
