@@ -235,24 +235,26 @@ PRESETS: dict[str, dict[str, object]] = {
         embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
         batch_size=32, dropout=0.0, attn_dropout=0.0,
     ),
-    # the quickstart: some minutes on two CPU cores, all three together
+    # the quickstart: some minutes on two CPU cores, all three together; too short to gain from compiling
     "stories": dict(
         dataset="stories", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2,
-        block_size=320, batch_size=6, total_batch_size=3840, dropout=0.0, attn_dropout=0.0,
+        block_size=320, batch_size=8, total_batch_size=2560, dropout=0.0, attn_dropout=0.0, compile=False,
         optimizer="muon", max_lr=2e-2, muon_lr=0.03, muon_momentum=0.8, warmup_iters=30,
-        total_iters=440, eval_iters=220, eval_check=12, save_checkpoint_iter=220, max_length=150,
+        total_iters=400, eval_iters=200, eval_check=6, save_checkpoint_iter=200, max_length=150,
     ),
     "stories-instruct": dict(
-        train="S", dataset="stories_instruct", batch_size=12, total_batch_size=3840, dropout=0.0,
-        attn_dropout=0.0, optimizer="muon", max_lr=2e-2, muon_lr=0.02, muon_momentum=0.8, warmup_iters=30,
-        total_iters=1040, eval_iters=260, eval_check=10, save_checkpoint_iter=260, max_length=220,
-        prompt="Write a story about Tom and a bell.",
+        train="S", dataset="stories_instruct", batch_size=8, total_batch_size=2560, dropout=0.0,
+        attn_dropout=0.0, compile=False, optimizer="muon", max_lr=2e-2, muon_lr=0.02, muon_momentum=0.8,
+        warmup_iters=30, total_iters=840, eval_iters=280, eval_check=6, save_checkpoint_iter=280,
+        max_length=220, prompt="Write a story about Tom and a bell.",
     ),
     # beta_2: Adam's second moments keep the first steps, or learned pairs would move weights as much as new ones.
+    # epochs: as many as leave the batch as it is (training/run_length.py); total_iters ends the run in the first.
     "stories-preference": dict(
-        train="D", dataset="stories_preference", batch_size=3, total_batch_size=7680, max_lr=1e-4,
-        beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=10, total_iters=150, eval_iters=30,
-        eval_check=10, save_checkpoint_iter=75, max_length=220, prompt="Write a story about Tom and a bell.",
+        train="D", dataset="stories_preference", batch_size=4, total_batch_size=5120, compile=False,
+        max_lr=1e-4, beta_2=0.999, clip=0.0, beta=3.0, warmup_iters=14, epochs=3, total_iters=140,
+        eval_iters=70, eval_check=8, save_checkpoint_iter=70, max_length=220,
+        prompt="Write a story about Tom and a bell.",
     ),
     # one text of 0.1 to 20 MB with a BPE of its own, 1 to 2M parameters: some minutes on two CPU cores
     "book": dict(

@@ -388,13 +388,15 @@ def main() -> None:
     env = distributed.init(args.device, args.dtype)
     try:
         scores = [evaluate_model(name, command, env) for name in command.models]
+        samples = ""
+        if command.num_samples and not command.json:
+            # All ranks take part.
+            samples = side_by_side(command.models, command.num_samples, args.seed, env)
         if env.is_main_process:
             if command.json:
                 print(json.dumps(scores[0] if len(scores) == 1 else {"models": scores}))
             else:
-                print(table(scores))
-                if command.num_samples:
-                    print(side_by_side(command.models, command.num_samples, args.seed, env))
+                print(table(scores), samples, sep="\n")
     finally:
         distributed.shutdown()
 

@@ -213,7 +213,13 @@ def stored_tokenizer(data_dir: Path, source: Source, name: str) -> Tokenizer | N
 
 def _is_complete(target: Path, config: PrepConfig) -> bool:
     """Return True if a dataset was prepared with this config and its files are undamaged."""
-    if not (target / "meta.json").is_file() or _read_config(target) != config.to_json():
+    if not (target / "meta.json").is_file():
+        return False
+    if _read_config(target) != config.to_json():
+        print(
+            f"{target} was prepared with other settings or by an older version: preparing it again. Runs that were "
+            "trained on it cannot be resumed: remove them, or give a new run its own --run_name"
+        )
         return False
     try:
         verify_dataset(target)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from dataprep.sources import FileRange, HubDataset, hub_ranges, local_ranges
 from runtime.errors import UserError
-from stories.examples import conversation_at, instruction_at, preference_at
-from stories.world import story_at
+from stories.examples import conversation_at, instruction_at, preference_at, text_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
 HUB = {
@@ -37,9 +36,7 @@ UNITS = 100  # about as many for each dataset, within the sizes below
 MIN_UNIT_BYTES = 1 << 20
 MAX_UNIT_BYTES = 32 << 20
 STORY_VOCABULARY = 2048
-TOKENIZER_STORIES = (
-    10_000  # stories that their tokenizer is trained on, with half as many questions and answers
-)
+TOKENIZER_STORIES = 4_000  # for their tokenizer, with half as many questions and answers
 SAMPLE_ROWS = 100  # rows of each split whose hash identifies the story world's words
 
 
@@ -124,7 +121,7 @@ def file_source(name: str, kind: str, paths: list[str]) -> Source:
 
 
 def _text_at(split: str, index: int, seed: int) -> dict:
-    return {"text": story_at(split, index, seed)[1]}
+    return {"text": text_at(split, index, seed)}
 
 
 @dataclass(frozen=True)
@@ -138,9 +135,9 @@ class StorySet:
 
 
 STORIES = {
-    "stories": StorySet("text", _text_at, {"train": 30_000, "val": 2_000}, 800),
-    "stories_instruct": StorySet("instruct", conversation_at, {"train": 34_000, "val": 1_000}, 400),
-    "stories_preference": StorySet("preference", preference_at, {"train": 4_000, "val": 400}, 1300),
+    "stories": StorySet("text", _text_at, {"train": 6_000, "val": 400}, 800),
+    "stories_instruct": StorySet("instruct", conversation_at, {"train": 18_500, "val": 400}, 400),
+    "stories_preference": StorySet("preference", preference_at, {"train": 1_800, "val": 240}, 1300),
 }
 
 
@@ -181,7 +178,7 @@ def story_rows(file_range: FileRange, seed: int) -> Iterator[tuple[dict, str]]:
 
 def story_tokenizer(seed: int) -> Tokenizer:
     """Train a BPE on stories, and on questions and answers with the template's headings, which get short then."""
-    stories = (story_at("train", n, seed)[1] for n in range(TOKENIZER_STORIES))
+    stories = (text_at("train", n, seed) for n in range(TOKENIZER_STORIES))
     rows = (instruction_at("train", n, seed) for n in range(TOKENIZER_STORIES // 2))
     conversations = (
         HEADINGS["user"]

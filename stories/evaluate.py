@@ -2,14 +2,29 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch.distributed as dist
+
 from generation.generate import GREEDY, UNCHANGED, SamplingParams, generate_batch
 from model import Llama
+from runtime.distributed import gather_objects
 from runtime.errors import UserError
 from runtime.progress import track
-from stories.tasks import QUESTIONS, STORIES, Task, complete, names, repetition, task_at, unkind
-from tokenizer import Tokenizer, instruction_text
+from stories.tasks import (
+    QUESTIONS,
+    STORIES,
+    UNRELATED,
+    Task,
+    complete,
+    names,
+    repetition,
+    second_turn_at,
+    task_at,
+    unkind,
+)
+from tokenizer import Tokenizer
 
-BATCH = 32  # prompts that are generated for together
+BATCH = 60  # prompts that are generated for together
+SECOND_TURN_SHARE = 2  # one second turn for this many questions
 
 # The most new tokens; all answers and stories of the story world have fewer.
 ANSWER_TOKENS = 24
@@ -24,13 +39,17 @@ def story_suite(
     seed: int = 0,
     temperature: float = 0.7,
 ) -> dict[str, float]:
-    """Return the measures of question_scores and story_scores on held-out tasks.
+    """Return the measures of question_scores, second_turn_scores and story_scores on held-out tasks.
 
     Answers are greedy; stories are sampled at this temperature and seed.
     """
     question_tasks = held_out(tuple(QUESTIONS), questions, seed)
     replies = answers(model, tokenizer, question_tasks, ANSWER_TOKENS, GREEDY)
     scores = question_scores(question_tasks, [text for text, _ in replies])
+
+    second_turns = held_out_second_turns(questions // SECOND_TURN_SHARE, seed)
+    replies = answers(model, tokenizer, second_turns, ANSWER_TOKENS, GREEDY)
+    scores |= second_turn_scores(second_turns, [text for text, _ in replies])
 
     story_tasks = held_out(tuple(STORIES), stories, seed)
     params = SamplingParams(temperature=temperature, seed=seed)
@@ -48,6 +67,23 @@ def question_scores(tasks: Sequence[Task], texts: Sequence[str]) -> dict[str, fl
             hit for task, hit in zip(tasks, hits, strict=True) if task.kind == kind
         )
     return scores
+
+
+def second_turn_scores(tasks: Sequence[Task], texts: Sequence[str]) -> dict[str, float]:
+    """Return "exact_second_turn": the share of texts equal to the expected answer, in a turn after a story.
+
+    Half of the questions are about the story ("exact_second_turn_story"), half are about something else
+    ("exact_second_turn_other").
+    """
+    hits = [task.output == text for task, text in zip(tasks, texts, strict=True)]
+    about_something_else = [task.kind in UNRELATED for task in tasks]
+    story_hits = [hit for hit, other in zip(hits, about_something_else, strict=True) if not other]
+    other_hits = [hit for hit, other in zip(hits, about_something_else, strict=True) if other]
+    return {
+        "exact_second_turn": mean(hits),
+        "exact_second_turn_story": mean(story_hits),
+        "exact_second_turn_other": mean(other_hits),
+    }
 
 
 def story_scores(tasks: Sequence[Task], replies: Sequence[tuple[str, bool]]) -> dict[str, float]:
@@ -82,6 +118,11 @@ def held_out(kinds: Sequence[str], count: int, seed: int) -> list[Task]:
     return [task_at("val", index, seed, kinds[index % len(kinds)]) for index in range(count)]
 
 
+def held_out_second_turns(count: int, seed: int) -> list[Task]:
+    """Return questions after a held-out story, in turn about the story and about something else."""
+    return [second_turn_at("val", index // 2, seed, about_story=index % 2 == 0) for index in range(count)]
+
+
 def answers(
     model: Llama,
     tokenizer: Tokenizer,
@@ -90,6 +131,8 @@ def answers(
     params: SamplingParams = UNCHANGED,
 ) -> Iterator[tuple[str, bool]]:
     """Yield (the model's response, ended by the model) for each task; prompts of like length share a batch.
+
+    The ranks share the batches, and each yields all responses, the same on any number of ranks.
 
     Raises UserError where a task does not fit the model's context.
     """
@@ -103,9 +146,14 @@ def answers(
         )
 
     by_length = sorted(range(len(tasks)), key=lambda index: len(prompts[index]))
+    rank = 0
+    world_size = 1
+    if dist.is_initialized():
+        rank = dist.get_rank()
+        world_size = dist.get_world_size()
+    batches = [by_length[first : first + BATCH] for first in range(0, len(by_length), BATCH)]
     replies: dict[int, tuple[str, bool]] = {}
-    for first in track(range(0, len(by_length), BATCH), "answering", "batches"):
-        indices = by_length[first : first + BATCH]
+    for indices in track(batches[rank::world_size], "answering", "batches", enabled=rank == 0):
         batch = [prompts[index] for index in indices]
         columns = list(generate_batch(model, batch, max_new_tokens, tokenizer.eos_id, params))
 
@@ -115,14 +163,16 @@ def answers(
             output_ids = [column[row] for column in columns if column[row] is not None]
             replies[index] = (tokenizer.decode(output_ids).strip(), len(output_ids) < room)
 
+    for replies_of_rank in gather_objects(replies):
+        replies |= replies_of_rank
     for index in range(len(tasks)):
         yield replies[index]
 
 
 def _prompt_ids(tokenizer: Tokenizer, task: Task) -> list[int]:
     """Return the token ids of a task as a conversation that the model continues."""
-    content = instruction_text(task.instruction, task.input)
-    ids, _ = tokenizer.render([{"role": "user", "content": content}])
+    *messages, _ = task.turns  # all but the expected answer
+    ids, _ = tokenizer.render(messages)
     return ids
 
 

@@ -18,24 +18,23 @@ from dataclasses import replace
 
 from stories.task_tables import UNKIND_DEEDS, UNKIND_WORDS
 from stories.tasks import (
-    ANSWERS,
-    HELPING_PLOTS,
     KINDS,
     MAX_WORDS,
     QUESTIONS,
     SENTENCE_GAP,
     STORIES,
+    UNRELATED,
     Task,
+    about_the_tale,
     draw_story,
     draw_weighted,
+    follow_up,
     names,
-    phrase_instruction,
     question_task,
-    sentence,
     story_task,
     table_lines,
 )
-from stories.world import Tale, capital, words_of
+from stories.world import Tale, capital, story_at, words_of
 from stories.world_tables import BOYS, GIRLS
 from tokenizer import instruction_text
 
@@ -45,8 +44,19 @@ FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 3, "wrong": 2}
 # Share of unkind endings among the stories to imitate. Text by people is not all kind either; preferences undo it.
 UNKIND_SHARE = 0.2
 
-# Conversations: several questions about one story. The other rows of conversation_at are single instructions.
-SINGLE_SHARE = 0.72
+# Texts to pretrain on: this share of the stories is followed by questions, about them and about something else.
+QUIZ_SHARE = 0.7
+QUIZ_QUESTIONS = 4
+QUIZ_UNRELATED = 2
+
+# Conversations: several questions about one story. The other rows of conversation_at begin with any task.
+TASK_SHARE = 0.78
+# Turns after such a task: after a story it is likely that another question comes, about the story or not.
+NEXT_AFTER_STORY = 0.85
+NEXT_AFTER_QUESTION = 0.15
+ABOUT_STORY_SHARE = 0.35
+MAX_TURN_WORDS = 165  # a longer conversation has no further turn
+UNRELATED_SHARE = 0.3  # of the conversations about a story, one question is about something else
 CONVERSATION_QUESTIONS = 5
 CONVERSATION_WORDS = 118  # a longer story has one question less
 # How often each question is part of a conversation: those that are harder to answer more often.
@@ -57,7 +67,7 @@ CONVERSATION_WEIGHTS = {
     "what": 2,
     "want": 2,
     "helper": 5,
-    "end": 3,
+    "end": 5,
     "lesson": 2,
 }
 
@@ -65,47 +75,100 @@ OTHER_CHARACTER_SHARE = 0.5  # of the stories off the subject; the others are ab
 HOLE_WORDS = 6  # missing words in mid-sentence; with those around them, about a sentence is missing
 
 
+def text_at(split: str, index: int, seed: int = 0) -> str:
+    """Return a story to pretrain on, often followed by questions and their answers, as in a reading book."""
+    tale, text = story_at(split, index, seed)
+    rng = random.Random(f"{seed}/{split}/{index}/text")
+    if rng.random() >= QUIZ_SHARE:
+        return text
+
+    kinds = _draw_questions(tale, QUIZ_QUESTIONS, rng)
+    kinds += [draw_weighted(UNRELATED, rng) for _ in range(QUIZ_UNRELATED)]
+    tasks = [follow_up(kind, None, tale, split, rng) for kind in kinds]
+    return "\n\n".join([text, *(f"{task.instruction}\n{task.output}" for task in tasks)])
+
+
 def instruction_at(split: str, index: int, seed: int = 0) -> dict[str, str]:
     """Return a row to imitate in Alpaca's form: a task with its answer. Some of the stories end unkindly."""
-    rng = random.Random(f"{seed}/{split}/{index}/instruction")
+    task, _ = _task_to_imitate(split, random.Random(f"{seed}/{split}/{index}/instruction"))
+    return _alpaca(task)
+
+
+def _task_to_imitate(split: str, rng: random.Random) -> tuple[Task, Tale | None]:
+    """Draw a task of any kind; a story comes with its tale, unless that has got an unkind ending."""
     kind = draw_weighted(KINDS, rng)
-    if kind in STORIES:
-        task, tale = story_task(kind, split, rng)
-        if rng.random() < UNKIND_SHARE:
-            task = replace(task, output=_with_flaw(_unkind, task, tale, split, rng))
-    else:
+    if kind not in STORIES:
         task, _ = question_task(kind, split, rng)
+        return task, None
+
+    task, tale = story_task(kind, split, rng)
+    if rng.random() < UNKIND_SHARE:
+        return replace(task, output=_with_flaw(_unkind, task, tale, split, rng)), None
+    return task, tale
+
+
+def _alpaca(task: Task) -> dict[str, str]:
     return {"instruction": task.instruction, "input": task.input, "output": task.output}
 
 
 def conversation_at(split: str, index: int, seed: int = 0) -> dict:
-    """Return a row to imitate: that of instruction_at, or several questions about one story as messages.
+    """Return a row to imitate: that of instruction_at, often with further turns, or questions about one story.
 
     A story is many tokens to read for one short answer. Several questions give several answers for the same tokens.
     """
     rng = random.Random(f"{seed}/{split}/{index}/conversation")
-    if rng.random() < SINGLE_SHARE:
-        return instruction_at(split, index, seed)
+    if rng.random() < TASK_SHARE:
+        task, tale = _task_to_imitate(split, random.Random(f"{seed}/{split}/{index}/instruction"))
+        turns = _with_next_turns(task, tale, split, rng)
+        if len(turns) == len(task.turns):
+            return _alpaca(task)
+        return {"messages": turns}
 
     tale, _, story = draw_story("who", split, rng)  # "who" can be a question about any tale
     count = CONVERSATION_QUESTIONS
     if len(story.split()) > CONVERSATION_WORDS:
         count -= 1
+    kinds = _draw_questions(tale, count, rng)
+    if rng.random() < UNRELATED_SHARE:
+        kinds[rng.randrange(1, count)] = draw_weighted(UNRELATED, rng)
 
-    messages = []
-    for kind in _draw_questions(tale, count, rng):
-        context = "" if messages else story  # the story is part of the first question
-        question = instruction_text(phrase_instruction(kind, split, words_of(vars(tale)), rng), context)
-        messages += [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": sentence(ANSWERS[kind](tale))},
-        ]
-    return {"messages": messages}
+    turns = []
+    for kind in kinds:
+        task = follow_up(kind, None, tale, split, rng)
+        if not turns:
+            task = replace(task, input=story)  # the story is part of the first question
+        turns += task.turns
+    return {"messages": turns}
+
+
+def _with_next_turns(task: Task, tale: Tale | None, split: str, rng: random.Random) -> list[dict[str, str]]:
+    """Return the conversation that begins with a task: with a chance, questions follow, one after the other.
+
+    They are about the story of `tale`, where there is one, or about something else.
+    """
+    turns = task.turns
+    chance = NEXT_AFTER_QUESTION
+    if task.kind in STORIES:
+        chance = NEXT_AFTER_STORY
+    kinds = []
+    if tale:
+        kinds = about_the_tale(tale)
+
+    while rng.random() < chance and _num_words(turns) <= MAX_TURN_WORDS:
+        kind = draw_weighted(UNRELATED, rng)
+        if kinds and rng.random() < ABOUT_STORY_SHARE:
+            kind = kinds.pop(rng.randrange(len(kinds)))
+        turns += follow_up(kind, None, tale, split, rng).turns
+    return turns
+
+
+def _num_words(turns: list[dict[str, str]]) -> int:
+    return sum(len(turn["content"].split()) for turn in turns)
 
 
 def _draw_questions(tale: Tale, count: int, rng: random.Random) -> list[str]:
     """Draw kinds of questions about a tale by CONVERSATION_WEIGHTS, none of them twice."""
-    kinds = [kind for kind in CONVERSATION_WEIGHTS if kind != "helper" or tale.plot in HELPING_PLOTS]
+    kinds = about_the_tale(tale)
 
     # Weighted sample without replacement (Efraimidis and Spirakis, 2006): the largest of these keys.
     keys = {kind: rng.random() ** (1 / CONVERSATION_WEIGHTS[kind]) for kind in kinds}

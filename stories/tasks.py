@@ -10,18 +10,22 @@ A function that draws something takes the random generator `rng`. The order of i
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from stories.task_tables import GROUPS, NUMBERS, OPPOSITES, PHRASINGS, PLURALS, UNKIND_DEEDS, UNKIND_WORDS
 from stories.world import Tale, capital, sample_tale, tell, with_article, words_of
 from stories.world_tables import BOYS, GIRLS
+from tokenizer import instruction_text
 
 # How often each kind is drawn. Questions without a story are short rows with many answers: they are drawn most.
 STORIES = {"about": 7, "wish": 7, "continue": 7}
 QUESTIONS = {"who": 1, "where": 1, "when": 1, "what": 1, "want": 1, "helper": 1, "end": 1, "lesson": 1, "opposite": 12,
              "add": 14, "take": 24, "list": 70}  # fmt: skip
 KINDS = STORIES | QUESTIONS
+
+# Questions without a story, and how often each is drawn for a later turn.
+UNRELATED = {kind: QUESTIONS[kind] for kind in ("opposite", "add", "take", "list")}
 
 # Words of a story, read or written. With 1.25 tokens a word, prompt, story and answer stay below 256 tokens.
 MAX_WORDS = 140
@@ -47,7 +51,10 @@ ANSWERS: dict[str, Callable[[Tale], str]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """Instruction in Alpaca's form; `character` and `object` are set where the task is to write a story about them."""
+    """Instruction in Alpaca's form; `character` and `object` are set where the task is to write a story about them.
+
+    `story_task` is the story to write, with the text that was written, where the instruction is the second turn.
+    """
 
     kind: str
     instruction: str
@@ -55,6 +62,20 @@ class Task:
     output: str
     character: str = ""
     object: str = ""
+    story_task: "Task | None" = None
+
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        """Return the conversation with its answers."""
+        earlier = []
+        if self.story_task:
+            earlier = self.story_task.turns
+        question = instruction_text(self.instruction, self.input)
+        return [
+            *earlier,
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": self.output},
+        ]
 
 
 def names(text: str, words: str) -> bool:
@@ -248,6 +269,31 @@ def question_task(kind: str, split: str, rng: random.Random) -> tuple[Task, str]
     without_story = {"opposite": _opposite, "add": _counting, "take": _counting, "list": _listing}
     draw_question = without_story.get(kind, _reading)
     return draw_question(kind, split, rng)
+
+
+def follow_up(kind: str, story: Task | None, tale: Tale | None, split: str, rng: random.Random) -> Task:
+    """Draw the turn after a story: a question about it, or a question of UNRELATED."""
+    if kind in UNRELATED:
+        task, _ = question_task(kind, split, rng)
+        return replace(task, story_task=story)
+
+    instruction = phrase_instruction(kind, split, words_of(vars(tale)), rng)
+    return Task(kind, instruction, "", sentence(ANSWERS[kind](tale)), story_task=story)
+
+
+def about_the_tale(tale: Tale) -> list[str]:
+    """Return the kinds of questions that a story of the tale answers."""
+    return [kind for kind in ANSWERS if kind != "helper" or tale.plot in HELPING_PLOTS]
+
+
+def second_turn_at(split: str, index: int, seed: int = 0, about_story: bool = False) -> Task:
+    """Return a question after a story: about it, or one of UNRELATED. It depends on the arguments alone."""
+    rng = random.Random(f"{seed}/{split}/{index}/{about_story}/second turn")
+    story, tale = story_task(draw_weighted(STORIES, rng), split, rng)
+    kinds = tuple(UNRELATED)
+    if about_story:
+        kinds = about_the_tale(tale)
+    return follow_up(kinds[index % len(kinds)], story, tale, split, rng)
 
 
 def task_at(split: str, index: int, seed: int = 0, kind: str | None = None) -> Task:

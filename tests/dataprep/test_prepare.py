@@ -15,7 +15,7 @@ from dataprep import registry
 from dataprep.documents import in_validation
 from dataprep.prepare import MachineShare
 from dataprep.shards import TokenDataset, read_meta
-from stories.world import stories
+from stories.examples import text_at
 from tokenizer import load_tokenizer
 
 inline, command, rows, small = prepared.inline, prepared.command, prepared.rows, prepared.small
@@ -148,6 +148,6 @@ def test_stories_have_their_own_tokenizer(
 
     folder = tmp_path / "data" / "stories"
     assert split_texts(folder) == {
-        split: [row["text"] for row in stories(split, count, 1337)] for split, count in few.rows.items()
+        split: [text_at(split, index, 1337) for index in range(count)] for split, count in few.rows.items()
     }
     assert 300 < read_meta(folder)["tokenizer"]["vocab_size"] <= registry.STORY_VOCABULARY

@@ -32,6 +32,10 @@ def test_a_prepared_dataset_is_kept_unless_it_is_damaged(
     code, out, _ = command(*flags)
     assert code == 0 and "train-00001.tokens.bin is missing" in out and files(folder) == before
 
+    code, out, _ = command(*flags, "--val_fraction", 0.3)
+    assert code == 0 and "mine was prepared with other settings or by an older version" in out
+    assert files(folder) != before
+
 
 @pytest.mark.parametrize("suffix", ["jsonl", "txt"])
 def test_killed_anywhere_it_resumes_to_the_same_files(

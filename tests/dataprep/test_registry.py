@@ -9,7 +9,7 @@ from dataprep import registry
 from dataprep.registry import PrepConfig, file_source, join_units, story_rows, story_sources, unit_bytes
 from dataprep.sources import FileRange
 from runtime.errors import UserError
-from stories.world import story_at
+from stories.examples import text_at
 
 
 def test_units_are_a_hundredth_within_bounds() -> None:
@@ -59,7 +59,7 @@ def test_the_story_world_is_cut_into_all_its_rows() -> None:
 def test_story_rows_are_named_by_their_number() -> None:
     file_range = FileRange("story world", "stories", 3, 5, 0, "val")
     assert list(story_rows(file_range, 7)) == [
-        ({"text": story_at("val", n, 7)[1]}, f"stories row {n + 1}") for n in (3, 4)
+        ({"text": text_at("val", n, 7)}, f"stories row {n + 1}") for n in (3, 4)
     ]
 
 

@@ -1,6 +1,7 @@
 """Story suite: its measures, and the answers that they are measures of."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import zip_longest
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from generation.generate import GREEDY, SamplingParams
 from model import Llama
 from runtime.errors import UserError
 from stories import evaluate
-from stories.tasks import QUESTIONS, STORIES, Task, task_at
+from stories.tasks import QUESTIONS, STORIES, UNRELATED, Task, task_at, unkind
 from tokenizer import Tokenizer, byte_level, instruction_text
 
 ROOMY = SimpleNamespace(args=ModelArgs(block_size=100_000))  # of a model that is never run
@@ -24,14 +25,9 @@ def tokenizer() -> Tokenizer:
 
 def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, reply: Callable[[Task], str]) -> list[int]:
     """Replace generation by a model that answers reply(task); returns a list that batch sizes are added to."""
-    known = {}
-    for kind in (*QUESTIONS, *STORIES):
-        for n in range(60):
-            task = task_at("val", n, 0, kind)
-            ids, _ = tokenizer.render(
-                [{"role": "user", "content": instruction_text(task.instruction, task.input)}]
-            )
-            known[tuple(ids)] = task
+    tasks = [task_at("val", n, 0, kind) for kind in (*QUESTIONS, *STORIES) for n in range(60)]
+    tasks += evaluate.held_out_second_turns(60, 0)
+    known = {tuple(tokenizer.render(task.turns[:-1])[0]): task for task in tasks}
     sizes = []
 
     def generate_batch(
@@ -61,6 +57,50 @@ def test_right_answers_and_stories_of_the_world_have_full_marks(
     assert (measures["on_subject"], measures["ended"], measures["complete"], measures["kind"]) == (1, 1, 1, 1)
     assert measures["repetition"] < 0.01 and 40 < measures["words"] < 140
     assert max(sizes) <= evaluate.BATCH and sum(sizes) > 40
+
+
+def test_a_second_turn_is_answered_in_its_conversation(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+) -> None:
+    tasks = evaluate.held_out_second_turns(48, 0)
+    assert tasks == evaluate.held_out_second_turns(48, 0)
+    assert [task.kind in UNRELATED for task in tasks] == [False, True] * 24
+    assert QUESTIONS.keys() - {task.kind for task in tasks} <= {"helper"}  # few stories have a helper
+    for task in tasks:
+        assert [turn["role"] for turn in task.turns] == ["user", "assistant"] * 2
+        assert task.turns[1]["content"] == task.story_task.output and not unkind(task.story_task.output)
+
+    # Only questions about something else are answered: half of the second turns.
+    def reply(task: Task) -> str:
+        if task.story_task and task.kind not in UNRELATED:
+            return "I do not know."
+        return task.output
+
+    oracle(monkeypatch, tokenizer, reply)
+    measures = scores(tokenizer)
+    assert measures["exact"] == 1.0 and measures["exact_second_turn"] == 0.5
+    assert (measures["exact_second_turn_story"], measures["exact_second_turn_other"]) == (0.0, 1.0)
+
+
+def test_ranks_share_the_batches(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+    """Each of two ranks answers its own batches, and has all responses in the end."""
+    tasks = evaluate.held_out(tuple(QUESTIONS), 50, 0)
+    monkeypatch.setattr(evaluate, "BATCH", 7)
+    sizes = oracle(monkeypatch, tokenizer, lambda task: task.output)
+    monkeypatch.setattr(evaluate.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(evaluate.dist, "get_world_size", lambda: 2)
+
+    gathered = []
+    for rank in (0, 1):
+        monkeypatch.setattr(evaluate.dist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(
+            evaluate, "gather_objects", lambda replies: gathered.append(dict(replies)) or gathered
+        )
+        replies = []
+        with suppress(KeyError):  # rank 0 lacks the replies of rank 1, which has not run yet
+            replies.extend(evaluate.answers(ROOMY, tokenizer, tasks, 2000))
+    assert replies == [(task.output, True) for task in tasks]
+    assert sum(sizes) == len(tasks) and len(gathered) == 2 and not gathered[0].keys() & gathered[1].keys()
 
 
 def test_flaws_are_counted(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:

@@ -1,6 +1,7 @@
 """Training rows of the story world: reproducible, flaws in proportion, pairs that differ in quality alone."""
 
 import random
+import re
 from collections import Counter
 from statistics import mean
 
@@ -10,10 +11,14 @@ from stories import examples
 from stories.examples import (
     CONVERSATION_WORDS,
     FLAWS,
+    QUIZ_QUESTIONS,
+    QUIZ_SHARE,
+    QUIZ_UNRELATED,
     UNKIND_SHARE,
     conversation_at,
     instruction_at,
     preference_at,
+    text_at,
 )
 from stories.tasks import MAX_WORDS, complete, names, repetition, story_task, task_at, unkind
 from stories.world import story_at
@@ -40,6 +45,20 @@ def test_a_row_depends_only_on_seed_split_and_index() -> None:
     assert preference_at("val", 5, 2) == preference_at("val", 5, 2) != preference_at("val", 6, 2)
 
 
+def test_a_text_is_a_story_and_often_questions_about_it() -> None:
+    texts = [text_at("train", index) for index in range(400)]
+    assert texts == [text_at("train", index) for index in range(400)]
+    stories = [story_at("train", index)[1] for index in range(400)]
+    assert all(text.startswith(story) for text, story in zip(texts, stories, strict=True))
+    with_questions = [text[len(story) :] for text, story in zip(texts, stories, strict=True) if text != story]
+    assert len(with_questions) == pytest.approx(QUIZ_SHARE * len(texts), rel=0.15)
+    for questions in with_questions:
+        blocks = questions.strip().split("\n\n")
+        assert len(blocks) == QUIZ_QUESTIONS + QUIZ_UNRELATED
+        assert all(block.endswith(".") and block.count("\n") == 1 for block in blocks)
+    assert not any(unkind(text) for text in texts)
+
+
 def test_some_stories_to_imitate_end_unkindly_and_nothing_else_does() -> None:
     tasks = [task_at("train", index) for index in range(5_000)] + [
         task_at("val", index) for index in range(1_000)
@@ -55,26 +74,58 @@ def test_some_stories_to_imitate_end_unkindly_and_nothing_else_does() -> None:
     assert not any(unkind(story_at("train", index)[1]) for index in range(2_000))
 
 
-def test_a_conversation_asks_about_one_story() -> None:
+def turns_of(row: dict) -> list[dict[str, str]]:
+    """The messages of a row, also of one in Alpaca's form."""
+    if "messages" in row:
+        return row["messages"]
+    question = instruction_text(row["instruction"], row["input"])
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
+
+
+def is_story(text: str) -> bool:
+    return len(text.split()) > 40
+
+
+def test_a_row_is_a_task_or_a_conversation() -> None:
     rows = [conversation_at("train", index) for index in range(400)]
     assert (
         rows
         == [conversation_at("train", index) for index in range(400)]
         != [conversation_at("train", index, 1) for index in range(400)]
     )
-    conversations = [row["messages"] for row in rows if "messages" in row]
-    assert 80 < len(conversations) < 220 and all(
-        row.keys() == {"instruction", "input", "output"} for row in rows if "messages" not in row
-    )
+    assert all(row.keys() in ({"messages"}, {"instruction", "input", "output"}) for row in rows)
+    for row in rows:
+        turns = turns_of(row)
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert len({turn["content"] for turn in turns[::2]}) == len(turns) // 2  # no question twice
+        assert len(" ".join(turn["content"] for turn in turns).split()) < 210
+        assert not any("### Input:" in turn["content"] for turn in turns[1:])
+
+
+def test_a_conversation_asks_about_one_story() -> None:
+    rows = [turns_of(conversation_at("train", index)) for index in range(800)]
+    conversations = [
+        turns for turns in rows if is_story(turns[0]["content"]) and not is_story(turns[1]["content"])
+    ]
+    assert 120 < len([turns for turns in conversations if len(turns) > 2]) < 260
     for turns in conversations:
         story = turns[0]["content"].partition("### Input:\n")[2]
         questions = 5 if len(story.split()) <= CONVERSATION_WORDS else 4
-        assert [turn["role"] for turn in turns] == ["user", "assistant"] * questions
-        assert len({turn["content"] for turn in turns[::2]}) == questions
-        assert "### Input:" in turns[0]["content"] and not any(
-            "### Input:" in turn["content"] for turn in turns[1:]
-        )
-        assert len(" ".join(turn["content"] for turn in turns).split()) < 210
+        assert len(turns) == 2 * questions or len(turns) < 6, (
+            turns
+        )  # the latter: a single question, and others
+
+
+def test_turns_follow_a_story_and_some_are_about_something_else() -> None:
+    rows = [turns_of(conversation_at("train", index)) for index in range(3_000)]
+    after_story = [turns for turns in rows if is_story(turns[1]["content"])]
+    followed = [turns for turns in after_story if len(turns) > 2]
+    assert len(followed) > 0.7 * len(after_story) > 150
+
+    # A follow-up about the story is one of the questions that its tale answers: its answer is in no other story.
+    unrelated = re.compile(r"opposite|mean|two|list|words|items|how many|which", re.IGNORECASE)
+    hits = [bool(unrelated.search(turns[2]["content"])) for turns in followed]
+    assert 0.4 < mean(hits) < 0.95
 
 
 def test_rejected_answers_have_their_flaw(pairs: dict[str, list[tuple[str, str, str]]]) -> None:
