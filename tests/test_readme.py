@@ -19,6 +19,7 @@ import tokenizer
 import trainer
 from dataprep import registry
 from model import count_parameters
+from training.memory_fit import fit_micro_batch
 from training.plan import memory_bytes
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -149,3 +150,20 @@ def test_numbers_of_the_readme() -> None:
     small = large.replace(batch_size=8, micro_batch_size=None)
     assert f"{memory_bytes(small, torch.bfloat16) / 1e9:.0f} GB with `--batch_size 8`" in readme
     assert f"{12 * parameters / 1e9:.1f} GB of disk for each checkpoint" in readme
+
+
+def test_the_settings_by_gpu_memory_are_those_of_the_estimates() -> None:
+    large = config.resolve({"preset": "smol-130m", "vocab_size": 50304})
+    table = TEXTS["TRAINING.md"].split("## Settings by GPU memory")[1].split("##")[0]
+    rows = re.findall(r"\| (\d+) GB \| (\d+) \| ([\d.]+) GB \|", table)
+    assert [int(gigabytes) for gigabytes, _, _ in rows] == [8, 12, 16, 24, 80]
+    for gigabytes, micro_batch_size, estimate in rows:
+        fitted, _ = fit_micro_batch(large, torch.bfloat16, int(gigabytes) * 1e9, largest=True)
+        assert fitted.micro_batch_size == int(micro_batch_size)
+        assert f"{memory_bytes(fitted, torch.bfloat16) / 1e9:.1f}" == estimate
+
+
+def test_the_faq_has_twenty_questions_each_with_a_command() -> None:
+    questions = re.split(r"^### ", TEXTS["FAQ.md"], flags=re.MULTILINE)[1:]
+    assert len(questions) == 20
+    assert all("```bash" in question for question in questions)
