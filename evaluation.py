@@ -396,7 +396,7 @@ def main() -> None:
             if command.json:
                 print(json.dumps(scores[0] if len(scores) == 1 else {"models": scores}))
             else:
-                print(table(scores), samples, sep="\n")
+                print(f"{table(scores)}\n{samples}".rstrip())
     finally:
         distributed.shutdown()
 

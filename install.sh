@@ -145,7 +145,7 @@ quickstart() {
     printf '\nLoss curves: %s\n' "$(python -m training.plots --runs "$base" "$sft" "$dpo" --to checkpoints/quickstart.png)"
     [ -z "$activate" ] || printf 'Activate:    %s\n' "$activate"
     printf 'Ask:         python inference_sft.py --model dpo --max_length 220 --prompt "%s"\n' \
-        "Write a story about a fox who wants to fly a kite."
+        "Tell a bedtime story about Leo and a boat."
 }
 
 case "${1:-}" in

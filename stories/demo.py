@@ -13,7 +13,7 @@ from runtime.errors import run_cli
 from stories.evaluate import STORY_TOKENS
 
 PROMPTS = (
-    "Write a story about a fox who wants to fly a kite.",
+    "Tell a bedtime story about Leo and a boat.",
     "Tell me a story about Tom and a bell.",
     "What is the opposite of wet?",
     "Anna has two hats and gets three more. How many hats is that?",
