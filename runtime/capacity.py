@@ -60,9 +60,9 @@ def _own_bytes() -> tuple[int, int]:
     """Return the bytes of address space and of memory that this process uses; zeros where the system hides them."""
     try:
         virtual, resident, *_ = Path("/proc/self/statm").read_text().split()
-    except OSError:
+        page = os.sysconf("SC_PAGE_SIZE")
+    except (OSError, AttributeError):
         return 0, 0
-    page = os.sysconf("SC_PAGE_SIZE")
     return int(virtual) * page, int(resident) * page
 
 

@@ -3,6 +3,11 @@
 python -m stories.demo --model checkpoints/D-stories_preference
 """
 
+from runtime.requirements import require
+
+if __name__ == "__main__":
+    require("torch", "safetensors")
+
 import textwrap
 
 from checkpoint import find_model

@@ -124,7 +124,7 @@ def test_preferences_are_compared_with_the_reference(
 
 
 def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_path: Path, capsys) -> None:
-    model, trained = Llama(args), {"train": "D", "block_size": 96}
+    model, trained = Llama(args), {**args.explicit, "train": "D", "block_size": 96}
     start = saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
     known = {
         "args": trained,

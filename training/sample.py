@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from config import PRESETS, ModelArgs
-from dataprep.registry import HUB
 from dataprep.shards import TokenDataset
 from generation.chat import sampling_params
 from generation.generate import generate
@@ -12,7 +11,7 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from tokenizer import Tokenizer
 
-ENGLISH_TEXTS = {"stories", *HUB}  # named datasets, whose text the default prompt suits
+ENGLISH_TEXTS = {"stories", "fw", "tinystories"}  # named datasets, whose text the default prompt suits
 DOCUMENTS_SEARCHED = 100  # of the validation set, for a short prompt
 MAX_QUESTION = 200  # characters
 PROMPT_WORDS = 5

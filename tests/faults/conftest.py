@@ -2,7 +2,7 @@
 
 import pytest
 from forks import fork
-from injected_faults import STAGES
+from injected_faults import settings_of
 from toy import toy_dataset
 
 
@@ -22,7 +22,7 @@ def unbroken(place):
 
     def run(stage):
         if stage not in runs:
-            done = fork(place, run_name=f"whole-{stage}", **STAGES[stage])
+            done = fork(place, run_name=f"whole-{stage}", **settings_of(stage, run))
             assert done.wait() == [0], done.said
             runs[stage] = place / "runs" / f"whole-{stage}"
         return runs[stage]

@@ -28,6 +28,13 @@ STAGES = {
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
 
 
+def settings_of(stage, unbroken):
+    """The settings of a stage; of DPO with the run that it starts from, which is made where it is missing."""
+    if stage == "D":
+        return {**STAGES[stage], "init_from": unbroken("S")}
+    return STAGES[stage]
+
+
 def weights(run, step=6):
     return load_file(run / f"step_{step:06d}" / "model.safetensors")
 
@@ -70,7 +77,7 @@ def dies_at_write(number):
 def kill_again_and_again(place, unbroken, stage, kills, fault, seed):
     """A run that is killed so often, half of the times at a write, half after a time; then left to end."""
     rng, name = random.Random(seed), f"killed-{stage}-{kills}"
-    run, settings = place / "runs" / name, {**STAGES[stage], "keep_checkpoints": 1}
+    run, settings = place / "runs" / name, {**settings_of(stage, unbroken), "keep_checkpoints": 1}
     for number in range(kills):
         fault()
         words = ["--resume"] if (run / "latest").is_file() else []

@@ -25,6 +25,7 @@ SCRIPTS = [
     "gradio/app.py",
     "training/plots.py",
     "stories/examples.py",
+    "stories/demo.py",
 ]
 WITHOUT_PACKAGES = {"config.py", "stories/world.py", "runtime/doctor.py"}
 LAZY = {"training/plots.py": {"matplotlib"}}  # always needed, but imported inside a function: it is slow

@@ -16,7 +16,7 @@ def test_a_preset_is_not_adapted_to_its_data(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
     args = config.resolve({"preset": preset, "block_size": 320})
-    fitted, notes = fit_to_data(args, {"preset"}, ROWS[preset], ranks)
+    fitted, notes = fit_to_data(args, {"preset": preset}, ROWS[preset], ranks)
     assert not notes
     assert fitted.tokens_per_step == config.PRESETS[preset]["total_batch_size"]
 
