@@ -41,6 +41,7 @@ class Fitting:
         self.env = env
         self.deadline = deadline
         self.notes: list[str] = []
+        self.learns_by_heart = False  # so few answers that overfitting is what the run is for
         self.rows, self.val_rows = make_rows(setup, setup.args)
 
     def fit(self, objective: Objective, peak: float | None, capacity: Capacity) -> None:
@@ -50,7 +51,9 @@ class Fitting:
         if is_new and self.deadline and peak:
             self._fit_size(peak)
         if is_new:
+            epochs = self.args.epochs
             self.args, notes = fit_to_data(self.args, typed, len(self.rows), self.env.world_size)
+            self.learns_by_heart = self.args.train == "S" and self.args.epochs != epochs
             self.notes += notes
         self._fit_memory(capacity)
         if self.deadline:

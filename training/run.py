@@ -70,6 +70,8 @@ class Run:
         self.rows = fitting.rows
         self.val_rows = fitting.val_rows
         self.steps = fitting.steps
+        if fitting.learns_by_heart:
+            self.given_advice.add("overfitting")
         self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else self.steps
         args = self.args
 

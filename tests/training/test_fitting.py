@@ -39,3 +39,13 @@ def test_a_run_by_the_clock_ends_and_is_saved(tmp_path: Path, monkeypatch: pytes
     run = tmp_path / "runs" / "P-toy"
     rows = metrics(run)
     assert rows and (run / (run / "latest").read_text() / "model.safetensors").is_file()
+
+
+def test_a_few_answers_are_learned_by_heart_without_a_warning(tmp_path: Path, env: DistributedEnv) -> None:
+    toy_dataset(tmp_path / "data", "few", 20, "instruct")
+    places = {"data_dir": str(tmp_path / "data"), "save_checkpoint_dir": str(tmp_path / "runs")}
+    small = {"train": "S", "dataset": "few", "embeddings_dims": 32, "no_of_heads": 4, "block_size": 64}
+    run = Run(resolve_run({**small, **places}))
+    plan = "\n".join(run.attach_hardware(env))
+    assert "learned by heart" in plan and run.args.dropout == 0 and run.steps >= 2 * 200
+    assert "overfitting" in run.given_advice
