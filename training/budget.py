@@ -107,6 +107,8 @@ def choose_size(
     notes.append(
         f"batch of {batch:,} tokens, learning rate {rates['lr']:.2g} (Step Law, arXiv 2503.04715); optimizer muon"
     )
+    expected = expected_nats_per_byte(flops_per_token(chosen) * seen)
+    notes.append(f"expect about {expected:.2f} nats a byte on held-out English text")
     values = {
         "block_size": context,
         "total_batch_size": batch,

@@ -35,6 +35,7 @@ def test_large_data_gets_twenty_tokens_a_parameter() -> None:
     assert 0.7 < count_parameters(args) / 130e6 < 1.4
     assert args.block_size == 1024 and args.dropout == 0 and args.optimizer == "muon"
     assert "arXiv 2203.15556" in notes[0] and "arXiv 2503.04715" in notes[1]
+    assert notes[2].startswith("expect about 0.7")
 
 
 def test_small_data_is_repeated_a_few_times() -> None:
