@@ -51,7 +51,8 @@ def test_workers_run_our_modules_in_any_folder(
         int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in workers_of(process)
     }
     assert "pyarrow" in Path(f"/proc/{server}/maps").read_text()  # it has imported what they need
-    assert finished(process)[::2] == (0, "")
+    code, _, err = finished(process)
+    assert code == 0 and "the wrong dataprep.py" not in err, err  # a slow machine prints its progress
     assert files(tmp_path / "mine").keys() == {name.removeprefix("mine/") for name in large[1]}
 
 
