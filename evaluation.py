@@ -5,9 +5,9 @@
     python evaluation.py --model checkpoints/P-stories checkpoints/S-stories_instruct --suite --samples 2
     python evaluation.py --model checkpoints/P-fw --lm_eval hellaswag,arc_easy     with pip install lm-eval
 
-Several models make a table with a column for each. Preferences: `preferred` is the share of pairs whose chosen answer
-has the higher log-prob; `accuracy` and `margin` compare rewards, beta * (log-prob - reference's), if a reference is
-known: --reference, or the weights that a DPO run started from.
+Several models make a table. Preferences: `preferred` is the share of pairs whose chosen answer has the higher log-prob;
+`accuracy` and `margin` compare rewards, beta * (log-prob - reference's), if a reference is known (--reference, or the
+start of a DPO run).
 """
 
 from runtime.requirements import require
@@ -89,24 +89,12 @@ def parse_command_line() -> CommandLine:
     )
     parser.add_argument("--dataset", help="folder under data_dir: evaluate on its validation set")
     parser.add_argument(
-        "--reference",
-        metavar="DIR",
-        help="model that preferences are compared with (default: the one that a DPO run started from)",
+        "--reference", metavar="DIR", help="model to compare with (default: the start of a DPO run)"
     )
+    parser.add_argument("--suite", action="store_true", help="evaluate held-out answers and stories")
+    parser.add_argument("--samples", type=int, default=0, metavar="N", help="show N held-out stories of each")
     parser.add_argument(
-        "--suite", action="store_true", help="evaluate held-out answers and stories of the story world"
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="show the models' texts for N held-out requests of the story world",
-    )
-    parser.add_argument(
-        "--lm_eval",
-        metavar="TASKS",
-        help="tasks of the lm-evaluation-harness, or YAML files of your own, separated by commas",
+        "--lm_eval", metavar="TASKS", help="tasks of lm-eval, or YAML files, separated by commas"
     )
     parser.add_argument("--batch_size", type=int, default=16, help="rows at a time (default: 16)")
     parser.add_argument(
@@ -388,15 +376,14 @@ def main() -> None:
     env = distributed.init(args.device, args.dtype)
     try:
         scores = [evaluate_model(name, command, env) for name in command.models]
-        samples = ""
-        if command.num_samples and not command.json:
-            # All ranks take part.
-            samples = side_by_side(command.models, command.num_samples, args.seed, env)
+        if command.json:
+            text = json.dumps(scores[0] if len(scores) == 1 else {"models": scores})
+        else:
+            text = table(scores)
+            if command.num_samples:
+                text += "\n" + side_by_side(command.models, command.num_samples, args.seed, env)
         if env.is_main_process:
-            if command.json:
-                print(json.dumps(scores[0] if len(scores) == 1 else {"models": scores}))
-            else:
-                print(f"{table(scores)}\n{samples}".rstrip())
+            print(text.rstrip())
     finally:
         distributed.shutdown()
 

@@ -1,13 +1,10 @@
 """Text to token ids and back: GPT-2's BPE, plain bytes, or a BPE trained on a corpus; one class for all.
 
-    # train one for data.py --tokenizer
-    python tokenizer.py --files corpus.txt --vocab_size 4096 --to my_tokenizer
-    # (data.py --tokenizer bpe trains one on the corpus that it prepares)
+    python tokenizer.py --files corpus.txt --vocab_size 4096 --to my_tokenizer     (or data.py --tokenizer bpe)
 
-A tokenizer is stored as a Hugging Face folder (tokenizer.json, tokenizer_config.json). Ours are ranked
-byte-level BPEs: any two neighbours merge whose join is a token, lowest rank first. tiktoken encodes them
-several times faster than tokenizers does, with the same ids; a foreign tokenizer.json is encoded by
-tokenizers.
+A tokenizer is stored as a Hugging Face folder (tokenizer.json, tokenizer_config.json). Ours are ranked byte-level BPEs:
+any two neighbours merge whose join is a token, lowest rank first. tiktoken encodes them several times faster than
+tokenizers does, with the same ids; a foreign tokenizer.json is encoded by tokenizers.
 
 The prompt template and the loss mask of a conversation are here, too: Tokenizer.render().
 """
