@@ -24,9 +24,9 @@ from runtime.errors import RunError, UserError
 from runtime.files import commit_folder, folder_lock, remove_folder, sync, write_json, write_text
 from tokenizer import Tokenizer
 from training.parallel import load_optimizers
+from training.plan import SMALL_FILES
 
 FORMAT = 2
-SMALL_FILES = 16e6  # bytes of a checkpoint besides its tensors: tokenizer, settings, headers
 
 
 @dataclass
