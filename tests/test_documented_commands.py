@@ -17,17 +17,23 @@ from pathlib import Path
 import pytest
 from examples import parquet
 from hub import Hub
-from test_readme import PAGES, shell_blocks
+from pages import PAGES, shell_blocks
 from toy import ROOT
 
 pytestmark = pytest.mark.slow
 
 # The pages in the order in which a person reads them: later ones use what earlier ones made.
 ORDER = ["README.md", "DATA.md", "TRAINING.md", "USING.md", "FAQ.md"]
-SCRIPT = re.compile(r"\b(?:data|trainer|evaluation|inference_sft|export|download_model_weight|tokenizer|app)\.py\b")
+SCRIPT = re.compile(
+    r"\b(?:data|trainer|evaluation|inference_sft|export|download_model_weight|tokenizer|app)\.py\b"
+)
 SMALL_MODEL = "--embeddings_dims 32 --no_of_heads 4 --no_of_decoder_layers 2 --hidden_dims 48 --block_size 64"
-SMALL_RUN = "--device cpu --dtype float32 --no-compile --batch_size 4 --micro_batch_size 2 --total_batch_size 512"
-FEW_STEPS = "--total_iters 4 --warmup_iters 1 --eval_check 1 --eval_iters 4 --save_checkpoint_iter 2 --max_length 8"
+SMALL_RUN = (
+    "--device cpu --dtype float32 --no-compile --batch_size 4 --micro_batch_size 2 --total_batch_size 512"
+)
+FEW_STEPS = (
+    "--total_iters 4 --warmup_iters 1 --eval_check 1 --eval_iters 4 --save_checkpoint_iter 2 --max_length 8"
+)
 QUICKSTART = [
     "python data.py --stories",
     "python trainer.py --preset stories",
@@ -60,7 +66,8 @@ def jsonl(rows: list[dict]) -> str:
 
 def instructions(count: int) -> list[dict]:
     return [
-        {"instruction": f"Say {n}", "input": "", "output": f"It is {text(n, 3 + n % 20)}"} for n in range(count)
+        {"instruction": f"Say {n}", "input": "", "output": f"It is {text(n, 3 + n % 20)}"}
+        for n in range(count)
     ]
 
 
@@ -75,7 +82,9 @@ def pairs(count: int) -> list[dict]:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the repository with the files that the pages name."""
     folder = tmp_path_factory.mktemp("documented") / "smolllama"
-    ignored = shutil.ignore_patterns(".git", ".venv", "checkpoints", "data", "build", "__pycache__", ".*_cache")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "checkpoints", "data", "build", "__pycache__", ".*_cache"
+    )
     shutil.copytree(ROOT, folder, ignore=ignored)
 
     (folder / "book.txt").write_text(text(0, 30_000))
@@ -164,7 +173,9 @@ def run(command: str, folder: Path, hub: Hub) -> str:
 def commands_of(page: str) -> list[str]:
     (path,) = (path for path in PAGES if path.name == page)
     lines = shell_blocks(path.read_text(encoding="utf-8")).splitlines()
-    return [line.strip() for line in lines if SCRIPT.search(line) and not any(part in line for part in LEFT_OUT)]
+    return [
+        line.strip() for line in lines if SCRIPT.search(line) and not any(part in line for part in LEFT_OUT)
+    ]
 
 
 @pytest.mark.parametrize("page", ORDER)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import PAGES, shell_blocks
 from stand_ins import load_app
 from toy import ROOT
 
@@ -22,7 +23,6 @@ from model import count_parameters
 from training.memory_fit import fit_micro_batch
 from training.plan import memory_bytes
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 SCRIPTS = {
     "data.py": data,
@@ -34,11 +34,6 @@ SCRIPTS = {
     "tokenizer.py": tokenizer,
     "app.py": load_app(),
 }
-
-
-def shell_blocks(text: str) -> str:
-    """Return the contents of all bash blocks, continued lines joined."""
-    return "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
 
 
 COMMANDS = sorted(

@@ -7,19 +7,12 @@ lr = 1.79 N^-0.713 D^0.307.
 """
 
 import math
-import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from config import ModelArgs
-from dataloader.loader import Loader, Rows
-from model import Llama, count_parameters, flops_per_token
-from runtime.distributed import DistributedEnv
-from training.objectives import Objective
-from training.optimizers import build_optimizers
+from model import count_parameters, flops_per_token
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 SIZE_FLAGS = {
@@ -41,8 +34,6 @@ ROW_TOKENS = {0: 256, 10_000_000: 512, 60_000_000: 1024}  # context by number of
 SHORT_RUN = 3000  # steps; Muon's momentum of 0.95 remembers too much for a run shorter than this
 EVALUATION_BATCHES = 20
 
-PROBE_SECONDS = 3.0
-PROBE_BATCHES = 3
 REPLANS = 40  # times in a run at which its end is adapted to the measured speed
 SAFETY = 0.99  # of the time: evaluation and saving vary
 EXPECTED_SHARE = {"cpu": 0.5, "cuda": 0.35, "mps": 0.3}  # of the peak, for models of this size
@@ -137,37 +128,6 @@ def expected_nats_per_byte(operations: float) -> float:
     limit of 0.38 are those of Hoffmann et al. (arXiv 2203.15556) at 4.4 bytes a token.
     """
     return 0.38 + 0.84 * (operations / 1.3e13) ** -0.067
-
-
-def measure_step(objective: Objective, rows: Rows, args: ModelArgs, env: DistributedEnv) -> float:
-    """Return the seconds of an optimizer step, measured on a model that is thrown away."""
-    generator = torch.get_rng_state()
-    model = Llama(args).to(env.device).train()
-    optimizers = build_optimizers(model, args)
-    loader = Loader(rows, args.micro_batch_size, env.rank, env.world_size)
-    micro_batches: list[float] = []
-    end = time.perf_counter() + PROBE_SECONDS
-
-    # The first micro-batch warms up and is not counted.
-    while len(micro_batches) <= PROBE_BATCHES or time.perf_counter() < end:
-        start = time.perf_counter()
-        batch = loader.next(env.device)
-        with env.autocast():
-            loss, _, _ = objective(model, batch)
-        loss.backward()
-        loss.item()
-        micro_batches.append(time.perf_counter() - start)
-
-    updates = []
-    for _ in range(2):
-        start = time.perf_counter()
-        for optimizer in optimizers:
-            optimizer.step()
-        next(model.parameters()).sum().item()  # waits for the device
-        updates.append(time.perf_counter() - start)
-
-    torch.set_rng_state(generator)
-    return args.gradient_accumulation_steps * statistics.median(micro_batches[1:]) + min(updates)
 
 
 class Deadline:

@@ -9,13 +9,15 @@ from runtime import distributed
 from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
 from training import budget
-from training.budget import Deadline, measure_step
+from training.budget import Deadline
 from training.memory_fit import fit_micro_batch, with_micro_batch
 from training.objectives import Objective
 from training.run_length import count_steps, fit_schedule, fit_to_data
+from training.run_time import measure_step
 from training.settings import RunSetup
 from training.state import TrainState
 
+PROBE_SECONDS = 3.0  # of the measurement for --budget
 OVERHEAD = 0.1  # of a run's time, for evaluation and saving, until it is measured
 SIZES_OF_BATCH = {"micro_batch_size", "batch_size", "gradient_accumulation_steps"}
 
@@ -95,7 +97,9 @@ class Fitting:
         """Choose the steps that end in time, by the measured speed of a step on the slowest rank."""
         if self.env.is_main_process:
             print("measuring a step for --budget ...", file=sys.stderr)
-        seconds = max(distributed.gather_objects(measure_step(objective, self.rows, self.args, self.env)))
+        seconds = max(
+            distributed.gather_objects(measure_step(objective, self.rows, self.args, self.env, PROBE_SECONDS))
+        )
         left = min(distributed.gather_objects(self.deadline.left()))
         steps = max(1, int((1 - OVERHEAD) * left / seconds))
         note = f"{steps:,} steps: one took {seconds:.3g} s, and --budget {self.args.budget} ends the run"

@@ -3,13 +3,10 @@
 import torch
 
 from config import ModelArgs, world_size
-from model import count_parameters, flops_per_token
+from model import count_parameters
 from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
 from training.chunked_loss import MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
-
-# Share of a device's peak that a training step is expected to reach; measured on CPUs, a guess elsewhere.
-EXPECTED_MFU = {"cpu": 0.8, "cuda": 0.4, "mps": 0.3}
 
 # Memory of a rank besides weights and activations: libraries, code, buffers of the system.
 BASE_BYTES = 3e8
@@ -28,9 +25,8 @@ def describe(
     args: ModelArgs,
     env: DistributedEnv,
     steps: int,
-    done: int,
     epochs: float,
-    peak: float | None,
+    seconds: float | None,
     compiled: bool,
     capacity: Capacity,
 ) -> list[str]:
@@ -43,8 +39,8 @@ def describe(
         device += ", compiled"
 
     time = "unknown on this device"
-    if peak:
-        time = f"about {duration(expected_seconds(args, env, steps - done, peak))}"
+    if seconds is not None:
+        time = f"about {duration(seconds)}"
     return [
         f"model: {count_parameters(args):,} parameters ({args.no_of_decoder_layers} layers, "
         f"width {args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, "
@@ -95,12 +91,6 @@ def notes(args: ModelArgs, steps: int) -> list[str]:
             f"after the warm-up the learning rate is --min_lr {args.min_lr:g}"
         )
     return lines
-
-
-def expected_seconds(args: ModelArgs, env: DistributedEnv, steps: int, peak: float) -> float:
-    """Estimate the seconds of `steps` steps on devices with a peak of `peak` FLOP/s."""
-    flops = steps * args.tokens_per_step * flops_per_token(args)
-    return flops / (EXPECTED_MFU[env.device.type] * peak * env.world_size)
 
 
 def checkpoint_bytes(args: ModelArgs) -> float:

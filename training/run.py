@@ -29,6 +29,7 @@ from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
 from training.optimizers import build_optimizers
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
+from training.run_time import run_seconds, step_seconds
 from training.sample import generate_sample
 from training.settings import RunSetup
 from training.state import TrainState
@@ -75,10 +76,15 @@ class Run:
         self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else self.steps
         args = self.args
 
-        # On CUDA compiling always pays; on a CPU a long run tries both, see compile_if_faster.
-        steps_left = self.steps - self.progress.step
-        is_long = self.peak and plan.expected_seconds(args, env, steps_left, self.peak) > COMPILE_SECONDS
-        self.may_compile = env.device.type == "cuda" or bool(is_long)
+        # On CUDA compiling always pays; on a CPU a long run tries both, see compile_if_faster. A resumed run does as
+        # before: then its setting is stored.
+        reference_pass = setup.stage.needs_reference and not self.progress.step
+        step = step_seconds(self.objective, self.rows, args, env, self.peak)
+        seconds = step and run_seconds(
+            args, step, self.steps - self.progress.step, len(self.rows), len(self.val_rows), reference_pass
+        )
+        is_long = not self.progress.step and step is not None and seconds > COMPILE_SECONDS
+        self.may_compile = env.device.type == "cuda" or is_long
         if args.compile is not None:
             self.may_compile = args.compile
 
@@ -102,9 +108,7 @@ class Run:
         epochs = self.steps * args.rows_per_step / len(self.rows)
         lines += self.rows.notes
         lines += [f"adapted: {note}" for note in fitting.notes]
-        lines += plan.describe(
-            args, env, self.steps, self.progress.step, epochs, self.peak, self.may_compile, self.capacity
-        )
+        lines += plan.describe(args, env, self.steps, epochs, seconds, self.may_compile, self.capacity)
         return lines
 
     def adapt_to_budget(self) -> None:

@@ -13,7 +13,7 @@ HERE = Capacity(memory=24e9, disk=50e9)
 
 
 def lines(steps=1000, **settings):
-    return plan.describe(ModelArgs(**settings), ENV, steps, 0, 1_000_000, 1e11, False, HERE)
+    return plan.describe(ModelArgs(**settings), ENV, steps, 1_000_000, 600.0, False, HERE)
 
 
 def test_tokens_per_step_are_shown_as_a_product():
@@ -34,13 +34,13 @@ def test_notes_name_what_is_not_as_it_seems():
 def test_estimates_grow_with_what_they_count():
     small, large = ModelArgs(), ModelArgs(embeddings_dims=1024)
     assert plan.memory_bytes(large, torch.float32) > 1.5 * plan.memory_bytes(small, torch.float32)
-    assert plan.expected_seconds(small, ENV, 20, 1e11) == 2 * plan.expected_seconds(small, ENV, 10, 1e11)
     assert [plan.duration(s) for s in (30, 600, 7200)] == ["30 seconds", "10 minutes", "2.0 hours"]
 
 
 def test_memory_disk_and_rates_are_shown():
     text = "\n".join(lines(steps=200, optimizer="muon", save_checkpoint_iter=100))
     assert "a rank of 24.0 GB" in text
+    assert "time: about 10 minutes" in text
     assert "for checkpoints of 50.0 GB free" in text
     assert "Muon up to 0.02, down to 0.002; AdamW up to 0.0006, down to 6e-05; 700 steps of warm-up" in text
 
