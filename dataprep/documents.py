@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from config import EOS
-from dataprep import conversations, sources
-from dataprep.sources import HUB_PREFIX, FileRange
+from dataprep import conversations, readers
+from dataprep.files import HUB_PREFIX
+from dataprep.ranges import FileRange
 from tokenizer import Tokenizer
 
 # Token ids (T,), loss mask (T,) or None where every token counts, and the UTF-8 bytes of what is learned.
@@ -64,13 +65,13 @@ def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> It
         for text, is_complete in iter_texts(file_range):
             yield text_document(text, is_complete, tokenizer) if text else None
     else:
-        rows = sources.iter_rows(file_range, conversations.COLUMNS[kind])
+        rows = readers.iter_rows(file_range, conversations.COLUMNS[kind])
         yield from row_documents(rows, kind, tokenizer, lenient=file_range.path.startswith(HUB_PREFIX))
 
 
 def iter_texts(file_range: FileRange) -> Iterator[tuple[str, bool]]:
     """Yield (text, is_complete) of a range of a .txt file; of a long document only the last piece is complete."""
-    text, is_at_end = sources.read_text(file_range)
+    text, is_at_end = readers.read_text(file_range)
     if file_range.format == "part":
         yield text, is_at_end
         return

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataprep.sources import FileRange, HubDataset, hub_ranges, local_ranges
+from dataprep.ranges import FileRange, local_ranges
+from dataprep.sources import HubDataset, hub_ranges
 from runtime.errors import UserError
 from stories.examples import conversation_at, instruction_at, preference_at, text_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe

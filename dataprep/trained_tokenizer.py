@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 
 from dataprep.documents import assign_splits, iter_documents
-from dataprep.sources import FileRange
+from dataprep.ranges import FileRange
 from runtime.errors import UserError
 from tokenizer import Tokenizer, byte_level, train_bpe
 

@@ -9,9 +9,10 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from dataprep.documents import Document, assign_splits, iter_documents, row_documents, truncate_text
+from dataprep.files import HUB_PREFIX
+from dataprep.ranges import FileRange
 from dataprep.registry import STORIES, PrepConfig, story_rows
 from dataprep.shards import SplitWriter
-from dataprep.sources import HUB_PREFIX, FileRange
 from runtime.errors import UserError
 from runtime.hub import READ_ERRORS, retry, short_error
 from tokenizer import Tokenizer

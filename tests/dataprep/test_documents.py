@@ -12,7 +12,7 @@ from examples import INSTRUCTIONS, MULTI, PREFERENCES, talk
 from config import EOS
 from dataprep import documents
 from dataprep.documents import Document, in_validation, row_documents
-from dataprep.sources import FileRange, local_ranges
+from dataprep.ranges import FileRange, local_ranges
 from runtime.errors import UserError
 from tokenizer import Tokenizer, instruction_text
 

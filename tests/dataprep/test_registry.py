@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dataprep import registry
+from dataprep.ranges import FileRange
 from dataprep.registry import PrepConfig, file_source, join_units, story_rows, story_sources, unit_bytes
-from dataprep.sources import FileRange
 from runtime.errors import UserError
 from stories.examples import text_at
 

@@ -11,8 +11,8 @@ from prepared import INSTRUCTIONS
 from dataprep import worker
 from dataprep.documents import Document, row_documents
 from dataprep.prepare import WORKERS
+from dataprep.ranges import local_ranges
 from dataprep.registry import PrepConfig, join_units
-from dataprep.sources import local_ranges
 from dataprep.worker import TokenBudget, prepare_unit, start_worker
 from runtime.errors import UserError
 from tokenizer import Tokenizer, load_tokenizer

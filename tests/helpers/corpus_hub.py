@@ -8,22 +8,24 @@ import pytest
 from examples import parquet
 from hub import REVISION, Hub
 
-from dataprep import conversations, documents, sources
+from dataprep import conversations, documents, readers
+from dataprep.files import parquet_footer
+from dataprep.ranges import FileRange
 from dataprep.sources import HubDataset, hub_ranges
 from runtime import hub as runtime_hub
 
 
-def texts(ranges: list[sources.FileRange]) -> list[str]:
+def texts(ranges: list[FileRange]) -> list[str]:
     """Return the texts of all ranges."""
     return [text for file_range in ranges for text, _ in text_documents(file_range)]
 
 
-def text_documents(file_range: sources.FileRange) -> Iterator[tuple[str, bool]]:
+def text_documents(file_range: FileRange) -> Iterator[tuple[str, bool]]:
     """Yield what data.py makes documents of: the texts of .txt files, the column `text` of rows."""
     if file_range.format in ("txt", "part"):
         yield from documents.iter_texts(file_range)
         return
-    for row, row_name in sources.iter_rows(file_range, ("text",)):
+    for row, row_name in readers.iter_rows(file_range, ("text",)):
         yield conversations.text(row, "text", row_name), True
 
 
@@ -45,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub({DATASET.repo: files}) as hub:
         hub.naps = naps
         runtime_hub.hub_filesystem.cache_clear()
-        sources._footer.cache_clear()
+        parquet_footer.cache_clear()
         huggingface_hub.HfFileSystem.clear_instance_cache()
         constants = huggingface_hub.constants
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
