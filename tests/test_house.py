@@ -310,7 +310,7 @@ ALLOWED_WORDS = {
     ("whole", "run.py"),
     ("whole", "metrics.py"),
     ("whole", "advice.py"),
-    ("whole", "sources.py"),
+    ("whole", "ranges.py"),
 }
 VAGUE_NAMES = {"found", "made", "there", "theirs", "place", "what", "whole", "asked", "how", "said", "told"}
 
