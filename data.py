@@ -29,6 +29,7 @@ from pathlib import Path
 from config import Parser, resolve
 from dataprep import trained_tokenizer
 from dataprep.conversations import COLUMNS
+from dataprep.inputs import InputFile, find_inputs, remove_copies
 from dataprep.prepare import (
     MachineShare,
     hub_revision,
@@ -90,7 +91,13 @@ def build_parser() -> Parser:
     which = parser.add_mutually_exclusive_group(required=True)
     for name, help_text in NAMED.items():
         which.add_argument(f"--{name}", action="store_const", const=name, dest="named", help=help_text)
-    which.add_argument("--files", nargs="+", metavar="FILE", help=".txt, .jsonl, .json or .parquet files")
+    which.add_argument(
+        "--files",
+        nargs="+",
+        metavar="FILE",
+        help="files, folders, globs or - (a pipe); .txt .md .jsonl .ndjson .json .parquet .arrow .csv .tsv, each also "
+        "with .gz or .zst",
+    )
     which.add_argument(
         "--show", metavar="NAME", help="print a row of a prepared dataset, the learned tokens in green"
     )
@@ -186,12 +193,12 @@ def _parse_share(parser: Parser, args: argparse.Namespace) -> MachineShare | Non
     return MachineShare(int(numbers[1]), int(numbers[2]))
 
 
-def find_sources(args: DataArgs) -> list[Source]:
-    """Return the datasets that the flags name."""
+def find_sources(args: DataArgs, inputs: list[InputFile]) -> list[Source]:
+    """Return the datasets that the flags name; inputs are the files of --files."""
     if args.named == "stories":
         return story_sources(args.seed)
     if args.files:
-        return [file_source(args.name, args.kind, args.files)]
+        return [file_source(args.name, args.kind, inputs)]
     return [hub_source(args.named, hub_revision(args.data_dir, args.named))]
 
 
@@ -220,7 +227,16 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
 
 def prepare_all(args: DataArgs) -> None:
     """Prepare the datasets that the flags name, or this machine's share of each."""
-    sources = find_sources(args)
+    copies = args.data_dir / f".{args.name}.input"
+    try:
+        inputs = find_inputs(args.files or [], args.kind, copies)
+        prepare_sources(args, find_sources(args, inputs))
+    finally:
+        remove_copies(copies)
+
+
+def prepare_sources(args: DataArgs, sources: list[Source]) -> None:
+    """Prepare datasets, or this machine's share of each."""
     tokenizer, tokenizer_entry = find_tokenizer(args, sources)
     for source in sources:
         config = PrepConfig(

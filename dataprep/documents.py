@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from config import EOS
 from dataprep import conversations, readers
 from dataprep.files import HUB_PREFIX
 from dataprep.ranges import FileRange
@@ -47,7 +46,7 @@ def assign_splits(
 
     One long document goes to train here; dataprep/holdout.py then cuts off its end.
     """
-    by_hash = file_range.split is None and not file_range.is_single_document
+    by_hash = file_range.split is None and file_range.document is None
     for document in documents:
         split = file_range.split or "train"
         if by_hash and document is not None and in_validation(document.split_key, val_fraction):
@@ -62,22 +61,11 @@ def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> It
     None, since the user cannot correct them.
     """
     if file_range.format in ("txt", "part"):
-        for text, is_complete in iter_texts(file_range):
+        for text, is_complete in readers.iter_texts(file_range):
             yield text_document(text, is_complete, tokenizer) if text else None
     else:
         rows = readers.iter_rows(file_range, conversations.COLUMNS[kind])
         yield from row_documents(rows, kind, tokenizer, lenient=file_range.path.startswith(HUB_PREFIX))
-
-
-def iter_texts(file_range: FileRange) -> Iterator[tuple[str, bool]]:
-    """Yield (text, is_complete) of a range of a .txt file; of a long document only the last piece is complete."""
-    text, is_at_end = readers.read_text(file_range)
-    if file_range.format == "part":
-        yield text, is_at_end
-        return
-    for document in text.split(EOS):
-        if document.strip():
-            yield document.strip(), True
 
 
 def row_documents(

@@ -79,7 +79,7 @@ def prepare(data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer,
     """Write data/<name>, resuming a run with an equal config. Return the folder."""
     target = data_dir / name
     partial = data_dir / f".{name}.partial"
-    check_replaceable(target, [file["path"] for file in config.provenance.get("files", ())])
+    check_replaceable(target, [file_range.path for unit in config.units for file_range in unit])
     if _is_complete(target, config):
         print(f"{target} is already prepared")
         return target

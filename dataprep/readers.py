@@ -1,53 +1,146 @@
 """Texts and rows of a range of a file."""
 
+import csv
+import io
+import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataprep.files import open_binary, parquet_footer
+from config import EOS
+from dataprep.files import (
+    HUB_PREFIX,
+    arrow_batches,
+    not_utf8,
+    open_arrow,
+    open_binary,
+    open_text,
+    parquet_footer,
+    split_ending,
+)
+from dataprep.json_stream import iter_values
 from dataprep.ranges import FileRange
 from runtime.errors import UserError
 
-ROWS_AT_ONCE = 256  # rows of a Parquet file in memory
+ROWS_AT_ONCE = 256  # rows of a Parquet or Arrow file in memory
 LINE_COUNT_BYTES = 1 << 20  # read at once to count lines
+PIECE_CHARACTERS = 1 << 20  # of a compressed document in memory
+MAX_FIELD_CHARACTERS = 1 << 30  # of a CSV file; the library's own limit is 128 KB
+BOM = "\ufeff"
+LAST_CUT = re.compile(
+    r".*\S(?=\s)", re.DOTALL
+)  # up to the last place where white space follows another character
+
+Rows = Iterator[tuple[object, object]]
 
 
-def read_text(file_range: FileRange) -> tuple[str, bool]:
-    """Return the text of a range of a .txt file, and True if the file ends with it.
+# --- texts -----------------------------------------------------------------------------------------------------------
 
-    Raises UserError for a file that is not UTF-8.
+
+def iter_texts(file_range: FileRange) -> Iterator[tuple[str, bool]]:
+    r"""Yield (text, is_complete) of a range of a text file; of a document in pieces only the last one is complete.
+
+    Line ends become \n, and a byte order mark is dropped. Raises UserError for a file that is not UTF-8.
     """
+    if split_ending(file_range.path)[1]:
+        texts = _compressed_pieces(file_range)
+    else:
+        texts = iter([_read_text(file_range)])
+    if file_range.format == "part":
+        yield from texts
+        return
+
+    for document in _between_separators(text for text, _ in texts):
+        if document.strip():
+            yield document.strip(), True
+
+
+def _read_text(file_range: FileRange) -> tuple[str, bool]:
+    """Return the text of a byte range, and True if the file ends with it."""
     with open(file_range.path, "rb") as file:
         file.seek(file_range.start)
         data = file.read(file_range.stop - file_range.start)
         is_at_end = not file.read(1)
     try:
-        return data.decode("utf-8"), is_at_end
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file_range.path} is not UTF-8 text (byte {file_range.start + error.start}): convert it first"
-        ) from None
+        raise not_utf8(file_range.path, file_range.start + error.start) from None
+
+    if file_range.start == 0:
+        text = text.removeprefix(BOM)
+    if "\r" in text:
+        # No range begins between the two: cuts are before white space that follows another character, or after a
+        # separator.
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text, is_at_end
 
 
-def iter_rows(file_range: FileRange, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
-    """Yield (row, its name in error messages) of a range; of a Parquet file, only these columns are read.
+def _compressed_pieces(file_range: FileRange) -> Iterator[tuple[str, bool]]:
+    """Yield a compressed text in pieces, cut before white space, and True with the last one."""
+    text = ""
+    with open_text(file_range.path) as file:
+        try:
+            while block := file.read(PIECE_CHARACTERS):
+                text += block
+                if cut := LAST_CUT.match(text, max(0, len(text) - len(block) - 1)):
+                    yield text[: cut.end()], False
+                    text = text[cut.end() :]
+        except UnicodeDecodeError:
+            raise not_utf8(file_range.path) from None
+    yield text, True
+
+
+def _between_separators(pieces: Iterator[str]) -> Iterator[str]:
+    """Yield the documents of a text that comes in pieces."""
+    pending: list[str] = []  # pieces of the document that has begun
+    for piece in pieces:
+        # A separator holds no white space, so no piece ends inside one.
+        first, *others = piece.split(EOS)
+        pending.append(first)
+        for document in others:
+            yield "".join(pending)
+            pending = [document]
+    yield "".join(pending)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def iter_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
+    """Yield (row, its name in error messages) of a range; of a table, only these columns are read.
 
     Raises UserError with file and row for an unreadable row.
     """
-    readers = {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
+    readers: dict[str, Callable[[FileRange, tuple[str, ...]], Rows]] = {
+        "jsonl": _jsonl_rows,
+        "json": _json_rows,
+        "parquet": _parquet_rows,
+        "arrow": _arrow_rows,
+        "csv": _table_rows,
+        "tsv": _table_rows,
+    }
     yield from readers[file_range.format](file_range, columns)
 
 
-def _jsonl_rows(file_range: FileRange, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
-    with open(file_range.path, "rb") as file:
-        file.seek(file_range.start)
-        while (position := file.tell()) < file_range.stop:
+def _jsonl_rows(file_range: FileRange, _: tuple[str, ...]) -> Rows:
+    is_compressed = split_ending(file_range.path)[1]
+    with open_binary(file_range.path) as file:
+        position = file_range.start
+        if position:
+            file.seek(position)
+        while is_compressed or position < file_range.stop:
             line = file.readline()
+            if not line:
+                return
+            name = _LineName(file_range.path, position)
+            position += len(line)
             if not line.strip():
                 continue
 
-            name = _LineName(file_range.path, position)
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -64,53 +157,100 @@ class _LineName:
 
     def __str__(self) -> str:
         number = 1
-        with open(self.path, "rb") as file:
-            while block := file.read(min(LINE_COUNT_BYTES, self.position - file.tell())):
+        left = self.position
+        with open_binary(self.path) as file:
+            while block := file.read(min(LINE_COUNT_BYTES, left)):
                 number += block.count(b"\n")
+                left -= len(block)
         return f"{self.path} row {number}"
 
 
-def _json_rows(file_range: FileRange, _: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+def _json_rows(file_range: FileRange, _: tuple[str, ...]) -> Rows:
     path = file_range.path
-    with open_binary(path) as file:
+    is_on_hub = path.startswith(HUB_PREFIX)
+    with _downloaded(file_range) if is_on_hub else open_text(path) as file:
+        try:
+            for number, row in enumerate(iter_values(file, path), 1):
+                yield row, f"{path} row {number}"
+        except UnicodeDecodeError:
+            raise not_utf8(path) from None
+
+
+def _downloaded(file_range: FileRange) -> TextIO:
+    """Return a file of the hub. Raises ConnectionError if it was cut short: a fault that may pass."""
+    with open_binary(file_range.path) as file:
         content = file.read()
     if len(content) != file_range.bytes:
-        # The download was cut short: a fault that may pass, not a broken file.
         raise ConnectionError(f"{len(content)} of {file_range.bytes} bytes came")
-
-    try:
-        rows = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not JSON: {error} (a file with one object on each line must end in .jsonl)"
-        ) from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path} must hold an array of rows, not a {type(rows).__name__}")
-
-    for number, row in enumerate(rows, 1):
-        yield row, f"{path} row {number}"
+    return io.StringIO(content.decode("utf-8-sig"))
 
 
-def _parquet_rows(file_range: FileRange, columns: tuple[str, ...]) -> Iterator[tuple[object, object]]:
+def _table_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
     path = file_range.path
-    footer = parquet_footer(path)
-    number = sum(footer.row_group(group).num_rows for group in range(file_range.start))
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    delimiter = "\t" if file_range.format == "tsv" else ","
+    with open_text(path) as file:
+        lines = csv.reader(file, delimiter=delimiter, strict=True)
+        number = 0
+        try:
+            names = next(lines, [])
+            _wanted_columns(names, columns, path)
+            for number, fields in enumerate(filter(None, lines), 1):
+                if len(fields) != len(names):
+                    raise UserError(
+                        f"{path} row {number} has {len(fields)} fields, but the first line {len(names)}"
+                    )
+                yield dict(zip(names, fields, strict=True)), f"{path} row {number}"
+        except csv.Error as error:
+            raise UserError(f"{path} row {number + 1} is not {file_range.format.upper()}: {error}") from None
+        except UnicodeDecodeError:
+            raise not_utf8(path) from None
 
-    names = footer.schema.to_arrow_schema().names
+
+def _wanted_columns(names: list[str], columns: tuple[str, ...], path: str) -> list[str]:
+    """Return the columns of a table that are read. Raises UserError if there is none."""
     wanted = [name for name in names if name in columns]
     if not wanted:
-        raise UserError(f"{path} has no column {' or '.join(columns)}; it has {', '.join(names)}")
+        raise UserError(f"{path} has no column {' or '.join(columns)}; it has {', '.join(names) or 'none'}")
+    return wanted
+
+
+def _parquet_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
+    path = file_range.path
+    footer = parquet_footer(path)
+    first = sum(footer.row_group(group).num_rows for group in range(file_range.start))
+    wanted = _wanted_columns(footer.schema.to_arrow_schema().names, columns, path)
 
     with open_binary(path) as file:
         parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=False, page_checksum_verification=True)
         row_groups = range(file_range.start, file_range.stop)
-        for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=row_groups, columns=wanted):
-            try:
-                rows = batch.to_pylist()
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 ({error})"
-                ) from None
-            for row in rows:
-                number += 1
-                yield row, f"{path} row {number}"
+        yield from _batch_rows(parquet.iter_batches(ROWS_AT_ONCE, row_groups, wanted), path, first)
+
+
+def _arrow_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
+    path = file_range.path
+    with open_arrow(path) as reader:
+        wanted = _wanted_columns(reader.schema.names, columns, path)
+        batches = arrow_batches(reader)
+        first = sum(batch.num_rows for batch in itertools.islice(batches, file_range.start))
+        chosen = itertools.islice(batches, file_range.stop - file_range.start)
+        slices = (
+            batch.select(wanted).slice(start, ROWS_AT_ONCE)
+            for batch in chosen
+            for start in range(0, batch.num_rows, ROWS_AT_ONCE)
+        )
+        yield from _batch_rows(slices, path, first)
+
+
+def _batch_rows(batches: Iterator[pa.RecordBatch], path: str, number: int) -> Rows:
+    """Yield the rows of batches; `number` rows of the file come before them."""
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 ({error})"
+            ) from None
+        for row in rows:
+            number += 1
+            yield row, f"{path} row {number}"

@@ -9,12 +9,11 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
+from dataprep.inputs import InputFile, check_endings, content_digests
 from dataprep.ranges import FileRange, local_ranges
 from dataprep.sources import HubDataset, hub_ranges
-from runtime.errors import UserError
 from stories.examples import conversation_at, instruction_at, preference_at, text_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
@@ -103,18 +102,18 @@ def hub_source(name: str, revision: str | None) -> Source:
     return Source(name, HUB[name].kind, ranges, {"repo": HUB[name].repo, "revision": revision})
 
 
-def file_source(name: str, kind: str, paths: list[str]) -> Source:
-    """Return a dataset of local files. Raises UserError for a file that cannot be of this kind."""
-    texts = [path for path in paths if Path(path).suffix.lower() == ".txt"]
-    if texts and kind != "text":
-        raise UserError(f"{texts[0]}: a .txt file has no rows of kind {kind}: give .jsonl, .json or .parquet")
+def file_source(name: str, kind: str, inputs: list[InputFile]) -> Source:
+    """Return a dataset of local files, which are known by their content. Raises UserError for an unusable file."""
+    check_endings(inputs, kind)
+    sizes = {file.path: os.stat(file.path).st_size for file in inputs}
+    ranges = local_ranges([file.path for file in inputs], unit_bytes(sum(sizes.values())))
 
-    sizes = [os.stat(path).st_size if os.path.isfile(path) else 0 for path in paths]
-    ranges = local_ranges(paths, unit_bytes(sum(sizes)))
-    files = [
-        {"path": path, "bytes": size, "modified": os.stat(path).st_mtime}
-        for path, size in zip(paths, sizes, strict=True)
+    digests = content_digests(sizes)
+    ranges = [
+        replace(file_range, document=digests[file_range.path]) if file_range.document else file_range
+        for file_range in ranges
     ]
+    files = [{"path": file.name, "bytes": sizes[file.path], "sha256": digests[file.path]} for file in inputs]
     return Source(name, kind, ranges, {"files": files})
 
 

@@ -225,7 +225,8 @@ def read_meta(folder: Path) -> dict:
 
 def check_replaceable(target: Path, sources: Iterable[str]) -> None:
     """Raise UserError if a dataset would replace something that is not a dataset, or the files it is made from."""
-    inside = [path for path in sources if Path(path).resolve().is_relative_to(target.resolve())]
+    folder = target.resolve()
+    inside = [path for path in dict.fromkeys(sources) if Path(path).resolve().is_relative_to(folder)]
     if inside:
         raise UserError(f"{target} holds {inside[0]}, and would be replaced: choose another --name")
 

@@ -7,7 +7,7 @@ import huggingface_hub
 import pyarrow as pa
 
 from dataprep.files import HUB_PREFIX
-from dataprep.ranges import RANGE_BUILDERS, FileRange
+from dataprep.ranges import HUB_BUILDERS, FileRange
 from runtime.errors import UserError
 from runtime.hub import READ_ERRORS, hub_errors, hub_filesystem, retry, short_error
 
@@ -53,7 +53,7 @@ def _hub_files(repo: str, revision: str, pattern: str) -> list[str]:
 
 def _hub_file_ranges(path: str, target: int) -> list[FileRange]:
     """Return the ranges of one file on the hub. Raises UserError if it is damaged there."""
-    build_ranges = RANGE_BUILDERS[Path(path).suffix]
+    build_ranges = HUB_BUILDERS[Path(path).suffix]
     try:
         return retry(lambda: build_ranges(path, target), path)
     except pa.ArrowInvalid as error:

@@ -45,7 +45,7 @@ def test_a_wrong_share_is_one_line(command: Callable, share: str) -> None:
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (("--files", "none.txt", "--name", "mine"), "no such file: none.txt"),
+        (("--files", "none.txt", "--name", "mine"), "no such file or folder: none.txt"),
         (("--files", "{rows}"), "--files needs --name"),
         (("--files", "{rows}", "--name", "../mine"), "must be a plain folder name"),
         (("--files", "{rows}", "--name", "mine", "--val_fraction", "1"), "must lie between 0 and 1"),
@@ -65,8 +65,8 @@ def test_a_wrong_share_is_one_line(command: Callable, share: str) -> None:
             "cannot write to .*another --data_dir",
         ),
         (
-            ("--files", "{rows}", "a.TXT", "--name", "mine", "--kind", "instruct"),
-            "a.TXT: a .txt file has no rows of kind",
+            ("--files", "{rows}", "{rows}.TXT", "--name", "mine", "--kind", "instruct"),
+            "rows.jsonl.TXT: a .txt file has no rows of kind",
         ),
         (("--stories", "--name", "mine"), "--name goes with --files"),
         (("--fw", "--shard", "1/2", "--max_tokens", "5"), "does not go with --shard"),
@@ -77,6 +77,7 @@ def test_a_wrong_share_is_one_line(command: Callable, share: str) -> None:
 def test_a_mistake_gets_one_line(
     inline: None, command: Callable, rows: Path, tmp_path: Path, flags: tuple, words: str
 ) -> None:
+    (tmp_path / f"{rows.name}.TXT").write_text("words")
     code, _, err = command(*(flag.format(rows=rows) for flag in flags))
     assert code == 2 and len(err.splitlines()) == 1 and err.startswith("error: ")
     assert re.search(words, err), err

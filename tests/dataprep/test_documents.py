@@ -226,7 +226,7 @@ def test_a_split_is_the_files_or_by_hash(tokenizer: Tokenizer) -> None:
     for options, expected in (
         ({}, by_hash),
         ({"split": "val"}, ["val"] * 100),
-        ({"is_single_document": True}, ["train"] * 100),
+        ({"document": "a"}, ["train"] * 100),
     ):
         file_range = FileRange("rows.jsonl", "jsonl", 0, 1, 1, **options)
         assigned = list(documents.assign_splits(texts, file_range, 0.2))

@@ -1,11 +1,13 @@
 """Named datasets and settings of preparing: stable on disk, units of one split, and sizes within bounds."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from dataprep import registry
+from dataprep.inputs import InputFile
 from dataprep.ranges import FileRange
 from dataprep.registry import PrepConfig, file_source, join_units, story_rows, story_sources, unit_bytes
 from runtime.errors import UserError
@@ -30,9 +32,17 @@ def test_units_join_neighbours_of_one_split(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_config_has_its_names_of_disk() -> None:
-    ranges = [FileRange("a.txt", "part", 0, 9, 9, is_single_document=True)]
+    ranges = [FileRange("a.txt", "part", 0, 9, 9, document="d")]
     config = PrepConfig("text", "template", {"name": "bytes"}, {"files": []}, 0.1, None, [ranges])
-    unit = {"path": "a.txt", "form": "part", "start": 0, "stop": 9, "bytes": 9, "split": None, "whole": False}
+    unit = {
+        "path": "a.txt",
+        "form": "part",
+        "start": 0,
+        "stop": 9,
+        "bytes": 9,
+        "split": None,
+        "document": "d",
+    }
     assert json.dumps(config.to_json()) == json.dumps(
         {
             "kind": "text",
@@ -66,8 +76,8 @@ def test_story_rows_are_named_by_their_number() -> None:
 def test_a_source_of_files_lists_them(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("some words")
-    source = file_source("mine", "text", [str(path)])
+    source = file_source("mine", "text", [InputFile(str(path), str(path))])
     (entry,) = source.provenance["files"]
-    assert entry == {"path": str(path), "bytes": 10, "modified": path.stat().st_mtime}
-    with pytest.raises(UserError, match="a .txt file has no rows of kind instruct"):
-        file_source("mine", "instruct", [str(path)])
+    assert entry == {"path": str(path), "bytes": 10, "sha256": hashlib.sha256(b"some words").hexdigest()}
+    with pytest.raises(UserError, match="a .txt file has no rows of kind instruct: give .jsonl, "):
+        file_source("mine", "instruct", [InputFile(str(path), str(path))])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataprep import trained_tokenizer
+from dataprep.inputs import InputFile
 from dataprep.prepare import stored_tokenizer
 from dataprep.registry import file_source
 from dataprep.trained_tokenizer import is_trained, spread, train, training_texts, vocabulary_size
@@ -35,7 +36,7 @@ def test_names_of_other_tokenizers() -> None:
 def test_the_held_out_end_of_a_book_is_not_read(tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     book.write_text(WORDS * 40 + "zebra " * 400)
-    source = file_source("book", "text", [str(book)])
+    source = file_source("book", "text", [InputFile(str(book), str(book))])
     texts = list(training_texts(source.ranges, "text", val_fraction=0.6))
     assert len("".join(texts)) == pytest.approx(0.4 * book.stat().st_size, abs=2)
     assert "zebra" not in "".join(texts)
@@ -45,7 +46,7 @@ def test_rows_are_read_as_the_template_renders_them(tmp_path: Path) -> None:
     rows = [{"instruction": f"Name {n}.", "output": f"The fox number {n}."} for n in range(200)]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = file_source("rows", "instruct", [str(file)])
+    source = file_source("rows", "instruct", [InputFile(str(file), str(file))])
     texts = list(training_texts(source.ranges, "instruct", val_fraction=0.2))
     assert texts[0].startswith("### Instruction:\nName ") and "### Response:\nThe fox number" in texts[0]
     assert 120 < len(texts) < 190  # without those that are held out
@@ -58,7 +59,7 @@ def test_rows_are_read_as_the_template_renders_them(tmp_path: Path) -> None:
 def test_large_corpora_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lines = tmp_path / "lines.jsonl"
     lines.write_text("".join(json.dumps({"text": f"{n} {WORDS}"}) + "\n" for n in range(1000)))
-    ranges = file_source("lines", "text", [str(lines)]).ranges
+    ranges = file_source("lines", "text", [InputFile(str(lines), str(lines))]).ranges
     assert spread(ranges) == ranges
     monkeypatch.setattr(trained_tokenizer, "MAX_TRAINING_BYTES", ranges[0].bytes * len(ranges) // 4)
     assert spread(ranges * 8) == (ranges * 8)[::32]
@@ -68,13 +69,13 @@ def test_a_corpus_without_training_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "empty.txt"
     file.write_text("\n \n<|endoftext|> ")
     with pytest.raises(UserError, match="--tokenizer bpe has no text"):
-        train("bpe", file_source("empty", "text", [str(file)]).ranges, "text", 0.1)
+        train("bpe", file_source("empty", "text", [InputFile(str(file), str(file))]).ranges, "text", 0.1)
 
 
 def test_it_is_not_trained_twice(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text(WORDS * 50)
-    source = file_source("a", "text", [str(file)])
+    source = file_source("a", "text", [InputFile(str(file), str(file))])
     assert stored_tokenizer(tmp_path, source, "bpe") is None
 
     tokenizer = train("bpe:280", source.ranges, "text", 0.1)

@@ -8,7 +8,7 @@ import pytest
 from examples import parquet
 from hub import REVISION, Hub
 
-from dataprep import conversations, documents, readers
+from dataprep import conversations, readers
 from dataprep.files import parquet_footer
 from dataprep.ranges import FileRange
 from dataprep.sources import HubDataset, hub_ranges
@@ -23,7 +23,7 @@ def texts(ranges: list[FileRange]) -> list[str]:
 def text_documents(file_range: FileRange) -> Iterator[tuple[str, bool]]:
     """Yield what data.py makes documents of: the texts of .txt files, the column `text` of rows."""
     if file_range.format in ("txt", "part"):
-        yield from documents.iter_texts(file_range)
+        yield from readers.iter_texts(file_range)
         return
     for row, row_name in readers.iter_rows(file_range, ("text",)):
         yield conversations.text(row, "text", row_name), True
