@@ -1,7 +1,5 @@
 """Rows of every kind as documents: token ids, loss mask, and the key that decides on their split."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from dataprep import conversations, readers
 from dataprep.files import HUB_PREFIX
+from dataprep.holdout import conversation_key
 from dataprep.ranges import FileRange
 from tokenizer import Tokenizer
 
@@ -33,27 +32,6 @@ class Document:
         self.num_tokens = sum(len(ids) for ids, _, _ in self.token_parts)
 
 
-def in_validation(split_key: str, fraction: float) -> bool:
-    """Return True for a document of the validation split: chosen by hash, so equal documents are on one side."""
-    digest = hashlib.blake2b(split_key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
-
-
-def assign_splits(
-    documents: Iterable[Document | None], file_range: FileRange, val_fraction: float
-) -> Iterator[tuple[str, Document | None]]:
-    """Yield (split, document): the split of the file where it has one, else by hash.
-
-    One long document goes to train here; dataprep/holdout.py then cuts off its end.
-    """
-    by_hash = file_range.split is None and file_range.document is None
-    for document in documents:
-        split = file_range.split or "train"
-        if by_hash and document is not None and in_validation(document.split_key, val_fraction):
-            split = "val"
-        yield split, document
-
-
 def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> Iterator[Document | None]:
     """Yield the documents of a range of a file; None for one without anything to learn.
 
@@ -62,7 +40,7 @@ def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> It
     """
     if file_range.format in ("txt", "part"):
         for text, is_complete in readers.iter_texts(file_range):
-            yield text_document(text, is_complete, tokenizer) if text else None
+            yield text_document(text, is_complete, tokenizer, file_range.document) if text else None
     else:
         rows = readers.iter_rows(file_range, conversations.COLUMNS[kind])
         yield from row_documents(rows, kind, tokenizer, lenient=file_range.path.startswith(HUB_PREFIX))
@@ -82,12 +60,12 @@ def row_documents(
             yield None
 
 
-def text_document(text: str, is_complete: bool, tokenizer: Tokenizer) -> Document:
-    """Return a text as a document; the end-of-text token follows a complete one."""
+def text_document(text: str, is_complete: bool, tokenizer: Tokenizer, key: str | None = None) -> Document:
+    """Return a text as a document; the end-of-text token follows a complete one. The key of a piece is given."""
     ids = tokenizer.encode_array(text)
     if is_complete:
         ids = np.append(ids, np.uint32(tokenizer.eos_id))
-    return Document([(ids, None, len(text.encode()))], text, is_complete)
+    return Document([(ids, None, len(text.encode()))], key or text, is_complete)
 
 
 def truncate_text(document: Document, num_tokens: int, tokenizer: Tokenizer) -> Document | None:
@@ -108,13 +86,13 @@ def _text(row: object, row_name: object, tokenizer: Tokenizer) -> Document | Non
 
 def _instruct(row: object, row_name: object, tokenizer: Tokenizer) -> Document:
     messages = conversations.instruction(row, row_name)
-    return Document([_conversation(messages, 0, tokenizer)], json.dumps(messages[:-1]))
+    return Document([_conversation(messages, 0, tokenizer)], conversation_key(messages))
 
 
 def _preference(row: object, row_name: object, tokenizer: Tokenizer) -> Document:
     chosen, rejected, common = conversations.preference(row, row_name)
     parts = [_conversation(messages, common, tokenizer) for messages in (chosen, rejected)]
-    return Document(parts, json.dumps(chosen[:common]))
+    return Document(parts, conversation_key(chosen))
 
 
 def _conversation(messages: conversations.Messages, num_prompt_turns: int, tokenizer: Tokenizer) -> TokenPart:

@@ -9,19 +9,19 @@ import json
 import math
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
-from dataprep.holdout import split_validation
+from dataprep.holdout import shortfall
+from dataprep.machine_shares import MachineShare, merge_machine_shares, read_config
 from dataprep.registry import PrepConfig, Source
+from dataprep.resplit import split_units
 from dataprep.shards import FORMAT, SPLITS, TokenDataset, check_replaceable, read_meta, verify_dataset
 from dataprep.worker import prepare_unit, start_worker
 from runtime.checksums import write_checksums
@@ -36,18 +36,6 @@ WORKERS = multiprocessing.get_context("forkserver" if HAS_FORKSERVER else "spawn
 ROOT = Path(__file__).resolve().parent.parent
 UPDATE_SECONDS = 0.2  # between two updates of the progress bar
 MIN_TOKENS = 2  # of each split: one to read and one to predict
-
-
-@dataclass(frozen=True)
-class MachineShare:
-    """Share of the units that one of `count` machines prepares; `number` counts from 1."""
-
-    number: int
-    count: int
-
-    def has(self, unit: int) -> bool:
-        """Return True if this machine prepares the unit."""
-        return unit % self.count == self.number - 1
 
 
 def start_forkserver() -> None:
@@ -86,7 +74,7 @@ def prepare(data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer,
 
     partial.mkdir(exist_ok=True)
     with folder_lock(partial):
-        if _read_config(partial) != config.to_json():
+        if read_config(partial) != config.to_json():
             _reset_partial_folder(partial, config, tokenizer)
         merge_machine_shares(partial, data_dir, name, config)
 
@@ -108,40 +96,13 @@ def prepare_share(
     folder = data_dir / f".{name}.shard-{share.number}-of-{share.count}"
     folder.mkdir(exist_ok=True)
     with folder_lock(folder):
-        if _read_config(folder) != config.to_json():
+        if read_config(folder) != config.to_json():
             _reset_partial_folder(folder, config, tokenizer)
         entries = _prepare_units(folder, config, tokenizer, workers, share)
     print(
         f"{folder}: done, {len(entries)} of {len(config.units)} units, {sum(map(_num_tokens, entries)):,} tokens; "
         f"copy all {share.count} into one {data_dir.name}/ and run the same command there without --shard"
     )
-
-
-def merge_machine_shares(partial: Path, data_dir: Path, name: str, config: PrepConfig) -> None:
-    """Move the finished units of all shares into the folder; a kill in between is repaired by the next run.
-
-    Raises UserError for a share with another config.
-    """
-    pattern = re.compile(re.escape(f".{name}.shard-") + r"\d+-of-\d+")
-    for share in sorted(path for path in data_dir.iterdir() if pattern.fullmatch(path.name)):
-        with folder_lock(share):
-            has_units = any(share.glob("unit-*.json"))
-            if not has_units and not (share / "plan.json").is_file():
-                # A kill hit its first moments or its removal below: there is nothing to keep.
-                shutil.rmtree(share)
-                continue
-            if _read_config(share) != config.to_json():
-                raise UserError(
-                    f"{share} was prepared with other settings (sources, revision, tokenizer, flags, or path or "
-                    "time of the files): prepare it again, or remove it"
-                )
-            for entry in sorted(share.glob("unit-*.json")):
-                # The entry last: it makes the unit finished.
-                for file in _shard_files(json.loads(entry.read_text())["shards"].values()):
-                    if (share / file).is_file():
-                        (share / file).replace(partial / file)
-                entry.replace(partial / entry.name)
-            shutil.rmtree(share)
 
 
 def make_meta(
@@ -151,27 +112,22 @@ def make_meta(
 
     Raises UserError for too little text.
     """
-    splits = {
-        split: [entry["shards"][split] for entry in entries if entry["shards"][split]["tokens"]]
-        for split in SPLITS
-    }
-    if bool(splits["train"]) != bool(splits["val"]):
-        splits = split_validation(
-            partial,
-            splits["train"] or splits["val"],
-            config.kind,
-            config.val_fraction,
-            config.tokenizer["vocab_size"],
-            first_index=len(config.units),
-            text_bytes=tokenizer.text_bytes,
-        )
-
+    has_splits = config.units[0][0].split is not None
+    splits = split_units(
+        partial,
+        entries,
+        config.kind,
+        0.0 if has_splits else config.val_fraction,
+        config.tokenizer["vocab_size"],
+        first_index=len(config.units),
+        text_bytes=tokenizer.text_bytes,
+    )
     train_tokens, val_tokens = (sum(shard["tokens"] for shard in splits[split]) for split in SPLITS)
-    if min(train_tokens, val_tokens) < MIN_TOKENS:
-        raise UserError(
-            f"{name}: too little text: {train_tokens:,} tokens to train on and {val_tokens:,} held out; "
-            "give more text, or another --val_fraction or --max_tokens"
-        )
+    if train_tokens < MIN_TOKENS:
+        raise UserError(f"{name}: too little text: {train_tokens:,} tokens to train on; give more text")
+    note = None if has_splits else shortfall(train_tokens, val_tokens, config.val_fraction)
+    if note:
+        print(note)
     return {
         "format": FORMAT,
         "name": name,
@@ -183,18 +139,10 @@ def make_meta(
     }
 
 
-def _read_config(folder: Path) -> dict | None:
-    """Return the config (as JSON) that a folder is prepared with; None if it is missing or damaged."""
-    try:
-        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def hub_revision(data_dir: Path, name: str) -> str | None:
     """Return the revision of the hub's dataset that an unfinished run or share began with, if there is one."""
     for folder in data_dir.glob(f".{name}.*"):
-        if config := _read_config(folder):
+        if config := read_config(folder):
             return config["source"].get("revision")
     return None
 
@@ -205,7 +153,7 @@ def stored_tokenizer(data_dir: Path, source: Source, name: str) -> Tokenizer | N
     So one that was trained on the corpus is not trained again.
     """
     for folder in (data_dir / source.name, *data_dir.glob(f".{source.name}.*")):
-        config = _read_config(folder)
+        config = read_config(folder)
         if config and config["source"] == source.provenance and config["tokenizer"]["name"] == name:
             return load_tokenizer(folder / "tokenizer")
     return None
@@ -215,7 +163,7 @@ def _is_complete(target: Path, config: PrepConfig) -> bool:
     """Return True if a dataset was prepared with this config and its files are undamaged."""
     if not (target / "meta.json").is_file():
         return False
-    if _read_config(target) != config.to_json():
+    if read_config(target) != config.to_json():
         print(
             f"{target} was prepared with other settings or by an older version: preparing it again. Runs that were "
             "trained on it cannot be resumed: remove them, or give a new run its own --run_name"
@@ -392,7 +340,3 @@ def _result(future: Future, on_wait: Callable[[], object]) -> dict:
 
 def _num_tokens(entry: dict) -> int:
     return sum(shard["tokens"] for shard in entry["shards"].values())
-
-
-def _shard_files(shards: Iterable[dict]) -> list[str]:
-    return [name for shard in shards for name in shard["sha256"]]

@@ -4,7 +4,8 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from dataprep.documents import assign_splits, iter_documents
+from dataprep.documents import iter_documents
+from dataprep.holdout import assign_splits
 from dataprep.ranges import FileRange
 from runtime.errors import UserError
 from tokenizer import Tokenizer, byte_level, train_bpe

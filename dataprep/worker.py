@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from dataprep.documents import Document, assign_splits, iter_documents, row_documents, truncate_text
+from dataprep.documents import Document, iter_documents, row_documents, truncate_text
+from dataprep.examples import ExampleWriter
 from dataprep.files import HUB_PREFIX
+from dataprep.holdout import assign_splits
 from dataprep.ranges import FileRange
 from dataprep.registry import STORIES, PrepConfig, story_rows
 from dataprep.shards import SplitWriter
@@ -65,6 +67,7 @@ def _write_unit(index: int, unit: list[FileRange], budget: float) -> dict:
     """Write the documents of a unit to its two shards."""
     tokenizer = _worker.tokenizer
     writer = SplitWriter(_worker.folder, index, tokenizer.vocab_size, _worker.config.kind)
+    examples = ExampleWriter(_worker.folder, index)
     limit = TokenBudget(budget)
     num_empty = 0
     uncounted = 0
@@ -75,6 +78,7 @@ def _write_unit(index: int, unit: list[FileRange], budget: float) -> dict:
             continue
         for ids, loss_mask, text_bytes in document.token_parts:
             writer.add(split, ids, loss_mask, text_bytes, document.is_complete)
+        examples.add(split, document)
 
         uncounted += document.num_tokens
         if uncounted > COUNTER_STEP:
@@ -82,7 +86,12 @@ def _write_unit(index: int, unit: list[FileRange], budget: float) -> dict:
             uncounted = 0
 
     _count(uncounted)
-    return {"empty": num_empty, "full": limit.remaining == 0, "shards": writer.close()}
+    return {
+        "empty": num_empty,
+        "full": limit.remaining == 0,
+        "shards": writer.close(),
+        **examples.close(_worker.config.val_fraction),
+    }
 
 
 class TokenBudget:

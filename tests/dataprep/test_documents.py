@@ -11,8 +11,8 @@ from examples import INSTRUCTIONS, MULTI, PREFERENCES, talk
 
 from config import EOS
 from dataprep import documents
-from dataprep.documents import Document, in_validation, row_documents
-from dataprep.ranges import FileRange, local_ranges
+from dataprep.documents import Document, row_documents
+from dataprep.ranges import local_ranges
 from runtime.errors import UserError
 from tokenizer import Tokenizer, instruction_text
 
@@ -210,26 +210,3 @@ def test_texts_are_truncated_and_conversations_are_not(tokenizer: Tokenizer) -> 
         document = one(rows[0], kind, tokenizer)
         assert documents.truncate_text(document, document.num_tokens, tokenizer) is document
         assert documents.truncate_text(document, document.num_tokens - 1, tokenizer) is None
-
-
-def test_equal_texts_are_on_one_side_and_the_share_is_right() -> None:
-    held_out = [in_validation(f"text {n}", 0.2) for n in range(10_000)]
-    assert held_out == [in_validation(f"text {n}", 0.2) for n in range(10_000)]
-    assert 1_850 < sum(held_out) < 2_150
-    # A larger share holds more.
-    assert all(in_validation(f"text {n}", 0.5) for n in range(10_000) if held_out[n])
-
-
-def test_a_split_is_the_files_or_by_hash(tokenizer: Tokenizer) -> None:
-    texts = [one({"text": f"text {n}"}, "text", tokenizer) for n in range(100)]
-    by_hash = ["val" if in_validation(f"text {n}", 0.2) else "train" for n in range(100)]
-    for options, expected in (
-        ({}, by_hash),
-        ({"split": "val"}, ["val"] * 100),
-        ({"document": "a"}, ["train"] * 100),
-    ):
-        file_range = FileRange("rows.jsonl", "jsonl", 0, 1, 1, **options)
-        assigned = list(documents.assign_splits(texts, file_range, 0.2))
-        assert [split for split, _ in assigned] == expected
-        assert [document for _, document in assigned] == texts
-    assert [*documents.assign_splits([None], FileRange("a", "jsonl", 0, 1, 1), 1.0)] == [("train", None)]

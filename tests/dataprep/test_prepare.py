@@ -8,12 +8,10 @@ from pathlib import Path
 import prepared
 import pytest
 from examples import TEXTS, files, parquet
-from prepared import datasets, split_texts
+from prepared import check_split, datasets, split_texts
 
 from config import EOS
 from dataprep import registry
-from dataprep.documents import in_validation
-from dataprep.prepare import MachineShare
 from dataprep.shards import TokenDataset, read_meta
 from stories.examples import text_at
 from tokenizer import load_tokenizer
@@ -21,22 +19,12 @@ from tokenizer import load_tokenizer
 inline, command, rows, small = prepared.inline, prepared.command, prepared.rows, prepared.small
 
 
-def test_a_share_has_every_count_th_unit() -> None:
-    shares = [MachineShare(number, 3) for number in (1, 2, 3)]
-    assert [[unit for unit in range(7) if share.has(unit)] for share in shares] == [[0, 3, 6], [1, 4], [2, 5]]
-
-
 def test_every_document_is_prepared_once_and_in_order(
     inline: None, command: Callable, rows: Path, small: Path, tmp_path: Path
 ) -> None:
     code, out, err = command("--files", rows, "--name", "mine", "--tokenizer", small)
     assert (code, err) == (0, "") and "done" in out
-    held_out = [in_validation(text, 0.1) for text in TEXTS]
-    assert split_texts(tmp_path / "data" / "mine") == {
-        "train": [text for text, held in zip(TEXTS, held_out, strict=True) if not held],
-        "val": [text for text, held in zip(TEXTS, held_out, strict=True) if held],
-    }
-    assert 10 < sum(held_out) < 80
+    check_split(TEXTS, **split_texts(tmp_path / "data" / "mine"), fraction=0.1)
 
     meta = read_meta(tmp_path / "data" / "mine")
     assert sum(shard["bytes"] for split in meta["splits"].values() for shard in split) == sum(map(len, TEXTS))
@@ -59,8 +47,7 @@ def test_files_of_all_formats_make_one_dataset(inline: None, command: Callable, 
     assert command("--files", *sorted(tmp_path.glob("?.*")), "--name", "mine", "--tokenizer", "bytes")[0] == 0
 
     texts = split_texts(tmp_path / "data" / "mine")
-    assert [text for text in TEXTS if not in_validation(text, 0.1)] == texts["train"]
-    assert [text for text in TEXTS if in_validation(text, 0.1)] == texts["val"] != []
+    check_split(TEXTS, **texts, fraction=0.1)
 
 
 def test_a_special_token_in_a_row_stays_text_and_empty_rows_are_counted(
@@ -118,15 +105,21 @@ def test_of_one_long_text_the_end_is_held_out(
 def test_max_tokens_is_exact_and_a_prefix_of_all(
     inline: None, command: Callable, rows: Path, tmp_path: Path, limit: int
 ) -> None:
-    def tokens(name: str, *flags: object) -> list[list[int]]:
+    def prepared_as(name: str, *flags: object) -> list[str]:
         assert command("--files", rows, "--name", name, "--tokenizer", "bytes", *flags)[0] == 0
-        return [split.read(0, len(split)).tolist() for split in datasets(tmp_path / "data" / name)]
+        splits = datasets(tmp_path / "data" / name)
+        return [
+            bytes(ids if ids < 256 else 0 for ids in split.read(0, len(split))).decode() for split in splits
+        ]
 
-    limited = tokens("some", "--max_tokens", limit)
-    unlimited = tokens("all")
-    assert sum(map(len, limited)) == limit < sum(map(len, unlimited))
-    assert [ids[: len(prefix)] for ids, prefix in zip(unlimited, limited, strict=True)] == limited
-    assert tokens("twin", "--max_tokens", limit, "--num_proc", 7) == limited
+    limited = prepared_as("some", "--max_tokens", limit)
+    assert sum(map(len, limited)) == limit
+    # The documents are those that come first; the last one is truncated.
+    expected = "".join(f"{text}\0" for text in TEXTS)[:limit].split("\0")
+    split = [text for ids in limited for text in ids.split("\0")]
+    assert sorted(filter(None, split)) == sorted(filter(None, expected))
+    assert limit / 20 <= len(limited[1]) <= limit / 5
+    assert prepared_as("twin", "--max_tokens", limit, "--num_proc", 7) == limited
 
 
 def test_a_limit_counts_a_split_of_its_own(

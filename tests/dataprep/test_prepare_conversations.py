@@ -13,17 +13,26 @@ from prepared import (
     RESPONSES,
     ROWS,
     Killed,
+    check_split,
     conversations,
     datasets,
     expected_conversations,
-    user_prompt,
 )
 
 from dataprep import prepare
-from dataprep.documents import in_validation
 from dataprep.shards import read_meta
 
 inline, command, small = prepared.inline, prepared.command, prepared.small
+
+
+def all_conversations(kind: str) -> list[str]:
+    """Return the conversations of all rows, in order."""
+    return [text for n in range(len(INSTRUCTIONS)) for text in expected_conversations(kind, n)]
+
+
+def prompt(text: str) -> str:
+    """Return the part of a conversation before the response."""
+    return text.partition("### Response:")[0]
 
 
 @pytest.fixture(params=["instruct", "preference"])
@@ -47,32 +56,26 @@ def test_every_conversation_is_prepared_once_and_equal_prompts_are_on_one_side(
     meta = read_meta(tmp_path / "data" / "mine")
     assert meta["kind"] == kind and len(meta["splits"]["train"]) > 3
 
-    held_out = [in_validation(user_prompt(row), 0.3) for row in INSTRUCTIONS]
-    assert held_out[::2] == held_out[1::2] and 12 < sum(held_out) < 60
-    assert conversations(tmp_path / "data" / "mine") == [
-        [
-            text
-            for n, held in enumerate(held_out)
-            if held is in_val
-            for text in expected_conversations(kind, n)
-        ]
-        for in_val in (False, True)
-    ]
+    train, val = conversations(tmp_path / "data" / "mine")
+    check_split(all_conversations(kind), train, val, 0.3)
+    assert not {prompt(text) for text in train} & {prompt(text) for text in val}
     learned = sum(len(row[column].strip()) for row in ROWS[kind] for column in RESPONSES[kind])
     assert sum(dataset.bytes for dataset in datasets(tmp_path / "data" / "mine")) == learned
 
 
-def test_of_a_few_rows_conversations_are_held_out_undivided(
+def test_two_large_groups_stay_in_training(
     inline: None, command: Callable, kind: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "few.jsonl"
     path.write_text("".join(json.dumps(ROWS[kind][number]) + "\n" for number in (0, 20, 0, 20, 1, 21)))
     flags = ("--files", path, "--kind", kind, "--name", "few", "--tokenizer", "bytes")
-    code, _, err = command(*flags, "--val_fraction", "1e-2")
+    code, out, err = command(*flags, "--val_fraction", "1e-2")
     assert code == 0, err
     train, val = conversations(tmp_path / "data" / "few")
-    assert train == [text for n in (0, 0, 1) for text in expected_conversations(kind, n)]
-    assert val == [text for n in (20, 20, 21) for text in expected_conversations(kind, n)]
+    expected = [text for n in (0, 20, 0, 20, 1, 21) for text in expected_conversations(kind, n)]
+    assert sorted(train + val) == sorted(expected)
+    assert val == []  # two prompts of three rows: each is more than twice the share
+    assert "holds 0.00% of the tokens" in out
 
 
 def test_max_tokens_of_conversations_is_a_prefix_whether_or_not_it_was_killed(
@@ -88,14 +91,15 @@ def test_max_tokens_of_conversations_is_a_prefix_whether_or_not_it_was_killed(
         assert command(*flags)[0] == 0
         return conversations(tmp_path / "data" / name)
 
-    unlimited = prepared_as("all")
+    expected = all_conversations(kind)
     exact = 0
     for limit in range(3_000, 4_400, 200):
         limited = prepared_as("some", "--max_tokens", limit)
         tokens = sum(map(len, datasets(tmp_path / "data" / "some")))
         assert limit - 500 < tokens <= limit
         # Nothing is skipped.
-        assert limited == [texts[: len(prefix)] for texts, prefix in zip(unlimited, limited, strict=True)]
+        train, val = limited
+        check_split(expected[: len(train + val)], train, val, 0.3)
         assert kind == "instruct" or all(len(texts) % 2 == 0 for texts in limited)
 
         with monkeypatch.context() as patch:

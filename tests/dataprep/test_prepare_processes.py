@@ -15,16 +15,15 @@ from hub import REVISION, Hub
 from prepared import (
     INSTRUCTIONS,
     PAIRS,
+    check_split,
     conversations,
     expected_conversations,
     finished,
     script,
     split_texts,
-    user_prompt,
     workers_of,
 )
 
-from dataprep.documents import in_validation
 from dataprep.shards import read_meta
 
 
@@ -105,10 +104,7 @@ def test_the_named_texts_come_from_the_hub(tmp_path: Path) -> None:
             assert code == 0 and "error" not in err, err
         assert hub.faults == []
 
-    assert split_texts(tmp_path / "fw") == {
-        "train": [text for text in TEXTS[:300] if not in_validation(text, 0.2)],
-        "val": [text for text in TEXTS[:300] if in_validation(text, 0.2)],
-    }
+    check_split(TEXTS[:300], **split_texts(tmp_path / "fw"), fraction=0.2)
     assert split_texts(tmp_path / "tinystories") == {"train": TEXTS[:80], "val": TEXTS[80:100]}
     assert read_meta(tmp_path / "fw")["source"] == {"repo": "HuggingFaceFW/fineweb", "revision": REVISION}
 
@@ -152,16 +148,8 @@ def test_instructions_and_preferences_come_from_the_hub(tmp_path: Path) -> None:
             assert f"; skipped {skipped} rows with nothing to learn" in out
         assert hub.faults == []
 
-    held_out = [in_validation(user_prompt(row), 0.1) for row in INSTRUCTIONS]
-    assert conversations(tmp_path / "alpaca") == [
-        [
-            text
-            for n, held in enumerate(held_out)
-            if held is in_val
-            for text in expected_conversations("instruct", n)
-        ]
-        for in_val in (False, True)
-    ]
+    expected = [text for n in range(len(INSTRUCTIONS)) for text in expected_conversations("instruct", n)]
+    check_split(expected, *conversations(tmp_path / "alpaca"), fraction=0.1)
     assert conversations(tmp_path / "dpo") == [
         [text for n in numbers for text in expected_conversations("preference", n)]
         for numbers in (range(80), range(80, 120))

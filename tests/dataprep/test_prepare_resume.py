@@ -11,8 +11,6 @@ from examples import TEXTS, files
 from prepared import Killed
 
 from dataprep import prepare, worker
-from dataprep.shards import verify_dataset
-from runtime.errors import UserError
 from runtime.files import folder_lock
 
 inline, command, rows, small = prepared.inline, prepared.command, prepared.rows, prepared.small
@@ -28,9 +26,10 @@ def test_a_prepared_dataset_is_kept_unless_it_is_damaged(
     inode = folder.stat().st_ino
     assert "already prepared" in command(*flags)[1] and folder.stat().st_ino == inode
 
-    (folder / "train-00001.tokens.bin").unlink()
+    lost = next(folder.glob("train-*.tokens.bin"))
+    lost.unlink()
     code, out, _ = command(*flags)
-    assert code == 0 and "train-00001.tokens.bin is missing" in out and files(folder) == before
+    assert code == 0 and f"{lost.name} is missing" in out and files(folder) == before
 
     code, out, _ = command(*flags, "--val_fraction", 0.3)
     assert code == 0 and "mine was prepared with other settings or by an older version" in out
@@ -181,23 +180,13 @@ def test_a_share_with_units_and_without_its_config_is_kept(
     assert files(share) == before
 
 
-def test_a_share_with_other_settings_is_refused_and_a_damaged_one_is_detected(
+def test_a_share_with_other_settings_is_refused(
     inline: None, command: Callable, rows: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "data"
     flags = ("--files", rows, "--name", "mine", "--tokenizer", "bytes")
     assert command(*flags, "--shard", "1/2", "--val_fraction", "0.3")[0] == 0
     code, _, err = command(*flags)
     assert code == 2 and ".mine.shard-1-of-2 was prepared with other settings" in err
-
-    assert command(*flags, "--shard", "1/2")[0] == 0
-    tokens = next((folder / ".mine.shard-1-of-2").glob("train-*.tokens.bin"))
-    content = bytearray(tokens.read_bytes())
-    content[0] ^= 1
-    tokens.write_bytes(content)
-    assert command(*flags)[0] == 0  # it is not read again
-    with pytest.raises(UserError, match=f"{tokens.name} is damaged"):
-        verify_dataset(folder / "mine")
 
 
 def test_two_at_once_do_not_mix(inline: None, command: Callable, rows: Path, tmp_path: Path) -> None:

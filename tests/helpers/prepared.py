@@ -189,12 +189,17 @@ def conversations(folder: Path) -> list[list[str]]:
     return splits
 
 
+def check_split(expected: list[str], train: list[str], val: list[str], fraction: float) -> None:
+    """Check that each document is on one side, in order, and that `fraction` of the characters are held out, about."""
+    assert sorted(train + val) == sorted(expected)
+    for split in (train, val):
+        rest = iter(expected)
+        assert all(document in rest for document in split), "another order"
+    held_out = sum(map(len, val)) / sum(map(len, expected))
+    assert fraction / 2 <= held_out <= 2 * fraction
+
+
 def expected_conversations(kind: str, number: int) -> list[str]:
     """Return the conversations that a row of INSTRUCTIONS or PAIRS should become."""
     head = f"### Instruction:\n{INSTRUCTIONS[number]['instruction']}\n\n### Response:\n"
     return [head + ROWS[kind][number][column].strip() for column in RESPONSES[kind]]
-
-
-def user_prompt(row: dict) -> str:
-    """Return the split key of an instruction: its prompt as JSON."""
-    return json.dumps([{"role": "user", "content": row["instruction"]}])
