@@ -29,7 +29,7 @@ from pathlib import Path
 from config import Parser, resolve
 from dataprep import trained_tokenizer
 from dataprep.conversations import COLUMNS
-from dataprep.inputs import InputFile, find_inputs, remove_copies
+from dataprep.inputs import find_inputs, remove_copies
 from dataprep.prepare import (
     MachineShare,
     hub_revision,
@@ -60,7 +60,7 @@ NAMED = {
     "alpaca": "Alpaca, cleaned: instructions",
     "dpo": "UltraFeedback, binarized: preferences",
 }
-FLAGS_WITH = {"name": "files", "kind": "files"}  # flag -> the flag that it goes with
+FLAGS_WITH = {"name": "files", "kind": "files", "val_files": "files"}  # flag -> the flag that it goes with
 POSITIVE = ("max_tokens", "num_proc", "row", "block_size")
 
 
@@ -70,6 +70,7 @@ class DataArgs:
 
     named: str | None
     files: list[str] | None
+    val_files: list[str] | None
     show: str | None
     name: str
     kind: str
@@ -113,7 +114,12 @@ def build_parser() -> Parser:
         "for --stories, one trained on them)",
     )
     parser.add_argument(
-        "--val_fraction", type=float, help="share of documents held out (default: 0.1; 0.2 for --fw)"
+        "--val_files", nargs="+", metavar="FILE", help="validation set; nothing is held out of --files then"
+    )
+    parser.add_argument(
+        "--val_fraction",
+        type=float,
+        help="share of the tokens held out, 0 for none (default: 0.1; 0.2 for --fw)",
     )
     parser.add_argument("--max_tokens", type=int, help="stop after this many tokens, validation included")
     parser.add_argument(
@@ -139,13 +145,14 @@ def parse() -> DataArgs:
     val_fraction = args.val_fraction
     if val_fraction is None:
         val_fraction = VAL_FRACTION.get(name, DEFAULT_VAL_FRACTION)
-    if not 0 < val_fraction < 1:
-        parser.error(f"--val_fraction {val_fraction} must lie between 0 and 1")
+    if not 0 <= val_fraction < 1:
+        parser.error(f"--val_fraction {val_fraction} must be 0 or more and below 1")
 
     settings = resolve({flag: value for flag, value in vars(args).items() if value is not None})
     return DataArgs(
         named=args.named,
         files=args.files,
+        val_files=args.val_files,
         show=args.show,
         name=name,
         kind=args.kind or "text",
@@ -172,6 +179,11 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
     if Path(name).name != name or name.startswith("."):
         parser.error(f"--name {name} must be a plain folder name")
 
+    if args.val_files and args.val_fraction is not None:
+        parser.error(
+            "--val_files is the validation set, so --val_fraction holds out nothing: drop one of them"
+        )
+
     if args.named == "stories" and trained_tokenizer.is_trained(args.tokenizer):
         parser.error(f"--tokenizer {args.tokenizer} is what --stories does anyway: drop it")
 
@@ -193,12 +205,16 @@ def _parse_share(parser: Parser, args: argparse.Namespace) -> MachineShare | Non
     return MachineShare(int(numbers[1]), int(numbers[2]))
 
 
-def find_sources(args: DataArgs, inputs: list[InputFile]) -> list[Source]:
-    """Return the datasets that the flags name; inputs are the files of --files."""
+def find_sources(args: DataArgs) -> list[Source]:
+    """Return the datasets that the flags name."""
     if args.named == "stories":
         return story_sources(args.seed)
     if args.files:
-        return [file_source(args.name, args.kind, inputs)]
+        inputs, val_inputs = (
+            find_inputs(paths or [], args.kind, args.data_dir / f".{args.name}.{flag}")
+            for flag, paths in (("files", args.files), ("val_files", args.val_files))
+        )
+        return [file_source(args.name, args.kind, inputs, val_inputs)]
     return [hub_source(args.named, hub_revision(args.data_dir, args.named))]
 
 
@@ -227,18 +243,18 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
 
 def prepare_all(args: DataArgs) -> None:
     """Prepare the datasets that the flags name, or this machine's share of each."""
-    copies = args.data_dir / f".{args.name}.input"
     try:
-        inputs = find_inputs(args.files or [], args.kind, copies)
-        prepare_sources(args, find_sources(args, inputs))
+        prepare_sources(args, find_sources(args))
     finally:
-        remove_copies(copies)
+        for flag in ("files", "val_files"):
+            remove_copies(args.data_dir / f".{args.name}.{flag}")
 
 
 def prepare_sources(args: DataArgs, sources: list[Source]) -> None:
     """Prepare datasets, or this machine's share of each."""
     tokenizer, tokenizer_entry = find_tokenizer(args, sources)
     for source in sources:
+        ranges = [each for each in source.ranges if each.split != "val" or args.val_fraction]
         config = PrepConfig(
             kind=source.kind,
             chat_template=CHAT_TEMPLATE,
@@ -246,7 +262,7 @@ def prepare_sources(args: DataArgs, sources: list[Source]) -> None:
             provenance=source.provenance,
             val_fraction=args.val_fraction,
             max_tokens=args.max_tokens,
-            units=join_units(source.ranges),
+            units=join_units(ranges),
         )
         if args.share:
             prepare_share(args.data_dir, source.name, config, tokenizer, args.num_proc, args.share)

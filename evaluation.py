@@ -157,6 +157,10 @@ def dataset_scores(
         )
 
     store = TokenDataset(data, "val", meta)
+    if not len(store):
+        raise UserError(
+            f"{data} has no validation set to evaluate on: prepare it with --val_fraction or --val_files"
+        )
     limits = [model.args.block_size]
     if reference:
         limits.append(reference.args.block_size)

@@ -120,7 +120,7 @@ def evaluation_due(run: Run, first_row: int) -> tuple[bool, bool]:
 
     # At the end all rows are evaluated, unless that takes more than a twentieth of the training.
     if run.progress.step == run.steps and args.val_epochs:
-        complete = complete or len(run.val_rows) <= FINAL_VALIDATION_SHARE * end_row
+        complete = complete or len(run.val_rows or ()) <= FINAL_VALIDATION_SHARE * end_row
     return scheduled or (complete and not epochs_are_short), complete
 
 
@@ -233,10 +233,10 @@ def summary(run: Run) -> str:
     train_rows = [row for row in rows if row["split"] == "train"][-SUMMARY_STEPS:]
     count = sum(row["count"] for row in train_rows)
     loss = sum(row["loss"] * row["count"] for row in train_rows) / max(1, count)
-    validation = next(row["loss"] for row in reversed(rows) if row["split"] == "val")
+    losses = (f"validation loss {row['loss']:.4f}" for row in reversed(rows) if row["split"] == "val")
     return (
         f"done: {run.progress.tokens:,} tokens; training loss {loss:.4f} (last {len(train_rows)} steps), "
-        f"validation loss {validation:.4f}. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}"
+        f"{next(losses, 'no validation set')}. Model: {newest}  Curves: {run.folder / 'loss_curves.png'}"
     )
 
 

@@ -192,7 +192,7 @@ def _decompressed(path: str, stem: str) -> InputFile:
     return InputFile(str(target), path)
 
 
-def check_endings(inputs: list[InputFile], kind: str) -> None:
+def check_endings(inputs: Iterable[InputFile], kind: str) -> None:
     """Raise UserError for a file whose ending is unknown, or that has no rows of this kind."""
     for file in inputs:
         if not is_readable(file.path):

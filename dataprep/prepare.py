@@ -21,7 +21,7 @@ from pathlib import Path
 from dataprep.holdout import shortfall
 from dataprep.machine_shares import MachineShare, merge_machine_shares, read_config
 from dataprep.registry import PrepConfig, Source
-from dataprep.resplit import split_units
+from dataprep.resplit import repeated_keys, split_units
 from dataprep.shards import FORMAT, SPLITS, TokenDataset, check_replaceable, read_meta, verify_dataset
 from dataprep.worker import prepare_unit, start_worker
 from runtime.checksums import write_checksums
@@ -112,7 +112,7 @@ def make_meta(
 
     Raises UserError for too little text.
     """
-    has_splits = config.units[0][0].split is not None
+    has_splits = config.units[0][0].split is not None or not config.val_fraction
     splits = split_units(
         partial,
         entries,
@@ -125,8 +125,9 @@ def make_meta(
     train_tokens, val_tokens = (sum(shard["tokens"] for shard in splits[split]) for split in SPLITS)
     if train_tokens < MIN_TOKENS:
         raise UserError(f"{name}: too little text: {train_tokens:,} tokens to train on; give more text")
-    note = None if has_splits else shortfall(train_tokens, val_tokens, config.val_fraction)
-    if note:
+    if "val_files" in config.provenance:
+        _say_repeated(partial, config, entries)
+    elif not has_splits and (note := shortfall(train_tokens, val_tokens, config.val_fraction)):
         print(note)
     return {
         "format": FORMAT,
@@ -137,6 +138,18 @@ def make_meta(
         "empty": sum(entry["empty"] for entry in entries),
         "splits": splits,
     }
+
+
+def _say_repeated(partial: Path, config: PrepConfig, entries: list[dict]) -> None:
+    """Print how many documents of --val_files are in --files as well."""
+    splits: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    for entry in entries:
+        splits[entry["split"]].append(entry)
+    if repeated := repeated_keys(partial, splits["train"], splits["val"]):
+        print(
+            f"note: {repeated:,} documents of --val_files are in --files too (texts, or first turns, are equal): the "
+            "validation loss will be too low"
+        )
 
 
 def hub_revision(data_dir: Path, name: str) -> str | None:

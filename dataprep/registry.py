@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dataprep.inputs import InputFile, check_endings, content_digests
@@ -102,19 +102,36 @@ def hub_source(name: str, revision: str | None) -> Source:
     return Source(name, HUB[name].kind, ranges, {"repo": HUB[name].repo, "revision": revision})
 
 
-def file_source(name: str, kind: str, inputs: list[InputFile]) -> Source:
-    """Return a dataset of local files, which are known by their content. Raises UserError for an unusable file."""
+def file_source(
+    name: str, kind: str, inputs: Sequence[InputFile], val_inputs: Sequence[InputFile] = ()
+) -> Source:
+    """Return a dataset of local files, which are known by their content; `val_inputs` are its validation set.
+
+    Raises UserError for an unusable file.
+    """
+    split = "train" if val_inputs else None
+    ranges, files = _read_inputs(kind, inputs, split)
+    if not val_inputs:
+        return Source(name, kind, ranges, {"files": files})
+    val_ranges, val_files = _read_inputs(kind, val_inputs, "val")
+    return Source(name, kind, [*ranges, *val_ranges], {"files": files, "val_files": val_files})
+
+
+def _read_inputs(
+    kind: str, inputs: Sequence[InputFile], split: str | None
+) -> tuple[list[FileRange], list[dict]]:
+    """Return the ranges of files, and what identifies the files."""
     check_endings(inputs, kind)
     sizes = {file.path: os.stat(file.path).st_size for file in inputs}
     ranges = local_ranges([file.path for file in inputs], unit_bytes(sum(sizes.values())))
 
     digests = content_digests(sizes)
     ranges = [
-        replace(file_range, document=digests[file_range.path]) if file_range.document else file_range
+        replace(file_range, split=split, document=digests[file_range.path] if file_range.document else None)
         for file_range in ranges
     ]
     files = [{"path": file.name, "bytes": sizes[file.path], "sha256": digests[file.path]} for file in inputs]
-    return Source(name, kind, ranges, {"files": files})
+    return ranges, files
 
 
 # --- the story world -------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ class TokenDataset:
 
     def _read(self, arrays: list[np.ndarray], start: int, count: int) -> np.ndarray:
         """Return start .. start + count of the arrays of all shards, joined to a ring."""
-        pieces = []
+        pieces: list[np.ndarray] = []
         while count > 0:
             start %= len(self)
             shard = int(np.searchsorted(self.starts, start, side="right")) - 1

@@ -87,6 +87,7 @@ def _write_unit(index: int, unit: list[FileRange], budget: float) -> dict:
 
     _count(uncounted)
     return {
+        "split": unit[0].split,
         "empty": num_empty,
         "full": limit.remaining == 0,
         "shards": writer.close(),

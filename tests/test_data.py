@@ -48,7 +48,7 @@ def test_a_wrong_share_is_one_line(command: Callable, share: str) -> None:
         (("--files", "none.txt", "--name", "mine"), "no such file or folder: none.txt"),
         (("--files", "{rows}"), "--files needs --name"),
         (("--files", "{rows}", "--name", "../mine"), "must be a plain folder name"),
-        (("--files", "{rows}", "--name", "mine", "--val_fraction", "1"), "must lie between 0 and 1"),
+        (("--files", "{rows}", "--name", "mine", "--val_fraction", "1"), "must be 0 or more and below 1"),
         (("--files", "{rows}", "--name", "mine", "--max_tokens", "0"), "--max_tokens 0 must be 1 or more"),
         (
             ("--files", "{rows}", "--name", "mine", "--tokenizer", "bytes", "--max_tokens", "1"),
@@ -65,6 +65,12 @@ def test_a_wrong_share_is_one_line(command: Callable, share: str) -> None:
             "rows.jsonl.TXT: a .txt file has no rows of kind",
         ),
         (("--stories", "--name", "mine"), "--name goes with --files"),
+        (("--stories", "--val_files", "{rows}"), "--val_files goes with --files"),
+        (
+            ("--files", "{rows}", "--name", "m", "--val_files", "{rows}", "--val_fraction", "0"),
+            "drop one of them",
+        ),
+        (("--files", "{rows}", "--name", "m", "--val_files", "none.txt"), "no such file or folder: none.txt"),
         (("--fw", "--shard", "1/2", "--max_tokens", "5"), "does not go with --shard"),
         (("--stories", "--fw"), "not allowed with"),
         ((), "required"),

@@ -22,11 +22,11 @@ OVERHEAD = 0.1  # of a run's time, for evaluation and saving, until it is measur
 SIZES_OF_BATCH = {"micro_batch_size", "batch_size", "gradient_accumulation_steps"}
 
 
-def make_rows(setup: RunSetup, args: ModelArgs) -> tuple[Rows, Rows]:
-    """Return training and validation rows of the context's length."""
+def make_rows(setup: RunSetup, args: ModelArgs) -> tuple[Rows, Rows | None]:
+    """Return training and validation rows of the context's length; None where nothing was held out."""
     train, val = (TokenDataset(setup.dataset, split, setup.meta) for split in SPLITS)
     rows = setup.stage.rows(train, args.block_size, args.seed)
-    val_rows = setup.stage.validation_rows(val, args.block_size, args.seed)
+    val_rows = setup.stage.validation_rows(val, args.block_size, args.seed) if len(val) else None
     return rows, val_rows
 
 

@@ -48,14 +48,14 @@ def table_path(dataset: Path, key: str, split: str) -> Path:
 
 def attach_reference_logps(
     model: nn.Module,
-    rows_of_splits: tuple[PairRows, PairRows],
+    rows_of_splits: tuple[PairRows, PairRows | None],
     dataset: Path,
     key: str,
     batch_size: int,
     env: DistributedEnv,
     initial_weights: Path | None,
     watchdog: Watchdog,
-) -> list[PairRows]:
+) -> list[PairRows | None]:
     """Return training and validation rows whose pairs carry their log-probs under the reference.
 
     A new run reads or makes the tables. A resumed run, with the `initial_weights` that it started from, only reads
@@ -68,6 +68,9 @@ def attach_reference_logps(
 
     attached = []
     for split, rows in zip(SPLITS, rows_of_splits, strict=True):
+        if rows is None:  # nothing was held out
+            attached.append(None)
+            continue
         path = table_path(dataset, key, split)
         if initial_weights and not path.is_file():
             raise UserError(

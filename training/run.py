@@ -18,7 +18,6 @@ from runtime.capacity import capacity_of
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 from runtime.watchdog import Watchdog
-from tokenizer import has_tokenizer
 from training import advice, budget, parallel, plan, plots
 from training import state as training_state
 from training.budget import Deadline
@@ -31,7 +30,7 @@ from training.optimizers import build_optimizers
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
 from training.run_time import run_seconds, step_seconds
 from training.sample import generate_sample
-from training.settings import RunSetup
+from training.settings import RunSetup, describe_start
 from training.state import TrainState
 
 # Settings of one start of a run, which its checkpoints do not keep.
@@ -81,30 +80,19 @@ class Run:
         reference_pass = setup.stage.needs_reference and not self.progress.step
         step = step_seconds(self.objective, self.rows, args, env, self.peak)
         seconds = step and run_seconds(
-            args, step, self.steps - self.progress.step, len(self.rows), len(self.val_rows), reference_pass
+            args,
+            step,
+            self.steps - self.progress.step,
+            len(self.rows),
+            len(self.val_rows or ()),
+            reference_pass,
         )
         is_long = not self.progress.step and step is not None and seconds > COMPILE_SECONDS
         self.may_compile = env.device.type == "cuda" or is_long
         if args.compile is not None:
             self.may_compile = args.compile
 
-        train, val = self.rows.dataset, self.val_rows.dataset
-        lines = [
-            f"{setup.stage.name} on {args.dataset} ({len(train):,} tokens, {train.documents:,} documents; "
-            f"validation {len(val):,} tokens) -> {self.folder}"
-        ]
-        weights = setup.start.weights
-        if self.progress.step:
-            lines.append(
-                f"resuming from {weights}: step {self.progress.step}, {self.progress.tokens:,} tokens seen"
-            )
-        elif weights:
-            lines.append(f"starting from {weights}")
-        elif setup.stage.kind != "text":
-            lines.append("starting from random weights (--init_from FOLDER takes a trained model)")
-        if weights and not has_tokenizer(weights):
-            lines.append(f"note: {weights} has no tokenizer; its ids are taken to be those of the data")
-
+        lines = describe_start(setup, self.progress, self.rows, self.val_rows)
         epochs = self.steps * args.rows_per_step / len(self.rows)
         lines += self.rows.notes
         lines += [f"adapted: {note}" for note in fitting.notes]
@@ -331,36 +319,47 @@ class Run:
         return True
 
     def validate(self, metrics: Metrics | None, complete: bool) -> None:
-        """Evaluate on the validation rows, write the result to the metrics, draw the curves, show a sample."""
+        """Evaluate, draw the curves, show a sample; without a validation set there is nothing to evaluate."""
+        line = f"step {self.progress.step}:"
+        if self.val_rows:
+            line += self._evaluate(metrics, complete)
+        if not metrics:
+            return
+
+        try:
+            plots.loss_curves(self.folder)
+        except OSError as error:
+            self.say(f"the loss curves cannot be drawn ({error.strerror}); the run continues")
+
+        sample = self.sample()
+        has_news = sample and sample != self.shown_sample
+        if has_news:
+            separator = "" if self.setup.stage.kind == "text" else " -> "
+            line += f"\n  {self.args.prompt + separator + self.setup.tokenizer.decode(sample)!r}"
+        self.shown_sample = sample
+        if has_news or self.val_rows:
+            self.say(line)
+        self.advise(metrics, sample)
+
+    def _evaluate(self, metrics: Metrics | None, complete: bool) -> str:
+        """Evaluate on the validation rows, write the result to the metrics; return it as text."""
         args, env = self.args, self.env
         # The limit does not depend on the split into micro-batches and ranks.
         limit = None if complete else args.eval_check * args.batch_size
         batches = fixed_batches(self.val_rows, args.micro_batch_size, env.rank, env.world_size, limit)
         means = evaluate(self.objective, self.model, self.watchdog.watch(batches), env)
         self.validation_losses[self.progress.step] = means["loss"]
-        if not metrics:
-            return
-
         covers_all = limit is None or limit >= len(self.val_rows)
-        metrics.write(
-            self.progress.step, "val", {**means, "tokens": self.progress.tokens, "whole": covers_all}
-        )
-        try:
-            plots.loss_curves(self.folder)
-        except OSError as error:
-            self.say(f"the loss curves cannot be drawn ({error.strerror}); the run continues")
+        if metrics:
+            metrics.write(
+                self.progress.step, "val", {**means, "tokens": self.progress.tokens, "whole": covers_all}
+            )
 
-        line = f"step {self.progress.step}: validation loss {means['loss']:.4f}"
+        text = f" validation loss {means['loss']:.4f}"
         for name in ("accuracy", "margin"):
             if name in means:
-                line += f", {name} {means[name]:.3f}"
-        sample = self.sample()
-        if sample and sample != self.shown_sample:
-            separator = "" if self.setup.stage.kind == "text" else " -> "
-            line += f"\n  {args.prompt + separator + self.setup.tokenizer.decode(sample)!r}"
-        self.shown_sample = sample
-        self.say(line)
-        self.advise(metrics, sample)
+                text += f", {name} {means[name]:.3f}"
+        return text
 
     def advise(self, metrics: Metrics, sample: list[int]) -> None:
         """Print what metrics and the last sample show to be wrong; each advice once, in the second half of a run."""

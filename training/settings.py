@@ -11,6 +11,7 @@ from pathlib import Path
 
 from checkpoint import ARCHITECTURE, find_model, load_args, verify_checkpoint
 from config import ModelArgs, merge_settings, round_up
+from dataloader.loader import Rows
 from dataprep.shards import read_meta, verify_dataset
 from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
@@ -96,6 +97,29 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
         args = args.replace(prompt=fitting_prompt(dataset, meta, tokenizer))
     prompt_ids = encode_prompt(args, stage.kind, tokenizer, is_typed="prompt" in cli_args)
     return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids, cli_args)
+
+
+def describe_start(setup: RunSetup, progress: TrainState, rows: Rows, val_rows: Rows | None) -> list[str]:
+    """Return the first lines of the plan: the data, and the weights that training starts from."""
+    train = rows.dataset
+    held_out = "no validation set, so no evaluation"
+    if val_rows:
+        held_out = f"validation {len(val_rows.dataset):,} tokens"
+    lines = [
+        f"{setup.stage.name} on {setup.dataset.name} ({len(train):,} tokens, {train.documents:,} documents; "
+        f"{held_out}) -> {setup.folder}"
+    ]
+
+    weights = setup.start.weights
+    if progress.step:
+        lines.append(f"resuming from {weights}: step {progress.step}, {progress.tokens:,} tokens seen")
+    elif weights:
+        lines.append(f"starting from {weights}")
+    elif setup.stage.kind != "text":
+        lines.append("starting from random weights (--init_from FOLDER takes a trained model)")
+    if weights and not has_tokenizer(weights):
+        lines.append(f"note: {weights} has no tokenizer; its ids are taken to be those of the data")
+    return lines
 
 
 def choose_stage_and_dataset(cli_args: dict[str, object]) -> tuple[str, Path]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,51 @@ def test_stories_have_their_own_tokenizer(
         split: [text_at(split, index, 1337) for index in range(count)] for split, count in few.rows.items()
     }
     assert 300 < read_meta(folder)["tokenizer"]["vocab_size"] <= registry.STORY_VOCABULARY
+
+
+def test_own_validation_files_are_the_validation_set(inline: None, command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS[:60]))
+    (tmp_path / "v.json").write_text(json.dumps([{"text": text} for text in TEXTS[58:70]]))
+    flags = ("--files", tmp_path / "a.jsonl", "--val_files", tmp_path / "v.json", "--tokenizer", "bytes")
+    code, out, _ = command(*flags, "--name", "mine")
+    assert code == 0 and "note: 2 documents of --val_files are in --files too" in out
+    assert split_texts(tmp_path / "data" / "mine") == {"train": TEXTS[:60], "val": TEXTS[58:70]}
+    assert read_meta(tmp_path / "data" / "mine")["source"].keys() == {"files", "val_files"}
+
+    (tmp_path / "v.json").write_text(json.dumps([{"text": text} for text in TEXTS[60:70]]))
+    assert "note: " not in command(*flags, "--name", "other")[1]
+
+
+def test_without_a_share_everything_is_trained_on(
+    inline: None, command: Callable, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = command("--files", rows, "--name", "mine", "--tokenizer", "bytes", "--val_fraction", 0)
+    assert code == 0 and "note" not in out
+    assert split_texts(tmp_path / "data" / "mine") == {"train": TEXTS, "val": []}
+
+    few = dataclasses.replace(registry.STORIES["stories"], rows={"train": 10, "val": 5})
+    monkeypatch.setattr(registry, "STORIES", {"stories": few})
+    assert command("--stories", "--tokenizer", "bytes", "--val_fraction", 0)[0] == 0
+    assert [split.documents for split in datasets(tmp_path / "data" / "stories")] == [10, 0]
+
+
+@pytest.mark.parametrize("num_proc", [1, 3])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_book_beside_notes_gives_its_last_part_and_shares_of_machines_agree(
+    inline: None, command: Callable, tmp_path: Path, name: str, num_proc: int
+) -> None:
+    book = " ".join(f"word{n}" for n in range(5000))
+    (tmp_path / name).write_text(json.dumps({"text": book}) if name == "a.jsonl" else book)
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS[:30]))
+    flags = ("--files", tmp_path / name, tmp_path / "b.jsonl", "--name", "mine", "--tokenizer", "bytes")
+    assert command(*flags, "--num_proc", num_proc)[0] == 0
+    texts = split_texts(tmp_path / "data" / "mine")
+    (head,) = [text for text in texts["train"] if text.startswith("word0 ")]
+    (tail,) = [text for text in texts["val"] if text.startswith("word") or "word4999" in text]
+    assert head + tail == book and 0.08 < len(tail) / len(book) < 0.12
+
+    expected = files(tmp_path / "data" / "mine")
+    shutil.rmtree(tmp_path / "data" / "mine")
+    for number in (1, 2, 3):
+        assert command(*flags, "--shard", f"{number}/3")[0] == 0
+    assert command(*flags)[0] == 0 and files(tmp_path / "data" / "mine") == expected

@@ -1,5 +1,6 @@
 """A run in this process: its plan, what its checkpoints keep, samples, and that it leaves no handler behind."""
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -157,3 +158,41 @@ def test_training_in_this_process_restores_signal_handlers(
     trainer.main()
     assert [signal.getsignal(number) for number in numbers] == before
     assert len(metrics(tmp_path / "runs" / "P-toy")) == 6
+
+
+@pytest.mark.parametrize("kind", ["text", "instruct", "preference"])
+def test_without_a_validation_set_nothing_is_evaluated(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    settings = {
+        **TINY,
+        "data_dir": tmp_path / "data",
+        "save_checkpoint_dir": tmp_path / "runs",
+        "eval_iters": 2,
+    }
+    toy_dataset(tmp_path / "data", "toy", 60)
+    if kind != "text":
+        settings |= {"dataset": "answers", "train": "S", "block_size": 64}
+    if kind == "preference":
+        monkeypatch.setattr(sys, "argv", ["trainer.py", *flags({**settings, "train": "P", "dataset": "toy"})])
+        trainer.main()
+        settings |= {"train": "D", "init_from": tmp_path / "runs" / "P-toy"}
+    folder = tmp_path / "data" / "toy"
+    if kind != "text":
+        folder = toy_dataset(tmp_path / "data", "answers", 60, kind)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"]["val"] = []
+    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "SHA256SUMS").unlink(missing_ok=True)
+
+    monkeypatch.setattr(sys, "argv", ["trainer.py", *flags({**settings, "run_name": "mine"})])
+    capsys.readouterr()
+    trainer.main()
+    text = "".join(capsys.readouterr())
+    run = tmp_path / "runs" / "mine"
+    assert "no validation set, so no evaluation" in text and ", no validation set. Model: " in text
+    assert metrics(run, "val") == [] and len(metrics(run)) > 2
+    assert (run / (run / "latest").read_text() / "model.safetensors").is_file() and not (
+        run / "best"
+    ).exists()
+    assert (run / "loss_curves.png").is_file()
