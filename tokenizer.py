@@ -27,9 +27,8 @@ import tiktoken
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from config import EOS, Parser
+from config import EOS
 from runtime.errors import UserError, run_cli
-from runtime.progress import track
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -368,32 +367,7 @@ def _to_bytes(token: str) -> bytes:
     return token.translate(TO_BYTE).encode("latin-1")
 
 
-def main() -> None:
-    """Train a BPE on text files, line by line, and save it."""
-    parser = Parser(__doc__)
-    parser.add_argument("--files", nargs="+", required=True, help="plain text files")
-    parser.add_argument("--vocab_size", type=int, default=4096, help="tokens, 257 or more (default: 4096)")
-    parser.add_argument("--to", required=True, help="folder to write")
-    args = parser.parse_args()
-
-    if args.vocab_size < 257:
-        raise UserError(f"--vocab_size {args.vocab_size} is below 257: 256 bytes and the end-of-text token")
-    if args.vocab_size > 2**31:
-        raise UserError(f"--vocab_size {args.vocab_size} is above 2**31")
-    for file in map(Path, args.files):
-        if not file.is_file():
-            raise UserError(f"no such file: {file}")
-        if not file.stat().st_size:
-            raise UserError(f"{file} is empty")
-
-    lines = (line for file in args.files for line in Path(file).open(encoding="utf-8", errors="replace"))
-    tokenizer = train_bpe(track(lines, "reading", "lines"), args.vocab_size)
-
-    folder = Path(args.to)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder)
-    print(f"{tokenizer.vocab_size} tokens in {args.to}")
-
-
 if __name__ == "__main__":
+    from dataprep.tokenizer_script import main
+
     run_cli(main)

@@ -8,6 +8,7 @@ from dataprep.documents import iter_documents
 from dataprep.holdout import assign_splits
 from dataprep.ranges import FileRange
 from runtime.errors import UserError
+from runtime.progress import track
 from tokenizer import Tokenizer, byte_level, train_bpe
 
 NAME = "bpe"
@@ -44,7 +45,7 @@ def train(name: str, ranges: list[FileRange], kind: str, val_fraction: float) ->
     first = next(texts, None)
     if first is None:
         raise UserError(f"--tokenizer {name} has no text to be trained on: use gpt2, bytes or a folder")
-    return train_bpe(itertools.chain([first], texts), size)
+    return train_bpe(track(itertools.chain([first], texts), "reading", "documents"), size)
 
 
 def training_texts(ranges: list[FileRange], kind: str, val_fraction: float) -> Iterator[str]:

@@ -73,14 +73,23 @@ def rung_of(name: str) -> int:
 
 
 def imported(tree: ast.Module) -> set[str]:
-    """The modules that a file imports, at its top or inside functions: for `from a import b` both a and a.b."""
+    """The modules that a file imports, at its top or inside functions: for `from a import b` both a and a.b.
+
+    What is imported only when the file runs as a script does not count: a script may stand above what it imports.
+    """
     found = set()
-    for node in ast.walk(tree):
+    parts = [part for part in tree.body if not is_script(part)]
+    for node in (node for part in parts for node in ast.walk(part)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def is_script(node: ast.AST) -> bool:
+    """True for `if __name__ == "__main__":`."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def imports_upward(trees: dict[str, ast.Module]) -> list[str]:

@@ -16,9 +16,8 @@ import download_model_weight
 import evaluation
 import export
 import inference_sft
-import tokenizer
 import trainer
-from dataprep import registry
+from dataprep import registry, tokenizer_script
 from model import count_parameters
 from training.memory_fit import fit_micro_batch
 from training.plan import memory_bytes
@@ -31,7 +30,7 @@ SCRIPTS = {
     "inference_sft.py": inference_sft,
     "download_model_weight.py": download_model_weight,
     "export.py": export,
-    "tokenizer.py": tokenizer,
+    "tokenizer.py": tokenizer_script,
     "app.py": load_app(),
 }
 

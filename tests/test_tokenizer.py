@@ -309,20 +309,6 @@ def test_the_script_trains_one(tmp_path: Path) -> None:
     assert loaded.vocab_size == 300 and loaded.decode(loaded.encode(CORPUS[1])) == CORPUS[1]
 
 
-@pytest.mark.parametrize(
-    "line, message", [("--files none.txt --to x", "none.txt"), ("--files a --vocab_size 9 --to x", "257")]
-)
-def test_the_script_refuses_in_one_line(
-    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["tokenizer.py", *line.split()])
-    with pytest.raises(SystemExit) as exit:
-        module.run_cli(module.main)
-    err = capsys.readouterr().err
-    assert exit.value.code == 2 and message in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
 def test_a_worker_process_gets_the_same_tokenizer(one: Tokenizer) -> None:
     sent = pickle.loads(pickle.dumps(one))
     text = "A text with <|endoftext|> in it."
