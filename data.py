@@ -28,7 +28,7 @@ from pathlib import Path
 
 from config import Parser, resolve
 from dataprep import trained_tokenizer
-from dataprep.conversations import COLUMNS
+from dataprep.forms import KINDS
 from dataprep.inputs import find_inputs, remove_copies
 from dataprep.prepare import (
     MachineShare,
@@ -107,7 +107,7 @@ def build_parser() -> Parser:
     parser.add_argument("--block_size", type=int, help="show the row truncated to a context of this length")
 
     parser.add_argument("--name", help="name of the dataset made from --files")
-    parser.add_argument("--kind", choices=list(COLUMNS), help="what the rows of --files are (default: text)")
+    parser.add_argument("--kind", choices=KINDS, help="what the rows of --files are (default: text)")
     parser.add_argument(
         "--tokenizer",
         help="gpt2, bytes, bpe or bpe:SIZE (trained on this corpus), or a folder with a tokenizer (default: gpt2; "

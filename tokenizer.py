@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -66,7 +67,7 @@ CHAT_TEMPLATE = (
     r"{%- elif message['role'] == 'user' -%}{{ " + repr(HEADINGS["user"]) + r" }}"
     r"{%- elif message['role'] == 'assistant' -%}{{ " + repr(HEADINGS["assistant"]) + r" }}"
     r"{%- else -%}{{ raise_exception('unknown role: ' + message['role']) }}{%- endif -%}"
-    r"{{ message['content'] | trim }}{{ eos_token if message['role'] == 'assistant' else '\n\n' }}"
+    r"{{ message['content'].lstrip('\n').rstrip() }}{{ eos_token if message['role'] == 'assistant' else '\n\n' }}"
     r"{%- endfor -%}"
     r"{%- if add_generation_prompt -%}{{ " + repr(HEADINGS["assistant"]) + r" }}{%- endif -%}"
 )
@@ -92,7 +93,8 @@ class Tokenizer:
 
         # Not the number of tokens: the ids of a foreign tokenizer may have holes.
         self.vocab_size: int = 1 + max(hf.get_vocab().values())
-        self.eos_id: int = hf.token_to_id(settings["eos_token"])
+        self.eos_token: str = settings["eos_token"]
+        self.eos_id: int = hf.token_to_id(self.eos_token)
         self.hash = hashlib.sha256(_json_without_template(hf).encode()).hexdigest()
 
         self.fast: tiktoken.Encoding | None = None
@@ -130,19 +132,19 @@ class Tokenizer:
         """Return the same ids as a uint32 array (T,); tiktoken's own encode_to_numpy takes twice the time."""
         return np.array(self.encode(text), np.uint32)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[bool]]:
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
         """Return token ids of a conversation and its loss mask: True for tokens of a response and its EOS.
 
-        Messages are {"role": system | user | assistant, "content"}. If the last one is not the assistant's,
-        the heading of the response follows, so that a model continues with it. White space around contents is
-        removed; special tokens in them stay text.
+        Messages are {"role": system | user | assistant, "content"}; a response with "train": False is context. If the
+        last one is not the assistant's, the heading of the response follows, so that a model continues with it. Empty
+        lines before contents and white space behind them are removed; special tokens in them stay text.
         """
         ids: list[int] = []
         loss_mask: list[bool] = []
 
         prompt_text = ""  # since the last response
         for message in messages:
-            content = message["content"].strip()
+            content = turn_text(message["content"])
             prompt_text += HEADINGS[message["role"]]
 
             if message["role"] != "assistant":
@@ -154,7 +156,7 @@ class Tokenizer:
             prompt = self.encode(prompt_text)
             response = [*self.encode(content), self.eos_id]
             ids += prompt + response
-            loss_mask += [False] * len(prompt) + [True] * len(response)
+            loss_mask += [False] * len(prompt) + [message.get("train", True)] * len(response)
             prompt_text = ""
 
         if prompt_text:
@@ -184,9 +186,14 @@ class Tokenizer:
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
+def turn_text(content: str) -> str:
+    """Return the content of a turn as it is rendered: without empty lines before it and white space behind it."""
+    return content.lstrip("\n").rstrip()
+
+
 def instruction_text(instruction: str, input_text: str) -> str:
     """Return the user's message for an instruction and the input that it is about, which may be empty."""
-    parts = [text.strip() for text in (instruction, input_text) if text.strip()]
+    parts = [turn_text(text) for text in (instruction, input_text) if text.strip()]
     return "\n\n### Input:\n".join(parts)
 
 

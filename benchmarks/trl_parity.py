@@ -28,8 +28,9 @@ from dataloader.batch import Batch
 from dataloader.loader import fixed_batches
 from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows
-from dataprep import conversations, sources
+from dataprep import conversations, ranges, readers
 from dataprep.documents import row_documents
+from dataprep.forms import table_columns
 from dataprep.shards import ShardWriter, TokenDataset, id_dtype
 from model import Llama
 from runtime.distributed import DistributedEnv
@@ -59,8 +60,8 @@ def read_rows(path: str, kind: str, tokenizer: Tokenizer, context: int) -> list[
     """The rows of a file that fit the context whole: how those too long are cut is our own."""
     rows = [
         row
-        for file_range in sources.local_ranges([path], 1 << 30)
-        for row, _ in sources.iter_rows(file_range, conversations.COLUMNS[kind])
+        for file_range in ranges.local_ranges([path], 1 << 30)
+        for row, _ in readers.iter_rows(file_range, table_columns(kind))
     ]
     made = row_documents(((row, f"row {number}") for number, row in enumerate(rows, 1)), kind, tokenizer)
     fit = [max(len(ids) for ids, *_ in document.token_parts) <= context for document in made]

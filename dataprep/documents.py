@@ -7,8 +7,10 @@ import numpy as np
 
 from dataprep import conversations, readers
 from dataprep.files import HUB_PREFIX
+from dataprep.forms import table_columns
 from dataprep.holdout import conversation_key
 from dataprep.ranges import FileRange
+from dataprep.turns import MarkedBad, Messages, NothingToLearn
 from tokenizer import Tokenizer
 
 # Token ids (T,), loss mask (T,) or None where every token counts, and the UTF-8 bytes of what is learned.
@@ -42,19 +44,24 @@ def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> It
         for text, is_complete in readers.iter_texts(file_range):
             yield text_document(text, is_complete, tokenizer, file_range.document) if text else None
     else:
-        rows = readers.iter_rows(file_range, conversations.COLUMNS[kind])
+        rows = readers.iter_rows(file_range, table_columns(kind))
         yield from row_documents(rows, kind, tokenizer, lenient=file_range.path.startswith(HUB_PREFIX))
 
 
 def row_documents(
     rows: Iterable[tuple[object, object]], kind: str, tokenizer: Tokenizer, lenient: bool = False
 ) -> Iterator[Document | None]:
-    """Yield the documents of (row, its name in error messages) pairs; if lenient, None for one that teaches nothing."""
+    """Yield the documents of (row, its name in error messages) pairs; None for a row that is marked as bad.
+
+    If lenient, None for a row that teaches nothing, too.
+    """
     build = {"text": _text, "instruct": _instruct, "preference": _preference}[kind]
     for row, row_name in rows:
         try:
             yield build(row, row_name, tokenizer)
-        except conversations.NothingToLearn:
+        except MarkedBad:
+            yield None
+        except NothingToLearn:
             if not lenient:
                 raise
             yield None
@@ -80,7 +87,7 @@ def truncate_text(document: Document, num_tokens: int, tokenizer: Tokenizer) -> 
 
 
 def _text(row: object, row_name: object, tokenizer: Tokenizer) -> Document | None:
-    text = conversations.text(row, "text", row_name)
+    text = _ending_once(conversations.text(row, row_name), tokenizer)
     return text_document(text, True, tokenizer) if text else None
 
 
@@ -95,15 +102,24 @@ def _preference(row: object, row_name: object, tokenizer: Tokenizer) -> Document
     return Document(parts, conversation_key(chosen))
 
 
-def _conversation(messages: conversations.Messages, num_prompt_turns: int, tokenizer: Tokenizer) -> TokenPart:
+def _conversation(messages: Messages, num_prompt_turns: int, tokenizer: Tokenizer) -> TokenPart:
     """Return the ids and loss mask of a conversation; nothing of its first `num_prompt_turns` turns is learned."""
-    ids, mask = tokenizer.render(messages)
-    loss_mask = np.array(mask)
-    if num_prompt_turns:
-        prompt_ids, _ = tokenizer.render(messages[:num_prompt_turns])
-        loss_mask[: len(prompt_ids)] = False
+    turns = [turn | {"train": False} for turn in messages[:num_prompt_turns]]
+    for turn in messages[num_prompt_turns:]:
+        if turn["role"] == "assistant":
+            turn = turn | {"content": _ending_once(turn["content"], tokenizer)}
+        turns.append(turn)
 
-    responses = [
-        turn["content"].strip() for turn in messages[num_prompt_turns:] if turn["role"] == "assistant"
-    ]
-    return np.array(ids, np.uint32), loss_mask, sum(len(response.encode()) for response in responses)
+    ids, loss_mask = tokenizer.render(turns)
+    learned = [turn["content"] for turn in turns if turn["role"] == "assistant" and turn.get("train", True)]
+    return np.array(ids, np.uint32), np.array(loss_mask), sum(len(response.encode()) for response in learned)
+
+
+def _ending_once(text: str, tokenizer: Tokenizer) -> str:
+    """Return a text without the letters of the end-of-text token at its end: the token itself follows it.
+
+    A text of these letters alone stays as it is.
+    """
+    while text.endswith(tokenizer.eos_token) and text != tokenizer.eos_token:
+        text = text.removesuffix(tokenizer.eos_token).rstrip()
+    return text

@@ -36,6 +36,7 @@ LAST_CUT = re.compile(
 )  # up to the last place where white space follows another character
 
 Rows = Iterator[tuple[object, object]]
+Columns = tuple[str, ...] | None  # of a table; None: all
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -110,12 +111,12 @@ def _between_separators(pieces: Iterator[str]) -> Iterator[str]:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def iter_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
-    """Yield (row, its name in error messages) of a range; of a table, only these columns are read.
+def iter_rows(file_range: FileRange, columns: Columns) -> Rows:
+    """Yield (row, its name in error messages) of a range; of a table, only these columns are read (None: all).
 
     Raises UserError with file and row for an unreadable row.
     """
-    readers: dict[str, Callable[[FileRange, tuple[str, ...]], Rows]] = {
+    readers: dict[str, Callable[[FileRange, Columns], Rows]] = {
         "jsonl": _jsonl_rows,
         "json": _json_rows,
         "parquet": _parquet_rows,
@@ -126,7 +127,7 @@ def iter_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
     yield from readers[file_range.format](file_range, columns)
 
 
-def _jsonl_rows(file_range: FileRange, _: tuple[str, ...]) -> Rows:
+def _jsonl_rows(file_range: FileRange, _: Columns) -> Rows:
     is_compressed = split_ending(file_range.path)[1]
     with open_binary(file_range.path) as file:
         position = file_range.start
@@ -165,7 +166,7 @@ class _LineName:
         return f"{self.path} row {number}"
 
 
-def _json_rows(file_range: FileRange, _: tuple[str, ...]) -> Rows:
+def _json_rows(file_range: FileRange, _: Columns) -> Rows:
     path = file_range.path
     is_on_hub = path.startswith(HUB_PREFIX)
     with _downloaded(file_range) if is_on_hub else open_text(path) as file:
@@ -185,7 +186,7 @@ def _downloaded(file_range: FileRange) -> TextIO:
     return io.StringIO(content.decode("utf-8-sig"))
 
 
-def _table_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
+def _table_rows(file_range: FileRange, columns: Columns) -> Rows:
     path = file_range.path
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     delimiter = "\t" if file_range.format == "tsv" else ","
@@ -207,15 +208,20 @@ def _table_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
             raise not_utf8(path) from None
 
 
-def _wanted_columns(names: list[str], columns: tuple[str, ...], path: str) -> list[str]:
+def _wanted_columns(names: list[str], columns: Columns, path: str) -> list[str]:
     """Return the columns of a table that are read. Raises UserError if there is none."""
+    if columns is None:
+        return names
     wanted = [name for name in names if name in columns]
     if not wanted:
-        raise UserError(f"{path} has no column {' or '.join(columns)}; it has {', '.join(names) or 'none'}")
+        raise UserError(
+            f"{path} has no column {' or '.join(columns)}; it has {', '.join(names) or 'none'}: "
+            f"--rename COLUMN={columns[0]} says which to read"
+        )
     return wanted
 
 
-def _parquet_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
+def _parquet_rows(file_range: FileRange, columns: Columns) -> Rows:
     path = file_range.path
     footer = parquet_footer(path)
     first = sum(footer.row_group(group).num_rows for group in range(file_range.start))
@@ -227,7 +233,7 @@ def _parquet_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
         yield from _batch_rows(parquet.iter_batches(ROWS_AT_ONCE, row_groups, wanted), path, first)
 
 
-def _arrow_rows(file_range: FileRange, columns: tuple[str, ...]) -> Rows:
+def _arrow_rows(file_range: FileRange, columns: Columns) -> Rows:
     path = file_range.path
     with open_arrow(path) as reader:
         wanted = _wanted_columns(reader.schema.names, columns, path)

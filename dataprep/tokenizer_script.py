@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from config import Parser
-from dataprep.conversations import COLUMNS
+from dataprep.forms import KINDS
 from dataprep.inputs import find_inputs
 from dataprep.registry import file_source
 from dataprep.trained_tokenizer import MIN_SIZE, train
@@ -25,9 +25,7 @@ def main() -> None:
     parser.add_argument(
         "--files", nargs="+", required=True, help="files, folders, globs or -, as for data.py"
     )
-    parser.add_argument(
-        "--kind", choices=list(COLUMNS), default="text", help="what the rows are (default: text)"
-    )
+    parser.add_argument("--kind", choices=KINDS, default="text", help="what the rows are (default: text)")
     parser.add_argument("--vocab_size", type=int, default=4096, help="tokens, 257 or more (default: 4096)")
     parser.add_argument("--to", required=True, help="folder to write")
     args = parser.parse_args()

@@ -7,7 +7,7 @@ import transformers
 from our_tokenizers import KINDS, make_tokenizers, save
 
 from config import EOS
-from tokenizer import Tokenizer, instruction_text
+from tokenizer import Tokenizer, instruction_text, turn_text
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,7 @@ CONVERSATIONS = [
     [("user", "  \n spaces around \n\n"), ("assistant", "\n\n a line\n\n\nand more  \n")],
     [("user", ""), ("assistant", "")],
     [("user", "one"), ("user", "two"), ("assistant", "\u00a0three\u2028"), ("assistant", "'s four 😀")],
+    [("user", "\n    def one():\n"), ("assistant", "return 1\n  # of a kind \n")],
     [("assistant", "I begin."), ("user", "### Response:\n\n### Instruction: {{ 7 }} {% x %}")],
 ]
 
@@ -60,7 +61,7 @@ def test_the_loss_mask_covers_responses_and_their_ends_alone(one: Tokenizer) -> 
         ids, loss_mask = one.render(messages(turns))
         answers = [
             token
-            for content in (content.strip() for role, content in turns if role == "assistant")
+            for content in (turn_text(content) for role, content in turns if role == "assistant")
             for token in [*one.encode(content), one.eos_id]
         ]
         assert [token for token, in_loss in zip(ids, loss_mask, strict=True) if in_loss] == answers
@@ -79,12 +80,12 @@ def test_a_prompt_is_the_beginning_of_its_conversation(one: Tokenizer) -> None:
 
 def test_the_template_in_words(ours: dict[str, Tokenizer]) -> None:
     ids, _ = ours["bytes"].render(
-        messages([("system", "S"), ("user", instruction_text("Do", " it ")), ("assistant", "A")])
+        messages([("system", "S"), ("user", instruction_text("Do", "\nit ")), ("assistant", "A")])
     )
     assert ours["bytes"].hf.decode(ids, skip_special_tokens=False) == (
         "### System:\nS\n\n### Instruction:\nDo\n\n### Input:\nit\n\n### Response:\nA<|endoftext|>"
     )
-    assert instruction_text(" Do ", " ") == "Do"
+    assert instruction_text("\n\n Do ", " ") == " Do"
 
 
 def test_a_special_token_in_a_turn_stays_text(one: Tokenizer) -> None:

@@ -56,7 +56,7 @@ MISTAKES = [
         "a file that is not there",
         data,
         "--files {tmp}/nowhere.txt --name x",
-        "no such file: {tmp}/nowhere.txt",
+        "no such file or folder: {tmp}/nowhere.txt",
     ),
     ("an empty file", data, "--files {tmp}/empty.txt --name x", "{tmp}/empty.txt is empty"),
     (

@@ -143,7 +143,11 @@ def test_a_special_token_in_a_row_stays_text(tokenizer: Tokenizer) -> None:
 
 
 BAD = {
-    "missing column": ("instruct", {"instruction": "Hi"}, "has no column 'output'"),
+    "missing column": (
+        "instruct",
+        {"instruction": "Hi"},
+        "has no column 'output'",
+    ),
     "empty response": ("instruct", {"instruction": "Hi", "output": " "}, "the response in 'output' is empty"),
     "unknown role": (
         "instruct",
@@ -210,3 +214,32 @@ def test_texts_are_truncated_and_conversations_are_not(tokenizer: Tokenizer) -> 
         document = one(rows[0], kind, tokenizer)
         assert documents.truncate_text(document, document.num_tokens, tokenizer) is document
         assert documents.truncate_text(document, document.num_tokens - 1, tokenizer) is None
+
+
+def test_an_end_of_text_at_the_end_stands_once_and_elsewhere_stays_text(tokenizer: Tokenizer) -> None:
+    answer = f"Blue {EOS} it is"
+    for row, kind in (
+        ({"instruction": EOS, "output": f"{answer}{EOS}\n{EOS}"}, "instruct"),
+        ({"messages": talk(EOS, answer + EOS)}, "instruct"),
+        ({"prompt": EOS, "chosen": answer + EOS, "rejected": "x"}, "preference"),
+        ({"text": answer + EOS}, "text"),
+    ):
+        ids, loss_mask, size = one(row, kind, tokenizer).token_parts[0]
+        learned_ids = ids if loss_mask is None else ids[loss_mask]
+        assert learned_ids.tolist() == [*answer.encode(), tokenizer.eos_id] and size == len(answer)
+        assert list(ids).count(tokenizer.eos_id) == 1
+
+
+def test_a_turn_of_context_is_read_and_not_learned(tokenizer: Tokenizer) -> None:
+    turns = talk("Hi", "wrong", "And?", "right")
+    for mark in ({"weight": 0}, {"train": False}, {"loss_weight": 0.0}, {"training": False}):
+        marked = [{**turn, **(mark if turn["content"] == "wrong" else {})} for turn in turns]
+        ((ids, loss_mask, size),) = one({"messages": marked}, "instruct", tokenizer).token_parts
+        assert ids.tolist() == tokenizer.render(turns)[0]
+        assert learned(ids, loss_mask, tokenizer) == [f"right{EOS}"] and size == 5
+
+
+def test_rows_that_are_marked_bad_are_left_out(tokenizer: Tokenizer) -> None:
+    rows = [(row | {"label": number % 2 == 0}, number) for number, row in enumerate(ALPACA[:4])]
+    left_out = [document is None for document in row_documents(rows, "instruct", tokenizer)]
+    assert left_out == [False, True, False, True]

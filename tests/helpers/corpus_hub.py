@@ -26,7 +26,7 @@ def text_documents(file_range: FileRange) -> Iterator[tuple[str, bool]]:
         yield from readers.iter_texts(file_range)
         return
     for row, row_name in readers.iter_rows(file_range, ("text",)):
-        yield conversations.text(row, "text", row_name), True
+        yield conversations.text(row, row_name), True
 
 
 ROWS = [f"document {n} " + "words " * 500 for n in range(100)]

@@ -38,8 +38,83 @@ INSTRUCTIONS = {
         talk("Say hi", "hi"),
     ),
     "messages": ({"messages": talk("Say hi", "hi")}, talk("Say hi", "hi")),
-    "messages of several turns": ({"messages": MULTI, "instruction": "not looked at"}, MULTI),
+    "messages of several turns": ({"messages": MULTI, "id": "not looked at"}, MULTI),
     "messages with more in a turn": ({"messages": [{**turn, "name": "x"} for turn in MULTI]}, MULTI),
+    "conversations of from and value": (
+        {
+            "conversations": [
+                {"from": "system", "value": "Be brief."},
+                {"from": "human", "value": "Hi"},
+                {"from": "gpt", "value": "Hello!"},
+            ]
+        },
+        talk("Hi", "Hello!", system="Be brief."),
+    ),
+    "a bare list of other roles": (
+        [{"role": "human", "content": "Hi"}, {"role": "model", "content": "Hello!"}],
+        talk("Hi", "Hello!"),
+    ),
+    "messages as JSON text": ({"messages": json.dumps(MULTI)}, MULTI),
+    "a content of parts": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "Say "}, {"type": "text", "value": "hi"}],
+                },
+                {"role": "assistant", "content": [{"type": "output_text", "text": "hi"}]},
+            ]
+        },
+        talk("Say hi", "hi"),
+    ),
+    "null columns beside Alpaca's": (
+        {"messages": None, "instruction": "Say hi", "output": "hi", "system": None, "history": []},
+        talk("Say hi", "hi"),
+    ),
+    "system and history": (
+        {
+            "system": "Be brief.",
+            "history": [["Hi", "Hello!"]],
+            "instruction": "And",
+            "input": "now?",
+            "output": "Bye.",
+        },
+        talk("Hi", "Hello!", "And\n\n### Input:\nnow?", "Bye.", system="Be brief."),
+    ),
+    "system beside messages": (
+        {"system": "Be brief.", "messages": talk("a", "b")},
+        talk("a", "b", system="Be brief."),
+    ),
+    "system in both": ({"system": "Be brief.\n", "messages": MULTI}, MULTI),
+    "Dolly": (
+        {"instruction": "Add", "context": "1 and 2", "response": "3", "category": "sums"},
+        talk("Add\n\n### Input:\n1 and 2", "3"),
+    ),
+    "prompt and completion": ({"prompt": "Say hi", "completion": "hi"}, talk("Say hi", "hi")),
+    "prompt and completion of turns": (
+        {"prompt": talk("Say hi", system="Be brief."), "completion": talk("", "hi")[1:]},
+        talk("Say hi", "hi", system="Be brief."),
+    ),
+    "prompt and response": ({"prompt": "Say hi", "response": "hi"}, talk("Say hi", "hi")),
+    "question and answer": (
+        {"question": "1 + 2?", "answer": "1 + 2 = 3\n#### 3"},
+        talk("1 + 2?", "1 + 2 = 3\n#### 3"),
+    ),
+    "OpenOrca": (
+        {"system_prompt": "Be brief.", "question": "1 + 2?", "response": "3"},
+        talk("1 + 2?", "3", system="Be brief."),
+    ),
+    "query and response": ({"query": "1 + 2?", "response": "3"}, talk("1 + 2?", "3")),
+    "input and output": ({"input": "Say hi", "output": "hi"}, talk("Say hi", "hi")),
+    "messages beside their prompt": (
+        {"prompt": "Say hi\r\n", "messages": talk("Say hi", "hi")},
+        talk("Say hi", "hi"),
+    ),
+    "a good mark": ({"prompt": "Say hi", "completion": "hi", "label": True}, talk("Say hi", "hi")),
+    "indented code": (
+        {"prompt": "def one():", "completion": "\n    return 1\n\n"},
+        talk("def one():", "    return 1"),
+    ),
     "a turn of the assistant first": (
         {"messages": [*talk("a", "b")[1:], *talk("c", "d")]},
         [*talk("a", "b")[1:], *talk("c", "d")],
@@ -89,9 +164,79 @@ PREFERENCES = {  # row -> chosen, rejected, turns in common
         4,
     ),
     "white space at the ends": (
-        {"prompt": " Hi\n", "chosen": talk("Hi", "good\n"), "rejected": " bad"},
+        {"prompt": "\n Hi\n", "chosen": talk(" Hi ", "good\n"), "rejected": " \n\n  bad"},
+        talk(" Hi", "good"),
+        talk(" Hi", "  bad"),
+        1,
+    ),
+    "the prompt is a later turn": (
+        {
+            "prompt": "And?",
+            "chosen": talk("Hi", "Ho", "And?", "good"),
+            "rejected": talk("Hi", "Ho", "And?", "bad"),
+        },
+        talk("Hi", "Ho", "And?", "good"),
+        talk("Hi", "Ho", "And?", "bad"),
+        3,
+    ),
+    "the prompt follows a system turn, with other line ends": (
+        {
+            "prompt": "a\r\nb",
+            "chosen": talk("a\nb", "good", system="Be brief."),
+            "rejected": talk("a\nb", "bad", system="Be brief."),
+        },
+        talk("a\nb", "good", system="Be brief."),
+        talk("a\nb", "bad", system="Be brief."),
+        2,
+    ),
+    "single messages after conversations": (
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+        },
         talk("Hi", "good"),
         talk("Hi", "bad"),
+        1,
+    ),
+    "Human and Assistant": (
+        {
+            "chosen": "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: And?\n\nAssistant: good",
+            "rejected": "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: And?\n\nAssistant: bad\n\nbut true",
+        },
+        talk("Hi", "Ho", "And?", "good"),
+        talk("Hi", "Ho", "And?", "bad\n\nbut true"),
+        3,
+    ),
+    "Human and Assistant in the prompt": (
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "good", "rejected": "bad"},
+        talk("Hi", "good"),
+        talk("Hi", "bad"),
+        1,
+    ),
+    "system and history": (
+        {
+            "system": "Be brief.",
+            "history": [["Hi", "Ho"]],
+            "instruction": "Add",
+            "input": "1 and 2",
+            "chosen": "3",
+            "rejected": "4",
+        },
+        talk("Hi", "Ho", "Add\n\n### Input:\n1 and 2", "3", system="Be brief."),
+        talk("Hi", "Ho", "Add\n\n### Input:\n1 and 2", "4", system="Be brief."),
+        4,
+    ),
+    "question": (
+        {"system": "Be brief.", "question": "1 + 2?", "chosen": "3", "rejected": "4"},
+        talk("1 + 2?", "3", system="Be brief."),
+        talk("1 + 2?", "4", system="Be brief."),
+        2,
+    ),
+    "answers that differ in their indentation": (
+        {"prompt": "Hi", "chosen": "  x", "rejected": "x"},
+        talk("Hi", "  x"),
+        talk("Hi", "x"),
         1,
     ),
     "turns after the parting": (
