@@ -12,9 +12,15 @@ from training.chunked_loss import MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
 BASE_BYTES = 3e8
 # Weight, gradient and AdamW's two moments of a parameter, in float32.
 BYTES_PER_PARAMETER = 16
-# Bytes of an activation: in mixed precision about half of them are kept in 2 bytes, half in 4.
-ACTIVATION_BYTES = {torch.float32: 4}
+# Bytes of an activation. In float32 4, and an eighth for the gaps between blocks of memory: measured on CPUs
+# (benchmarks/LOG.md). In mixed precision about half of them are kept in 2 bytes, half in 4.
+ACTIVATION_BYTES = {torch.float32: 4.5}
 ACTIVATION_BYTES_16_BIT = 3
+
+# Matrices of T x T scores that are kept of each head where attention has dropout: probabilities, those dropped.
+KEPT_SCORES = 1.4
+# Layers that are in memory in full under --activation_checkpointing: recomputed, their gradients, gaps.
+FULL_LAYERS = 3
 
 # Bytes of a parameter in a checkpoint: its weight and two moments; of a matrix under Muon, which has one, fewer.
 CHECKPOINT_BYTES = 12
@@ -112,12 +118,10 @@ def gigabytes(size: float) -> str:
 
 def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
     """Estimate a rank's memory: weights, gradients, moments, activations of a micro-batch, a chunk of logits."""
-    # Values that backward needs of a layer, for each token: around norms and residuals, of the heads, of the SwiGLU.
-    heads = args.head_dim * (4 * args.no_of_heads + 4 * args.no_kv_heads)
-    per_layer = 6 * args.embeddings_dims + heads + 4 * args.hidden_dims
+    per_layer = _activations_of_layer(args)
     per_token = args.no_of_decoder_layers * per_layer
-    if args.activation_checkpointing:  # the input of each layer, and one layer at a time in full
-        per_token = args.no_of_decoder_layers * args.embeddings_dims + per_layer
+    if args.activation_checkpointing:  # the input of each layer, and few layers at a time in full
+        per_token = args.no_of_decoder_layers * args.embeddings_dims + FULL_LAYERS * per_layer
 
     shards = world_size() if args.parallel == "fsdp" else 1
     activations = args.micro_batch_size * args.row_tokens * per_token
@@ -127,6 +131,18 @@ def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
     )  # a float32 copy under autocast
     parameters = BYTES_PER_PARAMETER * count_parameters(args) / shards
     return parameters + activations * activation_bytes + logits + BASE_BYTES
+
+
+def _activations_of_layer(args: ModelArgs) -> float:
+    """Return the values that backward needs of a layer for each token."""
+    norms_and_residuals = 6 * args.embeddings_dims
+    if args.dropout:
+        norms_and_residuals += 2 * args.embeddings_dims
+
+    heads = args.head_dim * (4 * args.no_of_heads + 4 * args.no_kv_heads)
+    if args.attn_dropout:  # no kernel that is free of the scores drops any of them
+        heads += KEPT_SCORES * args.no_of_heads * args.block_size
+    return norms_and_residuals + heads + 4 * args.hidden_dims
 
 
 def duration(seconds: float) -> str:

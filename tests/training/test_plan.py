@@ -34,6 +34,8 @@ def test_notes_name_what_is_not_as_it_seems():
 def test_estimates_grow_with_what_they_count():
     small, large = ModelArgs(), ModelArgs(embeddings_dims=1024)
     assert plan.memory_bytes(large, torch.float32) > 1.5 * plan.memory_bytes(small, torch.float32)
+    no_dropout = small.replace(attn_dropout=0.0)
+    assert plan.memory_bytes(no_dropout, torch.float32) < 0.9 * plan.memory_bytes(small, torch.float32)
     assert [plan.duration(s) for s in (30, 600, 7200)] == ["30 seconds", "10 minutes", "2.0 hours"]
 
 
