@@ -12,9 +12,9 @@ from training.chunked_loss import MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
 BASE_BYTES = 3e8
 # Weight, gradient and AdamW's two moments of a parameter, in float32.
 BYTES_PER_PARAMETER = 16
-# Bytes of an activation. In float32 4, and an eighth for the gaps between blocks of memory: measured on CPUs
-# (benchmarks/LOG.md). In mixed precision about half of them are kept in 2 bytes, half in 4.
-ACTIVATION_BYTES = {torch.float32: 4.5}
+# Bytes of an activation. In float32 4, and a tenth for the gaps between blocks of memory; several micro-batches a step
+# leave larger gaps: measured on CPUs (benchmarks/LOG.md). In mixed precision about half of them are kept in 2 bytes.
+ACTIVATION_BYTES_32_BIT = {False: 4.4, True: 7.5}  # by whether gradients are accumulated
 ACTIVATION_BYTES_16_BIT = 3
 
 # Matrices of T x T scores that are kept of each head where attention has dropout: probabilities, those dropped.
@@ -125,7 +125,9 @@ def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
 
     shards = world_size() if args.parallel == "fsdp" else 1
     activations = args.micro_batch_size * args.row_tokens * per_token
-    activation_bytes = ACTIVATION_BYTES.get(dtype, ACTIVATION_BYTES_16_BIT)
+    activation_bytes = ACTIVATION_BYTES_16_BIT
+    if dtype == torch.float32:
+        activation_bytes = ACTIVATION_BYTES_32_BIT[args.gradient_accumulation_steps > 1]
     logits = (
         2 * 4 * max(MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS * args.vocab_size)
     )  # a float32 copy under autocast

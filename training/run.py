@@ -21,6 +21,7 @@ from runtime.watchdog import Watchdog
 from training import advice, budget, parallel, plan, plots
 from training import state as training_state
 from training.budget import Deadline
+from training.compilation import compile_if_faster
 from training.fitting import Fitting
 from training.memory_fit import micro_batch_sizes, with_micro_batch
 from training.metrics import Metrics, read_metrics
@@ -140,7 +141,11 @@ class Run:
 
         self.train_model = self.model
         if self.may_compile and not sharded:
-            self.train_model = self.compile_if_faster()
+            self.train_model = compile_if_faster(
+                self.model, bool(args.compile), self.time_micro_batch, env, self.say
+            )
+            # A resumed run must not choose otherwise.
+            self.args = self.args.replace(compile=self.train_model is not self.model)
         torch.manual_seed(args.seed + env.rank)  # dropout differs between ranks
         if args.resume:
             training_state.restore(weights, self.model, self.optimizers, self.scaler, env)
@@ -203,30 +208,6 @@ class Run:
         if is_new:
             check_first_loss(self.objective, self.model, self.rows, args, env, setup.dataset)
         self.model.train()
-
-    def compile_if_faster(self) -> nn.Module:
-        """Return the compiled model if --compile says so or it is faster, else the plain one; remember the choice."""
-        compiled = torch.compile(self.model)
-        chosen = compiled
-        if self.args.compile:
-            self.say("the first step compiles the model (a minute or two)…")
-        else:
-            self.say("compiling the model and timing it against the plain one (a minute or two)…")
-            start = time.perf_counter()
-            seconds = torch.tensor(
-                [self.time_micro_batch(compiled), self.time_micro_batch(self.model)], device=self.env.device
-            )
-            compiled_seconds, plain_seconds = distributed.all_reduce_sum(seconds).tolist()
-
-            took = f"{time.perf_counter() - start:.0f} s"
-            if compiled_seconds < plain_seconds:
-                self.say(f"compiled: {plain_seconds / compiled_seconds:.2f} x faster ({took})")
-            else:
-                chosen = self.model
-                self.say(f"not compiled: {compiled_seconds / plain_seconds:.2f} x slower ({took})")
-        # A resumed run must not choose otherwise.
-        self.args = self.args.replace(compile=chosen is compiled)
-        return chosen
 
     def say(self, message: str) -> None:
         """Print a message on stderr, above the progress bar, on the main process."""

@@ -128,25 +128,6 @@ def test_advice_is_given_once_and_in_the_second_half(
     assert capsys.readouterr().err.count("advice: the training loss rose") == 1
 
 
-def test_compiling_says_what_it_does_and_which_is_faster(
-    make_run, env: DistributedEnv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    run = make_run()
-    run.attach_hardware(env)
-    run.build()
-    capsys.readouterr()
-    for seconds, words in (
-        ([1.0, 1.5], "compiled: 1.50 x faster ("),
-        ([2.0, 1.0], "not compiled: 2.00 x slower ("),
-    ):
-        run.args = run.args.replace(compile=None)
-        times = iter(seconds)
-        monkeypatch.setattr(run, "time_micro_batch", lambda model, times=times: next(times))
-        assert (run.compile_if_faster() is run.model) == words.startswith("not")
-        first, second = capsys.readouterr().err.splitlines()
-        assert first.startswith("compiling the model and timing it") and second.startswith(words)
-
-
 def test_training_in_this_process_restores_signal_handlers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

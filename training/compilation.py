@@ -1,0 +1,58 @@
+"""torch.compile where it helps: timed against the plain model; without a working compiler the plain model is trained."""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from runtime.distributed import DistributedEnv, all_reduce_sum
+from runtime.errors import UserError
+
+
+def compile_if_faster(
+    model: nn.Module,
+    forced: bool,
+    time_micro_batch: Callable[[nn.Module], float],
+    env: DistributedEnv,
+    say: Callable[[str], None],
+) -> nn.Module:
+    """Return the compiled model if that is forced or faster on all ranks together, else the model.
+
+    Raises UserError where it is forced and the compiler fails.
+    """
+    say("compiling the model (a minute or two)…")
+    start = time.perf_counter()
+    compiled = torch.compile(model)
+    seconds, fault = _time_compiled(model, compiled, time_micro_batch)
+    if forced:
+        if fault:
+            raise UserError(
+                f"--compile: the compiler fails here ({fault}): drop the flag, or take --no-compile"
+            )
+        return compiled
+
+    both = torch.tensor([seconds, time_micro_batch(model)], device=env.device)
+    compiled_seconds, plain_seconds = all_reduce_sum(both).tolist()
+
+    took = f"{time.perf_counter() - start:.0f} s"
+    if compiled_seconds < plain_seconds:
+        say(f"compiled: {plain_seconds / compiled_seconds:.2f} x faster ({took})")
+        return compiled
+    reason = fault or f"{compiled_seconds / plain_seconds:.2f} x slower"
+    say(f"not compiled: {reason} ({took})")
+    return model
+
+
+def _time_compiled(
+    model: nn.Module, compiled: nn.Module, time_micro_batch: Callable[[nn.Module], float]
+) -> tuple[float, str]:
+    """Return the seconds of a micro-batch of the compiled model and ""; infinity and why, if the compiler fails."""
+    from torch._dynamo.exc import BackendCompilerFailed  # it takes seconds to import
+
+    try:
+        return time_micro_batch(compiled), ""
+    except BackendCompilerFailed as error:
+        model.zero_grad(set_to_none=True)
+        return math.inf, str(error).strip().splitlines()[0]
