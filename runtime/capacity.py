@@ -15,6 +15,10 @@ CGROUP_FILES = (  # limit and use, of control groups version 2 and 1
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
+LATER_LIBRARIES = (
+    3e8  # bytes of address space that are still to be loaded when a run begins, such as matplotlib
+)
+
 
 @dataclass(frozen=True)
 class Capacity:
@@ -96,4 +100,4 @@ def _address_space(virtual: int, resident: int) -> float | None:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None
-    return max(0, limit - virtual) + resident
+    return max(0, limit - virtual - LATER_LIBRARIES) + resident

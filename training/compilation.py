@@ -1,4 +1,4 @@
-"""torch.compile where it helps: timed against the plain model; without a working compiler the plain model is trained."""
+"""torch.compile where it helps, timed against the plain model; a broken compiler leaves the plain model."""
 
 import math
 import time

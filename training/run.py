@@ -309,8 +309,8 @@ class Run:
 
         try:
             plots.loss_curves(self.folder)
-        except OSError as error:
-            self.say(f"the loss curves cannot be drawn ({error.strerror}); the run continues")
+        except (OSError, ImportError) as error:  # a full disk; no memory for the library
+            self.say(f"the loss curves cannot be drawn ({error}); the run continues")
 
         sample = self.sample()
         has_news = sample and sample != self.shown_sample
