@@ -59,7 +59,8 @@ class ModelArgs:
         "a named set of settings: smol-130m = 130M parameters of web text; book = 1M for one text of 0.1 to 20 MB; "
         "stories, stories-instruct, stories-preference = the quickstart; shakespeare = characters in two minutes")
     dataset: str | None = setting(None, "run",
-        "folder under data_dir (default: the first prepared one that fits the stage)")
+        "folder under data_dir, or several, mixed by shares of the tokens: A:0.7,B:0.3, or A,B by size "
+        "(default: the first prepared one that fits the stage)")
     data_dir: str = setting("data", "data", "where prepared datasets are")
     run_name: str | None = setting(None, "run", "name of the run's folder (default: stage and dataset)")
     save_checkpoint_dir: str = setting("checkpoints", "run", "where runs are kept")

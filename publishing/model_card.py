@@ -138,7 +138,8 @@ def model_card(
 
 def _metadata(stages: Sequence[StageRecord]) -> str:
     """Return the card's header as YAML, which the hub reads."""
-    repos = [stage.state["source"]["repo"] for stage in stages if "repo" in stage.state.get("source", {})]
+    sources = [source for stage in stages for source in stage.state.get("sources", {}).values()]
+    repos = [source["repo"] for source in sources if "repo" in source]
     stage_tags = [stage.name.replace(" ", "-") for stage in stages]
     data = ModelCardData(
         library_name="transformers",
@@ -184,18 +185,23 @@ def _stage_table(stages: Sequence[StageRecord]) -> str:
 
 def _data_line(stage: StageRecord) -> str:
     """Return the origin of a stage's data, as an item of a list."""
-    source = stage.state.get("source", {})
+    sources = stage.state.get("sources", {})
+    origins = [f"{name}: {_origin(source)}" for name, source in sources.items()]
+    described = "; ".join(origins) or f"{stage.args.dataset}: origin not recorded"
+    return f"- {described}; prepared data {stage.state['data'][:DATA_HASH_LENGTH]}"
+
+
+def _origin(source: dict) -> str:
+    """Return where a dataset comes from."""
     if "repo" in source:
         url = f"https://hf.co/datasets/{source['repo']}"
-        origin = f"[{source['repo']}]({url}) at revision {source['revision']}"
-    elif "files" in source:  # by name only: the path of a file is private
+        return f"[{source['repo']}]({url}) at revision {source['revision']}"
+    if "files" in source:  # by name only: the path of a file is private
         files = [f"{Path(file['path']).name} ({file['bytes']:,} bytes)" for file in source["files"]]
-        origin = f"local files: {', '.join(files)}"
-    elif "generator" in source:
-        origin = f"SmolLlama's story world ({source['generator']}, seed {source['seed']})"
-    else:
-        origin = "origin not recorded"
-    return f"- {stage.args.dataset}: {origin}; prepared data {stage.state['data'][:DATA_HASH_LENGTH]}"
+        return f"local files: {', '.join(files)}"
+    if "generator" in source:
+        return f"SmolLlama's story world ({source['generator']}, seed {source['seed']})"
+    return "origin not recorded"
 
 
 def _settings_table(stages: Sequence[StageRecord]) -> str:

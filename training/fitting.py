@@ -2,9 +2,6 @@
 
 import sys
 
-from config import ModelArgs
-from dataloader.loader import Rows
-from dataprep.shards import SPLITS, TokenDataset
 from runtime import distributed
 from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
@@ -22,14 +19,6 @@ OVERHEAD = 0.1  # of a run's time, for evaluation and saving, until it is measur
 SIZES_OF_BATCH = {"micro_batch_size", "batch_size", "gradient_accumulation_steps"}
 
 
-def make_rows(setup: RunSetup, args: ModelArgs) -> tuple[Rows, Rows | None]:
-    """Return training and validation rows of the context's length; None where nothing was held out."""
-    train, val = (TokenDataset(setup.dataset, split, setup.meta) for split in SPLITS)
-    rows = setup.stage.rows(train, args.block_size, args.seed)
-    val_rows = setup.stage.validation_rows(val, args.block_size, args.seed) if len(val) else None
-    return rows, val_rows
-
-
 class Fitting:
     """Adaptation of what was not typed: `args`, rows and `steps` are its results, `notes` its lines of the plan.
 
@@ -44,7 +33,7 @@ class Fitting:
         self.deadline = deadline
         self.notes: list[str] = []
         self.learns_by_heart = False  # so few answers that overfitting is what the run is for
-        self.rows, self.val_rows = make_rows(setup, setup.args)
+        self._make_rows()
 
     def fit(self, objective: Objective, peak: float | None, capacity: Capacity) -> None:
         """Fit size, batch, length and schedule, in this order."""
@@ -67,6 +56,12 @@ class Fitting:
             self.args, notes = fit_schedule(self.args, typed, self.steps)
             self.notes += notes
 
+    def _make_rows(self) -> None:
+        """Make the rows of the context's length; val_rows is None where nothing was held out."""
+        mixture, args = self.setup.mixture, self.args
+        self.rows = mixture.rows(args.block_size, args.seed)
+        self.val_rows = mixture.validation_rows(args.block_size, args.seed)
+
     def _fit_size(self, peak: float) -> None:
         """Choose size, batch and rates for the operations that fit into the time, where no size is typed."""
         share = budget.EXPECTED_SHARE[self.env.device.type]
@@ -75,7 +70,7 @@ class Fitting:
         tokens = len(self.rows.dataset)
         self.args, notes = budget.choose_size(self.args, self.setup.typed, tokens, speed * max(1.0, left))
         self.notes += notes
-        self.rows, self.val_rows = make_rows(self.setup, self.args)
+        self._make_rows()
 
     def _fit_memory(self, capacity: Capacity) -> None:
         """Choose the micro-batch by the device's memory, where it is not typed; the tokens of a step stay."""

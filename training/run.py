@@ -12,6 +12,7 @@ from tqdm import tqdm
 import checkpoint
 from config import ModelArgs
 from dataloader.loader import Loader, fixed_batches
+from dataloader.mixing import MixedRows
 from model import Llama
 from runtime import distributed
 from runtime.capacity import capacity_of
@@ -95,6 +96,8 @@ class Run:
 
         lines = describe_start(setup, self.progress, self.rows, self.val_rows)
         epochs = self.steps * args.rows_per_step / len(self.rows)
+        if isinstance(self.rows, MixedRows):
+            lines.append(self.rows.describe(epochs))
         lines += self.rows.notes
         lines += [f"adapted: {note}" for note in fitting.notes]
         lines += plan.describe(args, env, self.steps, epochs, seconds, self.may_compile, self.capacity)
@@ -188,7 +191,7 @@ class Run:
 
         initial_weights = None
         if is_new:
-            data = training_state.data_hash(setup.meta)
+            data = setup.mixture.hash()
             self.origin["reference"] = reference_key(self.model, data, args.block_size, env.dtype)
             self.origin["reference_dtype"] = str(env.dtype).removeprefix("torch.")
         else:
@@ -268,11 +271,11 @@ class Run:
         stored["dtype"] = str(self.env.dtype).removeprefix("torch.")
         return {
             "args": stored,
-            "data": training_state.data_hash(self.setup.meta),
+            "data": self.setup.mixture.hash(),
             "stage": self.setup.stage.name,
             "world_size": self.env.world_size,
             "device": distributed.device_name(self.env),
-            "source": self.setup.meta["source"],
+            "sources": self.setup.mixture.sources,
             "validation_loss": self.validation_losses.get(self.progress.step),
             "skips": self.skips.to_dict(),
             **self.origin,

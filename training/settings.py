@@ -12,13 +12,14 @@ from pathlib import Path
 from checkpoint import ARCHITECTURE, find_model, load_args, verify_checkpoint
 from config import ModelArgs, merge_settings, round_up
 from dataloader.loader import Rows
-from dataprep.shards import read_meta, verify_dataset
+from dataprep.shards import read_meta
 from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from training.mixture import Mixture, read_mixture
 from training.sample import default_prompt_remains, encode_prompt, fitting_prompt
 from training.stages import STAGES, Stage
-from training.state import TrainState, data_hash, load_state
+from training.state import TrainState, load_state
 
 # Taken in this order where --dataset is not given.
 DEFAULT_DATASETS = {
@@ -45,8 +46,9 @@ class RunSetup:
     args: ModelArgs
     stage: Stage
     folder: Path
-    dataset: Path
-    meta: dict
+    mixture: Mixture
+    dataset: Path  # of the mixture, the first dataset of the stage's kind
+    meta: dict  # its meta.json
     tokenizer: Tokenizer
     start: Start
     continues: bool  # the run's folder is kept; a new run moves an older one of its name aside
@@ -56,10 +58,10 @@ class RunSetup:
 
 def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     """Return the set-up of the run that a command line describes. Raises UserError where something does not fit."""
-    train, dataset = choose_stage_and_dataset(cli_args)
+    train, mixture = choose_stage_and_data(cli_args)
     cli_args = {**cli_args, "train": train}
     settings = merge_settings(cli_args)
-    folder = run_folder_of(settings, dataset)
+    folder = run_folder_of(settings, mixture)
     continues = bool(settings["resume"]) or restarted_by_torchrun(folder)
 
     if settings["resume"] or (continues and (folder / "latest").is_file()):
@@ -67,7 +69,7 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
         cli_args = {**cli_args, "train": _resumed_stage(train, start), "resume": True}
         settings = merge_settings(cli_args, start.state["args"])
         _check_optimizer(settings, start)
-        dataset = Path(settings["data_dir"]) / settings["dataset"]
+        mixture = read_mixture(Path(settings["data_dir"]), settings["dataset"])
     elif settings["init_from"]:
         start = initial_start(settings["init_from"], folder, check_files=not settings["dry_run"])
     elif STAGES[train].needs_reference:
@@ -78,10 +80,10 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     else:
         start = Start()
 
-    verify_once(verify_dataset, dataset, wanted=not settings["dry_run"])
-    meta = read_meta(dataset)
+    verify_once(mixture.verify, wanted=not settings["dry_run"])
+    dataset, meta = mixture.first_of(STAGES[cli_args["train"]].kind)
     tokenizer = load_tokenizer(dataset / "tokenizer")
-    if start.state and start.state["data"] != data_hash(meta):
+    if start.state and start.state["data"] != mixture.hash():
         raise UserError(
             f"{dataset} is not the data that {start.weights} was trained on: prepare it as it was, or start a "
             f"new run with --init_from {start.weights} and its own --run_name"
@@ -90,13 +92,16 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     if start.weights:
         settings |= adopt_architecture(start.weights, settings, cli_args, tokenizer)
     settings["vocab_size"] = resolve_vocab_size(settings["vocab_size"], tokenizer)
-    args = ModelArgs(**{**settings, "dataset": dataset.name, "run_name": folder.name})
+    names = {"dataset": mixture.name, "run_name": folder.name}
+    args = ModelArgs(**{**settings, **names})
 
     stage = STAGES[args.train]
     if default_prompt_remains(cli_args, start.state):
         args = args.replace(prompt=fitting_prompt(dataset, meta, tokenizer))
     prompt_ids = encode_prompt(args, stage.kind, tokenizer, is_typed="prompt" in cli_args)
-    return RunSetup(args, stage, folder, dataset, meta, tokenizer, start, continues, prompt_ids, cli_args)
+    return RunSetup(
+        args, stage, folder, mixture, dataset, meta, tokenizer, start, continues, prompt_ids, cli_args
+    )
 
 
 def describe_start(setup: RunSetup, progress: TrainState, rows: Rows, val_rows: Rows | None) -> list[str]:
@@ -106,7 +111,7 @@ def describe_start(setup: RunSetup, progress: TrainState, rows: Rows, val_rows: 
     if val_rows:
         held_out = f"validation {len(val_rows.dataset):,} tokens"
     lines = [
-        f"{setup.stage.name} on {setup.dataset.name} ({len(train):,} tokens, {train.documents:,} documents; "
+        f"{setup.stage.name} on {setup.args.dataset} ({len(train):,} tokens, {train.documents:,} documents; "
         f"{held_out}) -> {setup.folder}"
     ]
 
@@ -122,24 +127,27 @@ def describe_start(setup: RunSetup, progress: TrainState, rows: Rows, val_rows: 
     return lines
 
 
-def choose_stage_and_dataset(cli_args: dict[str, object]) -> tuple[str, Path]:
-    """Return (stage, dataset folder): of --dataset, or of the first prepared one of the stage's kind.
+def choose_stage_and_data(cli_args: dict[str, object]) -> tuple[str, Mixture]:
+    """Return stage and data: those of --dataset, or the first prepared dataset of the stage's kind.
 
-    Pretraining on instructions is fine-tuning. Raises UserError for a dataset of the wrong kind.
+    Pretraining on instructions is fine-tuning, which may have texts among its data. Raises UserError for datasets that
+    do not suit the stage.
     """
     settings = merge_settings(cli_args)
-    train, name = settings["train"], settings["dataset"]
-    kind = STAGES[train].kind
+    train, names = settings["train"], settings["dataset"]
     data_dir = Path(settings["data_dir"])
-    if not name:
-        return train, _first_prepared(data_dir, kind)
+    mixture = read_mixture(data_dir, names or _first_prepared(data_dir, STAGES[train].kind).name)
 
-    found_kind = read_meta(data_dir / name)["kind"]
-    if train == "P" and found_kind == "instruct":
-        return "S", data_dir / name
-    if found_kind != kind:
-        raise UserError(f"--dataset {name} is of kind {found_kind}; --train {train} needs {kind}")
-    return train, data_dir / name
+    if train == "P" and "instruct" in mixture.kinds:
+        train = "S"
+    kind = STAGES[train].kind
+    allowed = {kind, "text"} if train == "S" else {kind}
+    for name, kind_of_set in mixture.kind_of.items():
+        if kind_of_set not in allowed or kind not in mixture.kinds:
+            raise UserError(f"--dataset {name} is of kind {kind_of_set}; --train {train} needs {kind}")
+    if train == "D" and len(mixture.folders) > 1:
+        raise UserError(f"--dataset {names}: --train D takes one dataset")
+    return train, mixture
 
 
 def _first_prepared(data_dir: Path, kind: str) -> Path:
@@ -159,16 +167,16 @@ def _kind(folder: Path) -> str | None:
         return None
 
 
-def run_folder_of(settings: dict[str, object], dataset: Path) -> Path:
-    """Return the folder of a run: --run_name, or stage and dataset, below --save_checkpoint_dir."""
-    name = settings["run_name"] or f"{settings['train']}-{dataset.name}"
+def run_folder_of(settings: dict[str, object], mixture: Mixture) -> Path:
+    """Return the folder of a run: --run_name, or stage and datasets, below --save_checkpoint_dir."""
+    name = settings["run_name"] or f"{settings['train']}-{mixture.run_name}"
     return Path(settings["save_checkpoint_dir"]) / name
 
 
 def resume_start(folder: Path, check_files: bool) -> Start:
     """Return the newest checkpoint of a run, with its training state."""
     weights = find_model(folder)
-    verify_once(partial(verify_checkpoint, resumed=True), weights, wanted=check_files)
+    verify_once(partial(verify_checkpoint, weights, resumed=True), wanted=check_files)
     progress, state = load_state(weights)
     return Start(weights, progress, state)
 
@@ -180,7 +188,7 @@ def initial_start(init_from: str, folder: Path, check_files: bool) -> Start:
         raise UserError(
             f"{weights} belongs to the run that this one would replace: give this one another --run_name"
         )
-    verify_once(verify_checkpoint, weights, wanted=check_files)
+    verify_once(partial(verify_checkpoint, weights), wanted=check_files)
     return Start(weights)
 
 
@@ -199,10 +207,10 @@ def _check_optimizer(settings: dict[str, object], start: Start) -> None:
         )
 
 
-def verify_once(verify: Callable[[Path], None], folder: Path, wanted: bool) -> None:
-    """Compare a folder with its checksums, once on each machine."""
+def verify_once(verify: Callable[[], None], wanted: bool) -> None:
+    """Compare files with their checksums, once on each machine."""
     if wanted and is_local_main_process():
-        verify(folder)
+        verify()
 
 
 def adopt_architecture(

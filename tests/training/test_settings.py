@@ -12,7 +12,7 @@ from model import Llama
 from runtime.errors import UserError
 from tokenizer import byte_level, from_ranks
 from training import state
-from training.settings import choose_stage_and_dataset, resolve_run, resolve_vocab_size
+from training.settings import choose_stage_and_data, resolve_run, resolve_vocab_size
 from training.state import TrainState, data_hash
 
 
@@ -69,18 +69,18 @@ def test_args_are_built_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [("P", "toy", "P"), ("P", "talks", "S"), ("S", "talks", "S"), ("D", "pairs", "D")],
 )
 def test_stage_and_dataset(folder: Path, train: str, dataset: str, meant: str) -> None:
-    stage, path = choose_stage_and_dataset(cli(folder, train=train, dataset=dataset))
-    assert (stage, path) == (meant, folder / "data" / dataset)
+    stage, mixture = choose_stage_and_data(cli(folder, train=train, dataset=dataset))
+    assert (stage, mixture.folders) == (meant, (folder / "data" / dataset,))
 
 
 def test_the_first_prepared_dataset_of_the_kind_is_taken(folder: Path) -> None:
-    assert choose_stage_and_dataset(cli(folder, train="D", dataset=None))[1].name == "pairs"
+    assert choose_stage_and_data(cli(folder, train="D", dataset=None))[1].name == "pairs"
 
 
 @pytest.mark.parametrize("train, dataset", [("D", "toy"), ("S", "toy"), ("P", "pairs")])
 def test_a_dataset_of_another_kind_is_refused(folder: Path, train: str, dataset: str) -> None:
     with pytest.raises(UserError, match=f"--dataset {dataset} is of kind .*; --train {train} needs"):
-        choose_stage_and_dataset(cli(folder, train=train, dataset=dataset))
+        choose_stage_and_data(cli(folder, train=train, dataset=dataset))
 
 
 def test_a_resumed_run_keeps_its_settings_unless_they_are_typed(folder: Path) -> None:
