@@ -241,7 +241,7 @@ PRESETS: dict[str, dict[str, object]] = {
         dataset="stories", embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2,
         block_size=320, batch_size=8, total_batch_size=2560, dropout=0.0, attn_dropout=0.0, compile=False,
         optimizer="muon", max_lr=2e-2, muon_lr=0.03, muon_momentum=0.8, warmup_iters=30,
-        total_iters=400, eval_iters=200, eval_check=6, save_checkpoint_iter=200, max_length=150,
+        total_iters=600, eval_iters=300, eval_check=6, save_checkpoint_iter=300, max_length=150,
     ),
     "stories-instruct": dict(
         train="S", dataset="stories_instruct", batch_size=8, total_batch_size=2560, dropout=0.0,

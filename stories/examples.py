@@ -44,9 +44,7 @@ FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 3, "wrong": 2}
 # Share of unkind endings among the stories to imitate. Text by people is not all kind either; preferences undo it.
 UNKIND_SHARE = 0.2
 
-# Texts to pretrain on: this share of the stories is followed by questions, about them and about something else.
-QUIZ_SHARE = 0.7
-QUIZ_QUESTIONS = 4
+# Texts to pretrain on: a story is followed by all questions about it, and by this number about something else.
 QUIZ_UNRELATED = 2
 
 # Conversations: several questions about one story. The other rows of conversation_at begin with any task.
@@ -62,13 +60,13 @@ CONVERSATION_WORDS = 118  # a longer story has one question less
 # How often each question is part of a conversation: those that are harder to answer more often.
 CONVERSATION_WEIGHTS = {
     "who": 1,
-    "where": 3,
+    "where": 8,
     "when": 4,
-    "what": 2,
-    "want": 2,
+    "what": 4,
+    "want": 5,
     "helper": 5,
     "end": 5,
-    "lesson": 2,
+    "lesson": 1,
 }
 
 OTHER_CHARACTER_SHARE = 0.5  # of the stories off the subject; the others are about another object
@@ -76,13 +74,11 @@ HOLE_WORDS = 6  # missing words in mid-sentence; with those around them, about a
 
 
 def text_at(split: str, index: int, seed: int = 0) -> str:
-    """Return a story to pretrain on, often followed by questions and their answers, as in a reading book."""
+    """Return a story to pretrain on, followed by questions and their answers, as in a reading book."""
     tale, text = story_at(split, index, seed)
     rng = random.Random(f"{seed}/{split}/{index}/text")
-    if rng.random() >= QUIZ_SHARE:
-        return text
-
-    kinds = _draw_questions(tale, QUIZ_QUESTIONS, rng)
+    kinds = about_the_tale(tale)
+    rng.shuffle(kinds)
     kinds += [draw_weighted(UNRELATED, rng) for _ in range(QUIZ_UNRELATED)]
     tasks = [follow_up(kind, None, tale, split, rng) for kind in kinds]
     return "\n\n".join([text, *(f"{task.instruction}\n{task.output}" for task in tasks)])

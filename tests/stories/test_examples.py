@@ -11,8 +11,6 @@ from stories import examples
 from stories.examples import (
     CONVERSATION_WORDS,
     FLAWS,
-    QUIZ_QUESTIONS,
-    QUIZ_SHARE,
     QUIZ_UNRELATED,
     UNKIND_SHARE,
     conversation_at,
@@ -20,7 +18,7 @@ from stories.examples import (
     preference_at,
     text_at,
 )
-from stories.tasks import MAX_WORDS, complete, names, repetition, story_task, task_at, unkind
+from stories.tasks import MAX_WORDS, about_the_tale, complete, names, repetition, story_task, task_at, unkind
 from stories.world import story_at
 from tokenizer import instruction_text
 
@@ -45,16 +43,14 @@ def test_a_row_depends_only_on_seed_split_and_index() -> None:
     assert preference_at("val", 5, 2) == preference_at("val", 5, 2) != preference_at("val", 6, 2)
 
 
-def test_a_text_is_a_story_and_often_questions_about_it() -> None:
+def test_a_text_is_a_story_and_all_questions_about_it() -> None:
     texts = [text_at("train", index) for index in range(400)]
     assert texts == [text_at("train", index) for index in range(400)]
-    stories = [story_at("train", index)[1] for index in range(400)]
-    assert all(text.startswith(story) for text, story in zip(texts, stories, strict=True))
-    with_questions = [text[len(story) :] for text, story in zip(texts, stories, strict=True) if text != story]
-    assert len(with_questions) == pytest.approx(QUIZ_SHARE * len(texts), rel=0.15)
-    for questions in with_questions:
-        blocks = questions.strip().split("\n\n")
-        assert len(blocks) == QUIZ_QUESTIONS + QUIZ_UNRELATED
+    for index, text in enumerate(texts):
+        tale, story = story_at("train", index)
+        assert text.startswith(story)
+        blocks = text.removeprefix(story).strip().split("\n\n")
+        assert len(blocks) == len(about_the_tale(tale)) + QUIZ_UNRELATED
         assert all(block.endswith(".") and block.count("\n") == 1 for block in blocks)
     assert not any(unkind(text) for text in texts)
 

@@ -6,7 +6,7 @@ import config
 from training.run_length import count_steps, fit_to_data
 
 # Rows of an epoch, rounded down: 6,000 stories, 18,500 conversations, 1,800 pairs.
-ROWS = {"stories": 5_000, "stories-instruct": 6_800, "stories-preference": 1_150}
+ROWS = {"stories": 7_000, "stories-instruct": 6_800, "stories-preference": 1_150}
 
 
 @pytest.mark.parametrize("preset", ROWS)
