@@ -1,15 +1,19 @@
-"""Pictures of the page's three tabs with the newest runs: images/page_{chat,compare,look}.png.
+"""All pictures of the README, of one quickstart: its loss curves, and the page's three tabs with its models.
 
 python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt "..."]      needs Chromium
 """
 
 import argparse
 import shutil
+from pathlib import Path
 
 from page import ROOT, serve_page
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from training.plots import draw
+
 IMAGES = ROOT / "images"
+RUNS = ("P-stories", "S-stories_instruct", "D-stories_preference")
 MESSAGES = ("What is the opposite of big?", "Write a story about Tom and a bell.")
 
 # Opens the token whose probability is nearest to 40 %: there the model had a choice.
@@ -70,6 +74,8 @@ def main() -> None:
     parser.add_argument("--choice", default="A", help="the reply that gets the vote")
     args = parser.parse_args()
 
+    runs = [Path(args.save_checkpoint_dir) / name for name in RUNS]
+    draw(runs, IMAGES / "quickstart_loss.png")
     with serve_page(args.save_checkpoint_dir) as (address, _), sync_playwright() as playwright:
         chromium = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
