@@ -195,13 +195,13 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
 def samples(chat_model: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
     """Return (prompt, text) for the first seeds; nothing if the prompt fills the context."""
     try:
-        prompt_ids, _ = chat_model.build_prompt([{"role": "user", "content": args.prompt}], args.max_length)
+        prompt = chat_model.build_prompt([{"role": "user", "content": args.prompt}], args.max_length)
     except UserError:
         return []
 
     texts = []
     for seed in range(NUM_SAMPLES):
-        pieces = chat_model.stream_reply(prompt_ids, args.replace(seed=seed))
+        pieces = chat_model.stream_reply(prompt, args.replace(seed=seed))
         texts.append("".join(piece.text for piece in pieces))
     return [(args.prompt, text) for text in texts]
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 from checkpoint import load_sampling
 from config import ModelArgs, Parser, resolve
-from generation.chat import ChatModel, choose_model, load_chat_model
+from generation.chat import ChatModel, Prompt, choose_model, load_chat_model
 from generation.cpu_decoder import quantize
 from runtime import distributed
 from runtime.errors import UserError, run_cli
@@ -72,20 +72,21 @@ def parse_command_line() -> CommandLine:
     )
 
 
-def say(chat_model: ChatModel, prompt_ids: list[int], args: ModelArgs) -> str:
+def say(chat_model: ChatModel, prompt: Prompt, args: ModelArgs) -> str:
     """Stream the reply to stdout and its speed to stderr; return the text."""
     text = ""
     num_tokens = 0
+    room = chat_model.model.args.block_size - len(prompt.ids)
     start = time.perf_counter()
 
-    for piece in chat_model.stream_reply(prompt_ids, args):
+    for piece in chat_model.stream_reply(prompt, args):
         print(piece.text, end="", flush=True)
         text += piece.text
         num_tokens = len(piece.out_ids)
+        room = piece.room
 
     seconds = time.perf_counter() - start
     print(flush=True)
-    room = chat_model.model.args.block_size - len(prompt_ids)
     note(
         f"{num_tokens} tokens, {num_tokens / seconds:.0f} tokens/s{cut_note(num_tokens, room, args.max_length)}"
     )
@@ -110,14 +111,14 @@ def chat(chat_model: ChatModel, first_lines: list[str], args: ModelArgs, raw: bo
     for line in itertools.chain(first_lines, read_lines()):
         question = {"role": "user", "content": line}
         try:
-            prompt_ids, dropped = chat_model.build_prompt([*messages, question], args.max_length, raw)
+            prompt = chat_model.build_prompt([*messages, question], args.max_length, raw)
         except UserError as error:
             note(f"error: {error}")
             continue
 
-        if dropped:
-            note(f"the context is full: the oldest {dropped} turns are dropped")
-        answer = {"role": "assistant", "content": say(chat_model, prompt_ids, args)}
+        if prompt.dropped:
+            note(f"the context is full: the oldest {prompt.dropped} turns are dropped")
+        answer = {"role": "assistant", "content": say(chat_model, prompt, args)}
         messages += [question, answer]
 
 
@@ -173,10 +174,10 @@ def main() -> None:
         return
 
     question = {"role": "user", "content": read_prompt(command)}
-    prompt_ids, _ = chat_model.build_prompt([question], args.max_length, command.raw)
+    prompt = chat_model.build_prompt([question], args.max_length, command.raw)
     note(description)
     with env.autocast():
-        say(chat_model, prompt_ids, args)
+        say(chat_model, prompt, args)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,27 @@ from tokenizer import LEGACY_PROMPT, Tokenizer
 
 STAGE_OF_MODEL_TYPE = {"pretrained": "P", "sft": "S", "dpo": "D"}
 Messages = Sequence[Mapping[str, str]]  # {"role": system | user | assistant, "content"}
+MIN_ROOM_SHARE = 1 / 8  # of the context, that a prompt leaves to the reply
+
+
+class Prompt(NamedTuple):
+    """Conversation as token ids: without its `dropped` oldest turns; `turns` are those that are left."""
+
+    ids: list[int]
+    dropped: int = 0
+    turns: Messages = ()
+    raw: bool = False
 
 
 class ReplyPiece(NamedTuple):
-    """Next piece of a reply: its text, which may be empty, and the ids of all tokens so far (a growing list)."""
+    """Next piece of a reply: its text, which may be empty, and the ids of all tokens so far (a growing list).
+
+    `room` is the most tokens that the reply can have in the context.
+    """
 
     text: str
     out_ids: list[int]
+    room: int
 
 
 @dataclass(frozen=True)
@@ -57,23 +71,25 @@ class ChatModel:
         ids, _ = self.tokenizer.render(messages)
         return ids
 
-    def build_prompt(self, messages: Messages, max_length: int, raw: bool = False) -> tuple[list[int], int]:
-        """Return (token ids of a conversation, number of oldest turns dropped to leave room for the reply).
+    def build_prompt(
+        self, messages: Messages, max_length: int, raw: bool = False, num_reply_tokens: int = 0
+    ) -> Prompt:
+        """Return the prompt of a conversation, without its oldest turns where they leave too little room.
 
-        The reply gets room for max_length tokens, at most half of the context. A system message is never
-        dropped.
+        A reply that has begun with num_reply_tokens gets room for max_length tokens more, at most MIN_ROOM_SHARE of
+        the context: stream_reply makes more room when it is needed. A system message is never dropped.
 
         Raises UserError when the last turn alone does not fit.
         """
         context = self.model.args.block_size
-        max_prompt_tokens = context - min(max_length, context // 2)
+        room = min(max_length, int(context * MIN_ROOM_SHARE))
 
         system = list(messages[:1]) if messages[0]["role"] == "system" else []
         turns = list(messages[len(system) :])
         dropped = 0
 
         ids = self.encode(system + turns, raw)
-        while len(ids) > max_prompt_tokens and len(turns) > 2:
+        while len(ids) + num_reply_tokens > context - room and len(turns) > 2:
             turns = turns[2:]  # a question and its answer
             dropped += 2
             ids = self.encode(system + turns, raw)
@@ -83,28 +99,52 @@ class ChatModel:
                 f"the prompt has {len(ids)} tokens; the context holds {context}, the answer included: "
                 "shorten the prompt"
             )
-        return ids, dropped
+        return Prompt(ids, dropped, system + turns, raw)
 
-    def stream_reply(self, prompt_ids: list[int], args: ModelArgs) -> Iterator[ReplyPiece]:
+    def stream_reply(self, prompt: Prompt, args: ModelArgs) -> Iterator[ReplyPiece]:
         """Yield the reply to a prompt, a piece for each token, up to a stop string, EOS or --max_length.
 
-        A piece has no text while its token is a part of a character or may begin a stop string; such text
-        comes with a later piece.
+        Where the context is full before, the oldest turns are dropped and the reply continues. A piece has no text
+        while its token is a part of a character or may begin a stop string; such text comes with a later piece.
         """
-        params = sampling_params(args)
         next_text = self.tokenizer.stream_decoder()
         out_ids: list[int] = []
+        room = 0
         held_text = ""  # not shown yet: it may begin a stop string
 
-        for token in generate(self.model, prompt_ids, args.max_length, self.tokenizer.eos_id, params):
+        for token, room in self._stream_tokens(prompt, args):
             out_ids.append(token)
             text, held_text, stopped = stop_at(held_text + (next_text(token) or ""), args.stop)
-            yield ReplyPiece(text, out_ids)
+            yield ReplyPiece(text, out_ids, room)
             if stopped:
                 return
 
         if held_text:
-            yield ReplyPiece(held_text, out_ids)
+            yield ReplyPiece(held_text, out_ids, room)
+
+    def _stream_tokens(self, prompt: Prompt, args: ModelArgs) -> Iterator[tuple[int, int]]:
+        """Yield (token of the reply, most tokens that the reply can have), making room where the context is full."""
+        context = self.model.args.block_size
+        params = sampling_params(args)
+        out_ids: list[int] = []
+        while True:
+            room = context - len(prompt.ids)
+            left = args.max_length - len(out_ids)
+            for token in generate(self.model, prompt.ids + out_ids, left, self.tokenizer.eos_id, params):
+                out_ids.append(token)
+                yield token, room
+
+            # A beam search chooses its text as one, so it cannot be continued.
+            is_full = len(out_ids) == room < args.max_length
+            if not is_full or params.num_beams > 1 or len(prompt.turns) <= 2:
+                return
+            shorter = self.build_prompt(
+                prompt.turns, args.max_length - len(out_ids), prompt.raw, len(out_ids)
+            )
+            if not shorter.dropped or len(shorter.ids) + len(out_ids) >= context:
+                return
+            prompt = shorter
+            params = dataclasses.replace(params, seed=args.seed + len(out_ids))
 
 
 def sampling_params(args: ModelArgs) -> SamplingParams:

@@ -134,7 +134,8 @@ class StageModels:
         Closing the generator stops the decoding. Raises UserError if the prompt does not fit the context.
         """
         chat_model = self.load(stage)
-        prompt_ids, dropped_turns = chat_model.build_prompt(messages, args.max_length)
+        prompt = chat_model.build_prompt(messages, args.max_length)
+        room = chat_model.model.args.block_size - len(prompt.ids)
         output_ids: list[int] = []
         text = ""
         first_token_seconds = 0.0
@@ -143,16 +144,17 @@ class StageModels:
         def reply_so_far(end_reason: str | None = None) -> Reply:
             return Reply(
                 text=text,
-                prompt_ids=prompt_ids,
+                prompt_ids=prompt.ids,
                 output_ids=list(output_ids),
                 first_token_seconds=first_token_seconds,
                 seconds=time.perf_counter() - start,
-                dropped_turns=dropped_turns,
+                dropped_turns=prompt.dropped,
                 end_reason=end_reason,
             )
 
-        for piece in self._with_autocast(chat_model.stream_reply(prompt_ids, args)):
+        for piece in self._with_autocast(chat_model.stream_reply(prompt, args)):
             output_ids = piece.out_ids
+            room = piece.room
             if not piece.text:
                 continue
             text += piece.text
@@ -160,7 +162,6 @@ class StageModels:
                 first_token_seconds = time.perf_counter() - start
             yield reply_so_far()
 
-        room = chat_model.model.args.block_size - len(prompt_ids)
         yield reply_so_far(reply_end_reason(len(output_ids), room, args))
 
     def _with_autocast(self, pieces: Iterator[ReplyPiece]) -> Iterator[ReplyPiece]:

@@ -40,9 +40,9 @@ def demonstrate(model_name: str, device: str, dtype: str | None) -> str:
 
     lines = []
     for prompt in PROMPTS:
-        prompt_ids, _ = chat_model.build_prompt([{"role": "user", "content": prompt}], args.max_length)
+        built = chat_model.build_prompt([{"role": "user", "content": prompt}], args.max_length)
         with env.autocast():
-            reply = "".join(piece.text for piece in chat_model.stream_reply(prompt_ids, args))
+            reply = "".join(piece.text for piece in chat_model.stream_reply(built, args))
 
         lines.append(f"> {prompt}")
         for paragraph in reply.strip().split("\n\n"):

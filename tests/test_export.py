@@ -19,7 +19,7 @@ import download_model_weight
 import export
 from checkpoint import find_model, load_model, read_config, write_model
 from config import ModelArgs
-from generation.chat import load_chat_model
+from generation.chat import Prompt, load_chat_model
 from model import Llama
 from runtime.errors import RunError, UserError
 from tokenizer import byte_level
@@ -131,7 +131,7 @@ def greedy_text(folder) -> str:
     """Return the greedy answer of the model in a folder."""
     chat_model = load_chat_model(find_model(folder))
     ids = chat_model.encode([{"role": "user", "content": "Say fox"}])
-    pieces = chat_model.stream_reply(ids, ModelArgs(temperature=0, max_length=30))
+    pieces = chat_model.stream_reply(Prompt(ids), ModelArgs(temperature=0, max_length=30))
     return "".join(piece.text for piece in pieces)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import inference_sft
 from config import ModelArgs
-from generation.chat import ReplyPiece
+from generation.chat import Prompt, ReplyPiece
 from inference_sft import CommandLine, parse_command_line, read_prompt
 from runtime.errors import UserError
 
@@ -23,19 +23,19 @@ class Parrot:
     def __init__(self) -> None:
         self.conversations: list[list[dict[str, str]]] = []
 
-    def build_prompt(self, messages: list, max_length: int, raw: bool) -> tuple[list[int], int]:
+    def build_prompt(self, messages: list, max_length: int, raw: bool) -> Prompt:
         question = messages[-1]["content"]
         if len(question) > 9:
             raise UserError("the prompt has many tokens")
         self.conversations.append(list(messages))
         dropped = 2 if len(messages) > 3 else 0
-        return [ord(character) for character in question], dropped
+        return Prompt([ord(character) for character in question], dropped)
 
-    def stream_reply(self, prompt_ids: list[int], args: ModelArgs) -> Iterator[ReplyPiece]:
+    def stream_reply(self, prompt: Prompt, args: ModelArgs) -> Iterator[ReplyPiece]:
         out_ids: list[int] = []
-        for token in prompt_ids:
+        for token in prompt.ids:
             out_ids.append(token)
-            yield ReplyPiece(chr(token), out_ids)
+            yield ReplyPiece(chr(token), out_ids, 30 - len(prompt.ids))
 
 
 def command(line: str, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
@@ -76,7 +76,7 @@ def test_the_prompt_is_the_flags_then_the_pipes(
 
 
 def test_say_streams_text_to_stdout_and_counts_to_stderr(capsys: pytest.CaptureFixture) -> None:
-    assert inference_sft.say(Parrot(), [102, 111, 120], ModelArgs()) == "fox"
+    assert inference_sft.say(Parrot(), Prompt([102, 111, 120]), ModelArgs()) == "fox"
     out, err = capsys.readouterr()
     assert out == "fox\n" and err.startswith("3 tokens, ") and err.endswith(" tokens/s\n")
 

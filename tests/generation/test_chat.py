@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from config import ModelArgs
 from generation import chat
 from generation.chat import (
     ChatModel,
+    Prompt,
     ReplyPiece,
     choose_model,
     join_turns,
@@ -125,9 +126,10 @@ def test_the_oldest_turns_are_dropped(tokenizer: Tokenizer) -> None:
     counts = []
     for questions in range(1, 9):
         turns = conversation(questions)
-        ids, dropped = model.build_prompt(turns, 40)
-        assert ids == model.encode(turns[dropped:]) and len(ids) <= 256 - 40
-        assert dropped == 0 or len(model.encode(turns[dropped - 2 :])) > 256 - 40  # no more than needed
+        ids, dropped, kept, _ = model.build_prompt(turns, 20)
+        assert kept == turns[dropped:]
+        assert ids == model.encode(turns[dropped:]) and len(ids) <= 256 - 20
+        assert dropped == 0 or len(model.encode(turns[dropped - 2 :])) > 256 - 20  # no more than needed
         assert tokenizer.decode(ids).startswith("### Instruction:\nuser")
         counts.append(dropped)
     assert counts[0] == 0 and counts[-1] >= 8 and sorted(counts) == counts
@@ -135,7 +137,7 @@ def test_the_oldest_turns_are_dropped(tokenizer: Tokenizer) -> None:
 
 def test_a_systems_turn_stays(tokenizer: Tokenizer) -> None:
     turns = [{"role": "system", "content": "Be brief."}, *conversation(9)]
-    ids, dropped = chat_model("S", tokenizer).build_prompt(turns, 40)
+    ids, dropped, _, _ = chat_model("S", tokenizer).build_prompt(turns, 40)
     assert (
         tokenizer.decode(ids).startswith("### System:\nBe brief.\n\n### Instruction:\nuser") and dropped > 4
     )
@@ -145,8 +147,31 @@ def test_a_turn_that_does_not_fit_alone_is_refused(tokenizer: Tokenizer) -> None
     long = [*conversation(3)[:-1], {"role": "user", "content": "x" * 300}]
     with pytest.raises(UserError, match=r"prompt has 33\d tokens; the context holds 256"):
         chat_model("S", tokenizer).build_prompt(long, 40)
-    ids, _ = chat_model("S", tokenizer).build_prompt([{"role": "user", "content": "x" * 150}], 1000)
-    assert 128 < len(ids) < 256  # longer than half of the context, but there is no turn to drop
+    prompt = chat_model("S", tokenizer).build_prompt([{"role": "user", "content": "x" * 215}], 1000)
+    assert 256 * 7 / 8 < len(prompt.ids) < 256  # little room for a reply, but there is no turn to drop
+
+
+def test_a_long_reply_makes_room_for_itself(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt keeps what it can; where the context is full, the oldest turns go and the reply continues."""
+    model = chat_model("S", tokenizer)
+    calls = []
+
+    def letters(_: object, ids: list[int], count: int, *rest: object) -> Iterator[int]:
+        calls.append(len(ids))
+        yield from [ord("a")] * min(count, 256 - len(ids))
+
+    monkeypatch.setattr(chat, "generate", letters)
+    turns = conversation(6)
+    prompt = model.build_prompt(turns, 150)
+    *_, last = model.stream_reply(prompt, ARGS.replace(max_length=150))
+    assert len(last.out_ids) == 150 and len(calls) > 1
+    assert last.room >= 150
+
+    *_, last = model.stream_reply(
+        prompt, ARGS.replace(max_length=500)
+    )  # the last question alone still leaves too little
+    alone = len(model.encode(turns[-1:]))
+    assert len(last.out_ids) == last.room == 256 - alone
 
 
 def test_a_base_model_continues_the_text() -> None:
@@ -163,7 +188,7 @@ def test_the_reply_is_text_and_its_tokens(tokenizer: Tokenizer) -> None:
     prompt_ids = model.encode([QUESTION])
     args = ARGS.replace(max_length=30, temperature=2.0, top_k=0, seed=4)
 
-    pieces = list(model.stream_reply(prompt_ids, args))
+    pieces = list(model.stream_reply(Prompt(prompt_ids), args))
     text = "".join(piece.text for piece in pieces)
     out_ids = pieces[-1].out_ids
     assert 10 < len(out_ids) <= 30
@@ -171,7 +196,7 @@ def test_the_reply_is_text_and_its_tokens(tokenizer: Tokenizer) -> None:
     next_text = tokenizer.stream_decoder()
     assert text == "".join(next_text(token) or "" for token in out_ids)
 
-    stopped = list(model.stream_reply(prompt_ids, args.replace(stop=[text[5:8]])))
+    stopped = list(model.stream_reply(Prompt(prompt_ids), args.replace(stop=[text[5:8]])))
     shorter = "".join(piece.text for piece in stopped)
     assert text.startswith(shorter) and len(shorter) <= 5
     assert len(stopped[-1].out_ids) < len(out_ids)
@@ -181,7 +206,8 @@ def reply_to(pieces: list[str], stops: Sequence[str], monkeypatch: pytest.Monkey
     """Return the reply of a model whose token n has the text pieces[n]."""
     monkeypatch.setattr(chat, "generate", lambda *args: iter(range(len(pieces))))
     tokenizer = SimpleNamespace(eos_id=0, stream_decoder=lambda: pieces.__getitem__)
-    return list(ChatModel(None, tokenizer, None).stream_reply([1], ARGS.replace(stop=tuple(stops))))
+    model = SimpleNamespace(args=ARGS)
+    return list(ChatModel(model, tokenizer, None).stream_reply(Prompt([1]), ARGS.replace(stop=tuple(stops))))
 
 
 @pytest.mark.parametrize(

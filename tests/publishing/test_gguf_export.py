@@ -9,7 +9,7 @@ from jinja2 import Environment
 
 import export
 from config import ModelArgs
-from generation.chat import ChatModel
+from generation.chat import ChatModel, Prompt
 from generation.generate import GREEDY, generate
 from model import Llama
 from publishing.gguf_export import modelfile, read_gguf, to_llama_cpp_order, to_our_order, write_gguf
@@ -153,7 +153,9 @@ def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_
         {"role": "user", "content": " Where is the fox? "},
     ]
     chat_model = ChatModel(model, tokenizer, "S")
-    pieces = chat_model.stream_reply(chat_model.encode(messages), ModelArgs(temperature=0, max_length=24))
+    pieces = chat_model.stream_reply(
+        Prompt(chat_model.encode(messages)), ModelArgs(temperature=0, max_length=24)
+    )
     answer = "".join(piece.text for piece in pieces)
     reply = theirs.create_chat_completion(messages, temperature=0.0, repeat_penalty=1.0, max_tokens=24)
     assert reply["choices"][0]["message"]["content"] == answer.replace(
