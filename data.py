@@ -28,18 +28,18 @@ from pathlib import Path
 
 from config import Parser, resolve
 from dataprep import trained_tokenizer
+from dataprep.existing import stored_source, stored_tokenizer
 from dataprep.forms import KINDS
 from dataprep.inputs import find_inputs, remove_copies
 from dataprep.prepare import (
     MachineShare,
-    hub_revision,
     prepare,
     prepare_share,
     start_forkserver,
-    stored_tokenizer,
 )
 from dataprep.registry import (
     DEFAULT_VAL_FRACTION,
+    HUB,
     VAL_FRACTION,
     PrepConfig,
     Source,
@@ -60,7 +60,7 @@ NAMED = {
     "alpaca": "Alpaca, cleaned: instructions",
     "dpo": "UltraFeedback, binarized: preferences",
 }
-FLAGS_WITH = {"name": "files", "kind": "files", "val_files": "files"}  # flag -> the flag that it goes with
+FLAGS_WITH = {"kind": "files", "val_files": "files"}  # flag -> the flag that it goes with
 POSITIVE = ("max_tokens", "num_proc", "row", "block_size")
 
 
@@ -82,6 +82,7 @@ class DataArgs:
     row: int
     split: str
     block_size: int | None
+    update: bool
     data_dir: Path
     seed: int
 
@@ -106,7 +107,7 @@ def build_parser() -> Parser:
     parser.add_argument("--split", choices=SPLITS, default="train", help="the split to show (default: train)")
     parser.add_argument("--block_size", type=int, help="show the row truncated to a context of this length")
 
-    parser.add_argument("--name", help="name of the dataset made from --files")
+    parser.add_argument("--name", help="name of the dataset (default for those of the hub: their flag)")
     parser.add_argument("--kind", choices=KINDS, help="what the rows of --files are (default: text)")
     parser.add_argument(
         "--tokenizer",
@@ -131,6 +132,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--shard", metavar="I/N", help="prepare the I-th of N shares of the dataset on this machine"
     )
+    parser.add_argument(
+        "--update", action="store_true", help="replace a dataset of this name that has other settings"
+    )
     parser.add_settings({"data"})
     return parser
 
@@ -139,12 +143,12 @@ def parse() -> DataArgs:
     """Return the checked command line of this script; a wrong one exits with code 2."""
     parser = build_parser()
     args = parser.parse_args()
-    name = args.named or args.name or args.show
+    name = args.name or args.named or args.show
     _check_flags(parser, args, name)
 
     val_fraction = args.val_fraction
     if val_fraction is None:
-        val_fraction = VAL_FRACTION.get(name, DEFAULT_VAL_FRACTION)
+        val_fraction = VAL_FRACTION.get(args.named, DEFAULT_VAL_FRACTION)
     if not 0 <= val_fraction < 1:
         parser.error(f"--val_fraction {val_fraction} must be 0 or more and below 1")
 
@@ -164,6 +168,7 @@ def parse() -> DataArgs:
         row=args.row,
         split=args.split,
         block_size=args.block_size,
+        update=args.update,
         data_dir=Path(settings.data_dir),
         seed=settings.seed,
     )
@@ -184,6 +189,8 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
             "--val_files is the validation set, so --val_fraction holds out nothing: drop one of them"
         )
 
+    if args.name and (args.show or args.named == "stories"):
+        parser.error("--name goes with --files or one dataset of the hub")
     if args.named == "stories" and trained_tokenizer.is_trained(args.tokenizer):
         parser.error(f"--tokenizer {args.tokenizer} is what --stories does anyway: drop it")
 
@@ -215,7 +222,9 @@ def find_sources(args: DataArgs) -> list[Source]:
             for flag, paths in (("files", args.files), ("val_files", args.val_files))
         )
         return [file_source(args.name, args.kind, inputs, val_inputs)]
-    return [hub_source(args.named, hub_revision(args.data_dir, args.named))]
+    dataset = HUB[args.named]
+    stored = stored_source(args.data_dir, args.name, dataset.repo, dataset.kind, args.update)
+    return [stored or hub_source(args.name, dataset)]
 
 
 def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, dict]:
@@ -265,9 +274,11 @@ def prepare_sources(args: DataArgs, sources: list[Source]) -> None:
             units=join_units(ranges),
         )
         if args.share:
-            prepare_share(args.data_dir, source.name, config, tokenizer, args.num_proc, args.share)
+            prepare_share(
+                args.data_dir, source.name, config, tokenizer, args.num_proc, args.share, args.update
+            )
         else:
-            prepare(args.data_dir, source.name, config, tokenizer, args.num_proc)
+            prepare(args.data_dir, source.name, config, tokenizer, args.num_proc, args.update)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataprep.existing import read_config
 from dataprep.registry import PrepConfig
 from runtime.checksums import sha256_of
 from runtime.errors import UserError
@@ -24,14 +25,6 @@ class MachineShare:
     def has(self, unit: int) -> bool:
         """Return True if this machine prepares the unit."""
         return unit % self.count == self.number - 1
-
-
-def read_config(folder: Path) -> dict | None:
-    """Return the config (as JSON) that a folder is prepared with; None if it is missing or damaged."""
-    try:
-        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
 
 
 def merge_machine_shares(partial: Path, data_dir: Path, name: str, config: PrepConfig) -> None:

@@ -9,7 +9,6 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 from collections import deque
@@ -18,17 +17,24 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from dataprep.existing import (
+    carry_foreign_files,
+    dataset_folder,
+    is_prepared,
+    partial_folder,
+    start_or_continue,
+)
 from dataprep.holdout import shortfall
-from dataprep.machine_shares import MachineShare, merge_machine_shares, read_config
-from dataprep.registry import PrepConfig, Source
+from dataprep.machine_shares import MachineShare, merge_machine_shares
+from dataprep.registry import PrepConfig
 from dataprep.resplit import repeated_keys, split_units
-from dataprep.shards import FORMAT, SPLITS, TokenDataset, check_replaceable, read_meta, verify_dataset
+from dataprep.shards import FORMAT, SPLITS, check_replaceable, read_meta
 from dataprep.worker import prepare_unit, start_worker
 from runtime.checksums import write_checksums
 from runtime.errors import UserError
 from runtime.files import commit_folder, folder_lock, write_json
 from runtime.progress import Progress
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 # Windows has no fork server: each worker loads the modules there.
 HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
@@ -63,19 +69,23 @@ def start_forkserver() -> None:
 # --- a dataset, or one machine's share of it -------------------------------------------------------------------------
 
 
-def prepare(data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer, workers: int) -> Path:
-    """Write data/<name>, resuming a run with an equal config. Return the folder."""
-    target = data_dir / name
-    partial = data_dir / f".{name}.partial"
+def prepare(
+    data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer, workers: int, update: bool = False
+) -> Path:
+    """Write data/<name>, resuming a run with an equal config. Return the folder.
+
+    Raises UserError where that would replace or discard something, unless `update` asks for it.
+    """
+    target = dataset_folder(data_dir, name)
+    partial = partial_folder(data_dir, name)
     check_replaceable(target, [file_range.path for unit in config.units for file_range in unit])
-    if _is_complete(target, config):
+    if is_prepared(target, config, update):
         print(f"{target} is already prepared")
         return target
 
-    partial.mkdir(exist_ok=True)
+    partial.mkdir(parents=True, exist_ok=True)
     with folder_lock(partial):
-        if read_config(partial) != config.to_json():
-            _reset_partial_folder(partial, config, tokenizer)
+        start_or_continue(partial, config, tokenizer, update)
         merge_machine_shares(partial, data_dir, name, config)
 
         if not (partial / "meta.json").is_file():
@@ -83,6 +93,7 @@ def prepare(data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer,
             write_json(partial / "meta.json", make_meta(partial, name, config, entries, tokenizer))
         meta = read_meta(partial)
         _remove_leftovers(partial, meta)
+        carry_foreign_files(target, partial)
         commit_folder(partial, target)
 
     _print_summary(target, meta)
@@ -90,14 +101,19 @@ def prepare(data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer,
 
 
 def prepare_share(
-    data_dir: Path, name: str, config: PrepConfig, tokenizer: Tokenizer, workers: int, share: MachineShare
+    data_dir: Path,
+    name: str,
+    config: PrepConfig,
+    tokenizer: Tokenizer,
+    workers: int,
+    share: MachineShare,
+    update: bool = False,
 ) -> None:
     """Prepare every count-th unit, for `prepare` to merge."""
     folder = data_dir / f".{name}.shard-{share.number}-of-{share.count}"
     folder.mkdir(exist_ok=True)
     with folder_lock(folder):
-        if read_config(folder) != config.to_json():
-            _reset_partial_folder(folder, config, tokenizer)
+        start_or_continue(folder, config, tokenizer, update)
         entries = _prepare_units(folder, config, tokenizer, workers, share)
     print(
         f"{folder}: done, {len(entries)} of {len(config.units)} units, {sum(map(_num_tokens, entries)):,} tokens; "
@@ -150,59 +166,6 @@ def _say_repeated(partial: Path, config: PrepConfig, entries: list[dict]) -> Non
             f"note: {repeated:,} documents of --val_files are in --files too (texts, or first turns, are equal): the "
             "validation loss will be too low"
         )
-
-
-def hub_revision(data_dir: Path, name: str) -> str | None:
-    """Return the revision of the hub's dataset that an unfinished run or share began with, if there is one."""
-    for folder in data_dir.glob(f".{name}.*"):
-        if config := read_config(folder):
-            return config["source"].get("revision")
-    return None
-
-
-def stored_tokenizer(data_dir: Path, source: Source, name: str) -> Tokenizer | None:
-    """Return the tokenizer of that name which the same source was prepared with, finished or not; None without one.
-
-    So one that was trained on the corpus is not trained again.
-    """
-    for folder in (data_dir / source.name, *data_dir.glob(f".{source.name}.*")):
-        config = read_config(folder)
-        if config and config["source"] == source.provenance and config["tokenizer"]["name"] == name:
-            return load_tokenizer(folder / "tokenizer")
-    return None
-
-
-def _is_complete(target: Path, config: PrepConfig) -> bool:
-    """Return True if a dataset was prepared with this config and its files are undamaged."""
-    if not (target / "meta.json").is_file():
-        return False
-    if read_config(target) != config.to_json():
-        print(
-            f"{target} was prepared with other settings or by an older version: preparing it again. Runs that were "
-            "trained on it cannot be resumed: remove them, or give a new run its own --run_name"
-        )
-        return False
-    try:
-        verify_dataset(target)
-        meta = read_meta(target)
-        return all(TokenDataset(target, split, meta) for split in SPLITS)
-    except UserError as error:
-        print(error)
-        return False
-
-
-def _reset_partial_folder(folder: Path, config: PrepConfig, tokenizer: Tokenizer) -> None:
-    """Remove what another config left, plan.json first, and write the new one last."""
-    (folder / "plan.json").unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-    (folder / "tokenizer").mkdir()
-    tokenizer.save(folder / "tokenizer")
-    write_json(folder / "plan.json", config.to_json())
 
 
 def _remove_leftovers(partial: Path, meta: dict) -> None:

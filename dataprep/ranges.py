@@ -8,7 +8,7 @@ import json
 import mmap
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,6 +47,12 @@ class FileRange:
     bytes: int
     split: str | None = None
     document: str | None = None  # name of the one document that is read in several pieces
+
+    @classmethod
+    def from_json(cls, stored: dict) -> "FileRange":
+        """Return the range that plan.json stores."""
+        values = {**stored, "format": stored["form"]}
+        return cls(**{field.name: values.get(field.name) for field in fields(cls)})
 
     def to_json(self) -> dict:
         """Return the range as plan.json stores it."""

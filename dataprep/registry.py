@@ -96,10 +96,10 @@ def join_units(ranges: list[FileRange]) -> list[list[FileRange]]:
     return units
 
 
-def hub_source(name: str, revision: str | None) -> Source:
-    """Return a dataset of the hub at a revision (None: the newest)."""
-    ranges, revision = hub_ranges(HUB[name], MAX_UNIT_BYTES, revision)
-    return Source(name, HUB[name].kind, ranges, {"repo": HUB[name].repo, "revision": revision})
+def hub_source(name: str, dataset: HubDataset) -> Source:
+    """Return a dataset of the hub at its newest revision, under a name of this machine."""
+    ranges, revision = hub_ranges(dataset, MAX_UNIT_BYTES, None)
+    return Source(name, dataset.kind, ranges, {"repo": dataset.repo, "revision": revision})
 
 
 def file_source(

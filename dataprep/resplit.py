@@ -4,8 +4,6 @@ Only units in which something changes are written again, under new numbers: the 
 complete, so a kill loses nothing. Where a unit goes to one split entirely its files are linked, not copied.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from dataprep.examples import group, read_examples
 from dataprep.holdout import MANY_DOCUMENTS, Choice, choose, tail_documents, tail_start
 from dataprep.shards import SPLITS, SplitWriter, id_dtype, part_files
+from runtime.files import link_or_copy
 
 Splits = dict[str, list[dict]]  # entries of shards
 TextBytes = Callable[[np.ndarray], int]  # bytes of the text of some ids
@@ -160,7 +159,7 @@ class _Rewriter:
         for part, name in part_files(shard).items():
             new = f"val-{self.index:05d}.{part}.bin"
             digests[new] = shard["sha256"][name]
-            _link(self.folder / name, self.folder / new)
+            link_or_copy(self.folder / name, self.folder / new)
         empty = {"tokens": 0, "documents": 0, "bytes": 0, "sha256": {}}
         return {"train": empty, "val": {**shard, "sha256": digests}}
 
@@ -203,12 +202,3 @@ class _ShardReader:
             part = slice(self.position, end)
             self.position = end
             yield self.ids[part], None if self.loss_mask is None else self.loss_mask[part]
-
-
-def _link(path: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system has no links."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copyfile(path, target)

@@ -24,7 +24,8 @@ def commit_folder(partial: Path, target: Path) -> None:
     A kill at any moment leaves no half-written folder under that name.
     """
     for path in sorted(partial.rglob("*")):
-        sync(path)
+        if not path.is_symlink():
+            sync(path)
     sync(partial)
 
     old = _hidden_name(target)
@@ -34,6 +35,15 @@ def commit_folder(partial: Path, target: Path) -> None:
 
     partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the file system has no links. A symbolic link stays one."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, target, follow_symlinks=False)
 
 
 def remove_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import prepared
 import pytest
 from examples import files
 
-from dataprep.machine_shares import MachineShare, read_config
+from dataprep.machine_shares import MachineShare
 
 inline, command, rows = prepared.inline, prepared.command, prepared.rows
 
@@ -87,8 +87,3 @@ def test_a_share_on_another_disk_is_merged(
     assert command(*flags)[0] == 0
     assert files(tmp_path / "data" / "mine") == expected
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"] and not list(disk.iterdir())
-
-
-def test_what_is_no_folder_has_no_config(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("{}")
-    assert read_config(tmp_path / "file") is read_config(tmp_path / "none") is None

@@ -74,7 +74,7 @@ def test_equal_documents_are_never_on_both_sides(
     size = copies * sum(len(TEXTS[n]) * 4 for n in range(distinct))
     flags = ("--files", path, "--name", "m", "--tokenizer", "bytes")
     for fraction in (0.05, 0.9):
-        assert command(*flags, "--val_fraction", fraction)[0] == 0
+        assert command(*flags, "--val_fraction", fraction, "--update")[0] == 0
         texts = split_texts(tmp_path / "data" / "m")
         assert texts["train"] and texts["val"] and not set(texts["train"]) & set(texts["val"])
         assert sum(map(len, texts["train"] + texts["val"])) == size
@@ -129,7 +129,7 @@ def test_a_limit_counts_a_split_of_its_own(
     few = dataclasses.replace(registry.STORIES["stories"], rows={"train": 60, "val": 20})
     monkeypatch.setattr(registry, "STORIES", {"stories": few})
     for limit, val in ((5_000, 500), (20_000, 2_000)):
-        assert command("--stories", "--tokenizer", "bytes", "--max_tokens", limit)[0] == 0
+        assert command("--stories", "--tokenizer", "bytes", "--max_tokens", limit, "--update")[0] == 0
         assert [len(split) for split in datasets(tmp_path / "data" / "stories")] == [limit - val, val]
 
 

@@ -87,7 +87,7 @@ def test_max_tokens_of_conversations_is_a_prefix_whether_or_not_it_was_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def prepared_as(name: str, *flags: object) -> list[list[str]]:
-        flags = (*answers, "--name", name, "--tokenizer", "bytes", "--val_fraction", 0.3, *flags)
+        flags = (*answers, "--update", "--name", name, "--tokenizer", "bytes", "--val_fraction", 0.3, *flags)
         assert command(*flags)[0] == 0
         return conversations(tmp_path / "data" / name)
 
@@ -131,6 +131,6 @@ def test_a_bad_conversation_stops_before_anything_is_replaced(
 
     before = files(tmp_path / "data" / "mine")
     path.write_text("".join(json.dumps(each) + "\n" for each in [*good[:70], row]))
-    code, _, err = command(*flags)
+    code, _, err = command(*flags, "--update")
     assert code == 2 and err.startswith(f"error: {path} row 71") and words in err and err.count("\n") == 1
     assert files(tmp_path / "data" / "mine") == before

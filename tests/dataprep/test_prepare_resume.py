@@ -31,9 +31,16 @@ def test_a_prepared_dataset_is_kept_unless_it_is_damaged(
     code, out, _ = command(*flags)
     assert code == 0 and f"{lost.name} is missing" in out and files(folder) == before
 
-    code, out, _ = command(*flags, "--val_fraction", 0.3)
-    assert code == 0 and "mine was prepared with other settings or by an older version" in out
-    assert files(folder) != before
+    rows.touch()
+    assert "already prepared" in command(*flags)[1]
+    rows.write_text(rows.read_text() + '{"text": "more"}\n')
+    for changed in ((), ("--val_fraction", 0.3)):
+        code, _, err = command(*flags, *changed)
+        setting = "--val_fraction" if changed else "the files or their content"
+        assert code == 2 and setting in err and "give --update to replace it" in err and err.count("\n") == 1
+    assert {name: digest for name, digest in files(folder).items() if name != ".verified"} == before
+    assert command(*flags, "--update")[0] == 0 and files(folder) != before
+    assert "already prepared" in command(*flags, "--update")[1]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "txt"])
@@ -78,7 +85,7 @@ def test_killed_anywhere_it_resumes_to_the_same_files(
         assert command(*flags)[0] == 0 and files(tmp_path / "data") == expected
 
 
-def test_another_config_resets_the_partial_folder(
+def test_another_config_resets_the_partial_folder_only_when_asked(
     inline: None,
     command: Callable,
     rows: Path,
@@ -92,9 +99,13 @@ def test_another_config_resets_the_partial_folder(
         with pytest.raises(Killed):
             command("--files", rows, "--name", "mine", "--tokenizer", small)
     assert len(list(partial.glob("unit-*.json"))) > 5
+    before = files(partial)
 
+    code, _, err = command("--files", rows, "--name", "mine", "--tokenizer", "bytes")
+    assert code == 2 and "finished work of a run with other settings (--tokenizer)" in err
+    assert files(partial) == before
     for name in ("mine", "twin"):
-        assert command("--files", rows, "--name", name, "--tokenizer", "bytes")[0] == 0
+        assert command("--files", rows, "--name", name, "--tokenizer", "bytes", "--update")[0] == 0
     have_names = {"meta.json", "SHA256SUMS"}  # these differ, since they hold the dataset's name
     mine, twin = (
         {file: digest for file, digest in files(tmp_path / "data" / name).items() if file not in have_names}
@@ -185,6 +196,7 @@ def test_a_share_with_other_settings_is_refused(
 ) -> None:
     flags = ("--files", rows, "--name", "mine", "--tokenizer", "bytes")
     assert command(*flags, "--shard", "1/2", "--val_fraction", "0.3")[0] == 0
+    assert "finished work" in command(*flags, "--shard", "1/2")[2]
     code, _, err = command(*flags)
     assert code == 2 and ".mine.shard-1-of-2 was prepared with other settings" in err
 
@@ -204,7 +216,7 @@ def test_a_failure_keeps_what_was_prepared_before(
     before = files(tmp_path / "data" / "mine")
     bad = tmp_path / "bad.jsonl"
     bad.write_text(rows.read_text() + '{"text": 1}\n')
-    code, _, err = command("--files", bad, "--name", "mine", "--tokenizer", "bytes")
+    code, _, err = command("--files", bad, "--name", "mine", "--tokenizer", "bytes", "--update")
     assert code == 2 and err == f"error: {bad} row 401: column 'text' holds 1, not text\n"
     assert files(tmp_path / "data" / "mine") == before
 
@@ -223,4 +235,4 @@ def test_a_folder_that_is_no_dataset_is_not_replaced(
     (folder / "book.txt").rename(tmp_path / "book.txt")
     flags = ("--name", "raw", "--tokenizer", "bytes")
     assert command("--files", tmp_path / "book.txt", *flags)[0] == 0  # the folder is empty
-    assert command("--files", rows, *flags)[0] == 0  # a dataset is replaced
+    assert command("--files", rows, *flags, "--update")[0] == 0  # a dataset is replaced

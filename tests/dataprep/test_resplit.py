@@ -1,5 +1,6 @@
 """Shards with another split: every token once, loss masks kept, documents cut where they should be."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 from examples import documents
 from shard_files import read_conversations
 
-from dataprep import resplit
 from dataprep.documents import Document
 from dataprep.examples import ExampleWriter
 from dataprep.holdout import in_validation
@@ -78,10 +78,10 @@ def test_units_that_go_to_validation_are_linked_or_copied(
     name = next(iter(last["sha256"]))
     assert (tmp_path / name).stat().st_nlink == 2
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr(resplit.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     assert split(tmp_path, entries) == splits and (tmp_path / name).stat().st_nlink == 1
     assert documents(tmp_path, splits["val"]) == [ids[900:]]
 

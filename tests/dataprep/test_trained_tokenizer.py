@@ -7,11 +7,9 @@ import pytest
 
 from dataprep import trained_tokenizer
 from dataprep.inputs import InputFile
-from dataprep.prepare import stored_tokenizer
 from dataprep.registry import file_source
 from dataprep.trained_tokenizer import is_trained, spread, train, training_texts, vocabulary_size
 from runtime.errors import UserError
-from runtime.files import write_json
 
 WORDS = "the fox saw a small boat and the boat saw the fox "
 
@@ -70,18 +68,3 @@ def test_a_corpus_without_training_text_is_refused(tmp_path: Path) -> None:
     file.write_text("\n \n<|endoftext|> ")
     with pytest.raises(UserError, match="--tokenizer bpe has no text"):
         train("bpe", file_source("empty", "text", [InputFile(str(file), str(file))]).ranges, "text", 0.1)
-
-
-def test_it_is_not_trained_twice(tmp_path: Path) -> None:
-    file = tmp_path / "a.txt"
-    file.write_text(WORDS * 50)
-    source = file_source("a", "text", [InputFile(str(file), str(file))])
-    assert stored_tokenizer(tmp_path, source, "bpe") is None
-
-    tokenizer = train("bpe:280", source.ranges, "text", 0.1)
-    folder = tmp_path / ".a.partial"
-    (folder / "tokenizer").mkdir(parents=True)
-    tokenizer.save(folder / "tokenizer")
-    write_json(folder / "plan.json", {"source": source.provenance, "tokenizer": {"name": "bpe:280"}})
-    assert stored_tokenizer(tmp_path, source, "bpe:280").hash == tokenizer.hash
-    assert stored_tokenizer(tmp_path, source, "bpe") is None
