@@ -20,7 +20,6 @@ if __name__ == "__main__":
     require("huggingface_hub", "pyarrow")
 
 import argparse
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -51,6 +50,7 @@ from dataprep.registry import (
 )
 from dataprep.shards import SPLITS
 from runtime.errors import UserError, run_cli
+from runtime.limits import usable_cores
 from tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
 
 NAMED = {
@@ -126,8 +126,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--num_proc",
         type=int,
-        default=os.cpu_count(),
-        help="worker processes (default: all cores)",
+        default=usable_cores(),
+        help="worker processes (default: all cores that this process may use)",
     )
     parser.add_argument(
         "--shard", metavar="I/N", help="prepare the I-th of N shares of the dataset on this machine"

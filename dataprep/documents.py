@@ -9,6 +9,7 @@ from dataprep import conversations, readers
 from dataprep.files import HUB_PREFIX
 from dataprep.forms import table_columns
 from dataprep.holdout import conversation_key
+from dataprep.long_texts import encode_text
 from dataprep.ranges import FileRange
 from dataprep.turns import MarkedBad, Messages, NothingToLearn
 from tokenizer import Tokenizer
@@ -69,7 +70,7 @@ def row_documents(
 
 def text_document(text: str, is_complete: bool, tokenizer: Tokenizer, key: str | None = None) -> Document:
     """Return a text as a document; the end-of-text token follows a complete one. The key of a piece is given."""
-    ids = tokenizer.encode_array(text)
+    ids = encode_text(text, tokenizer)
     if is_complete:
         ids = np.append(ids, np.uint32(tokenizer.eos_id))
     return Document([(ids, None, len(text.encode()))], key or text, is_complete)

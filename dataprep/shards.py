@@ -23,9 +23,12 @@ import numpy as np
 
 from runtime.checksums import first_corrupt_file
 from runtime.errors import UserError
+from runtime.limits import open_files
 
 FORMAT = 1
 SPLITS = ("train", "val")
+MAPS_SHARE = 8  # a split of a dataset maps an eighth of the files that may be open
+MAX_MAPS = 1024
 
 
 def id_dtype(vocab_size: int) -> type[np.unsignedinteger]:
@@ -127,20 +130,32 @@ class TokenDataset:
         self.bytes = sum(shard["bytes"] for shard in shards)
         self.documents = sum(shard["documents"] for shard in shards)
 
-        dtype = id_dtype(meta["tokenizer"]["vocab_size"])
-        self._tokens = [self._map(shard, "tokens", dtype, shard["tokens"]) for shard in shards]
-        self._loss_masks = [
-            self._map(shard, "keep", np.uint8, shard["tokens"])
-            for shard in shards
-            if "keep" in part_files(shard)
-        ]
+        self._dtypes = {
+            "tokens": id_dtype(meta["tokenizer"]["vocab_size"]),
+            "keep": np.uint8,
+            "ends": np.int64,
+        }
+        self._has_loss_mask = any("keep" in part_files(shard) for shard in shards)
+        for shard in shards:
+            self._check_sizes(shard)
 
-    def _map(self, shard: dict, part: str, dtype: type, count: int) -> np.ndarray:
-        """Return one file of a shard as a memory map. Raises UserError if its size is wrong."""
-        path = self.folder / part_files(shard)[part]
-        if not path.is_file() or path.stat().st_size != count * np.dtype(dtype).itemsize:
-            raise UserError(f"{path} is missing or was cut short: prepare the dataset again with data.py")
-        return np.memmap(path, dtype=dtype, mode="r") if count else np.empty(0, dtype)
+        # Each map is an open file, and a large dataset has thousands of shards.
+        self._map = functools.lru_cache(min(max(open_files() // MAPS_SHARE, 1), MAX_MAPS))(self._open_map)
+
+    def _check_sizes(self, shard: dict) -> None:
+        """Raise UserError if a file of a shard is missing or has the wrong size."""
+        for part, name in part_files(shard).items():
+            count = shard["documents" if part == "ends" else "tokens"]
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != count * np.dtype(self._dtypes[part]).itemsize:
+                raise UserError(f"{path} is missing or was cut short: prepare the dataset again with data.py")
+
+    def _open_map(self, number: int, part: str) -> np.ndarray:
+        """Return one file of a shard as a memory map."""
+        shard = self.meta["splits"][self.split][number]
+        if not shard["tokens"]:
+            return np.empty(0, self._dtypes[part])
+        return np.memmap(self.folder / part_files(shard)[part], dtype=self._dtypes[part], mode="r")
 
     def __len__(self) -> int:
         """Return the number of tokens."""
@@ -148,28 +163,29 @@ class TokenDataset:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Return tokens start .. start + count as int64 (count,); past the end, from the beginning again."""
-        return self._read(self._tokens, start, count).astype(np.int64)
+        return self._read("tokens", start, count).astype(np.int64)
 
-    def _read(self, arrays: list[np.ndarray], start: int, count: int) -> np.ndarray:
-        """Return start .. start + count of the arrays of all shards, joined to a ring."""
-        pieces: list[np.ndarray] = []
-        while count > 0:
+    def _read(self, part: str, start: int, count: int) -> np.ndarray:
+        """Return start .. start + count of one part of all shards, joined to a ring."""
+        values = np.empty(count, self._dtypes[part])
+        position = 0
+        while position < count:
             start %= len(self)
             shard = int(np.searchsorted(self.starts, start, side="right")) - 1
             offset = start - int(self.starts[shard])
 
-            piece = arrays[shard][offset : offset + count]
-            pieces.append(piece)
+            piece = self._map(shard, part)[offset : offset + count - position]
+            values[position : position + len(piece)] = piece
             start += len(piece)
-            count -= len(piece)
-        return np.concatenate(pieces)
+            position += len(piece)
+        return values
 
     @functools.cached_property
     def document_bounds(self) -> np.ndarray:
         """Start of each document, then the end of the last one: (documents + 1,)."""
         shards = self.meta["splits"][self.split]
         document_ends = [
-            self._map(shard, "ends", np.int64, shard["documents"]) + start
+            np.fromfile(self.folder / part_files(shard)["ends"], np.int64) + start
             for shard, start in zip(shards, self.starts, strict=False)
         ]
         return np.concatenate([[0], *document_ends])
@@ -177,16 +193,17 @@ class TokenDataset:
     @functools.cached_property
     def num_loss_tokens(self) -> int:
         """Number of tokens with loss mask 1."""
-        if not self._loss_masks:
+        if not self._has_loss_mask:
             return len(self)
-        return sum(int(np.count_nonzero(loss_mask)) for loss_mask in self._loss_masks)
+        shards = range(len(self.meta["splits"][self.split]))
+        return sum(int(np.count_nonzero(self._open_map(shard, "keep"))) for shard in shards)
 
     def document(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return token ids and loss mask, each (T,), of document n."""
         start = int(self.document_bounds[n])
         count = int(self.document_bounds[n + 1]) - start
-        if self._loss_masks:
-            loss_mask = self._read(self._loss_masks, start, count).astype(bool)
+        if self._has_loss_mask:
+            loss_mask = self._read("keep", start, count).astype(bool)
         else:
             loss_mask = np.ones(count, bool)
         return self.read(start, count), loss_mask

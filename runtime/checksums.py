@@ -5,13 +5,13 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from runtime.files import write_text
+from runtime.limits import usable_cores
 
 SUMS = "SHA256SUMS"
 VERIFIED_CACHE = ".verified"  # size, time and checksum of the files when they were last verified
@@ -30,7 +30,7 @@ def sha256_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     names = list(names)
-    with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(MAX_THREADS, usable_cores())) as pool:
         digests = pool.map(digest, names)
         return dict(zip(names, digests, strict=True))
 

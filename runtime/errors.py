@@ -6,6 +6,8 @@ import select
 import sys
 from collections.abc import Callable
 
+from runtime.limits import raise_open_files
+
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -45,6 +47,7 @@ def run_cli(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # characters that the terminal's encoding does not have
 
+    raise_open_files()
     try:
         main()
     except UserError as error:

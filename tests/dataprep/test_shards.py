@@ -128,3 +128,21 @@ def test_only_datasets_and_empty_folders_are_replaceable(tmp_path: Path) -> None
     check_replaceable(target, [])
     with pytest.raises(UserError, match="holds .*notes.txt, and would be replaced"):
         check_replaceable(target, [str(target / "notes.txt")])
+
+
+def test_a_thousand_shards_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr("dataprep.shards.open_files", lambda: 64)
+    shards = [write_conversations(tmp_path, n, [[n % 50, 50, 51]]) for n in range(1000)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        splits = [open_split(tmp_path, "train", shards) for _ in range(2)]
+        for dataset in splits:
+            assert dataset.num_loss_tokens == 2000 and dataset.documents == 1000
+            for n in range(1000):
+                ids, loss_mask = dataset.document(n)
+                assert ids.tolist() == [n % 50, 50, 51] and loss_mask.tolist() == [False, True, True]
+            assert dataset.read(0, 3000).tolist() == [id for n in range(1000) for id in (n % 50, 50, 51)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
