@@ -48,7 +48,9 @@ from dataprep.registry import (
     story_sources,
     story_tokenizer,
 )
+from dataprep.row_flags import ROW_FLAGS, add_row_flags, row_options
 from dataprep.shards import SPLITS
+from dataprep.turns import RowOptions
 from runtime.errors import UserError, run_cli
 from runtime.limits import usable_cores
 from tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
@@ -76,6 +78,7 @@ class DataArgs:
     kind: str
     tokenizer: str | None
     val_fraction: float
+    rows: RowOptions
     max_tokens: int | None
     num_proc: int
     share: MachineShare | None
@@ -122,6 +125,7 @@ def build_parser() -> Parser:
         type=float,
         help="share of the tokens held out, 0 for none (default: 0.1; 0.2 for --fw)",
     )
+    add_row_flags(parser)
     parser.add_argument("--max_tokens", type=int, help="stop after this many tokens, validation included")
     parser.add_argument(
         "--num_proc",
@@ -162,6 +166,7 @@ def parse() -> DataArgs:
         kind=args.kind or "text",
         tokenizer=args.tokenizer,
         val_fraction=val_fraction,
+        rows=row_options(parser, args),
         max_tokens=args.max_tokens,
         num_proc=args.num_proc,
         share=_parse_share(parser, args),
@@ -183,6 +188,10 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
             parser.error(f"--{flag} goes with --{other}")
     if Path(name).name != name or name.startswith("."):
         parser.error(f"--name {name} must be a plain folder name")
+
+    for flag in ROW_FLAGS:
+        if getattr(args, flag) and (args.show or args.named == "stories"):
+            parser.error(f"--{flag} says how rows of files or of the hub are read: drop it")
 
     if args.val_files and args.val_fraction is not None:
         parser.error(
@@ -237,7 +246,9 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
         name = args.tokenizer
         tokenizer = stored_tokenizer(args.data_dir, source, name)
         if tokenizer is None:
-            tokenizer = trained_tokenizer.train(name, source.ranges, source.kind, args.val_fraction)
+            tokenizer = trained_tokenizer.train(
+                name, source.ranges, source.kind, args.val_fraction, args.rows
+            )
     else:
         name = args.tokenizer or "gpt2"
         tokenizer = load_tokenizer(name)
@@ -272,6 +283,7 @@ def prepare_sources(args: DataArgs, sources: list[Source]) -> None:
             val_fraction=args.val_fraction,
             max_tokens=args.max_tokens,
             units=join_units(ranges),
+            rows=args.rows,
         )
         if args.share:
             prepare_share(

@@ -14,8 +14,10 @@ from dataprep.forms import (
     find_form,
 )
 from dataprep.turns import (
+    AS_IT_IS,
     EMPTY,
     BadRow,
+    EmptyText,
     Location,
     MarkedBad,
     Messages,
@@ -30,14 +32,15 @@ from dataprep.turns import (
 )
 from tokenizer import instruction_text
 
-AS_IT_IS = RowOptions()
-
 
 def text(row: object, row_name: object, options: RowOptions = AS_IT_IS) -> str:
     """Return the text of a row. Raises BadRow if it has none."""
     values = _require_dict(row, "text", row_name, options)
     form = find_form(values, "text", row_name)
-    return require_text(values[form.answers[0]], _column(form.answers[0], row_name))
+    content = require_text(values[form.answers[0]], _column(form.answers[0], row_name))
+    if not content:
+        raise EmptyText(f"{row_name}: column {form.answers[0]!r} is empty")
+    return content
 
 
 def instruction(row: object, row_name: object, options: RowOptions = AS_IT_IS) -> Messages:

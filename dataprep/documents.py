@@ -9,9 +9,10 @@ from dataprep import conversations, readers
 from dataprep.files import HUB_PREFIX
 from dataprep.forms import table_columns
 from dataprep.holdout import conversation_key
+from dataprep.left_out import LeftOutRows
 from dataprep.long_texts import encode_text
 from dataprep.ranges import FileRange
-from dataprep.turns import MarkedBad, Messages, NothingToLearn
+from dataprep.turns import AS_IT_IS, BadRow, Messages, RowOptions
 from tokenizer import Tokenizer
 
 # Token ids (T,), loss mask (T,) or None where every token counts, and the UTF-8 bytes of what is learned.
@@ -35,37 +36,59 @@ class Document:
         self.num_tokens = sum(len(ids) for ids, _, _ in self.token_parts)
 
 
-def iter_documents(file_range: FileRange, kind: str, tokenizer: Tokenizer) -> Iterator[Document | None]:
-    """Yield the documents of a range of a file; None for one without anything to learn.
+def iter_documents(
+    file_range: FileRange,
+    kind: str,
+    tokenizer: Tokenizer,
+    options: RowOptions = AS_IT_IS,
+    left_out: LeftOutRows | None = None,
+) -> Iterator[Document]:
+    """Yield the documents of a range of a file.
 
-    Raises UserError with file and row for an unusable row. Rows of the hub that are well-formed but teach nothing are
-    None, since the user cannot correct them.
+    Raises UserError with file and row for an unusable row, unless `left_out` collects them.
     """
     if file_range.format in ("txt", "part"):
         for text, is_complete in readers.iter_texts(file_range):
-            yield text_document(text, is_complete, tokenizer, file_range.document) if text else None
-    else:
-        rows = readers.iter_rows(file_range, table_columns(kind))
-        yield from row_documents(rows, kind, tokenizer, lenient=file_range.path.startswith(HUB_PREFIX))
+            if text:
+                yield text_document(text, is_complete, tokenizer, file_range.document)
+        return
+    rows = readers.iter_rows(file_range, table_columns(kind, options))
+    is_on_hub = file_range.path.startswith(HUB_PREFIX)
+    yield from row_documents(rows, kind, tokenizer, options, left_out, is_on_hub)
 
 
 def row_documents(
-    rows: Iterable[tuple[object, object]], kind: str, tokenizer: Tokenizer, lenient: bool = False
-) -> Iterator[Document | None]:
-    """Yield the documents of (row, its name in error messages) pairs; None for a row that is marked as bad.
+    rows: Iterable[tuple[object, object]],
+    kind: str,
+    tokenizer: Tokenizer,
+    options: RowOptions = AS_IT_IS,
+    left_out: LeftOutRows | None = None,
+    is_on_hub: bool = False,
+) -> Iterator[Document]:
+    """Yield the documents of (row, its name in error messages) pairs.
 
-    If lenient, None for a row that teaches nothing, too.
+    After a row that stops the run, the others are only counted. Raises UserError in the end, unless `left_out`
+    collects them.
     """
-    build = {"text": _text, "instruct": _instruct, "preference": _preference}[kind]
+    read, build = {
+        "text": (conversations.text, _text),
+        "instruct": (conversations.instruction, _instruct),
+        "preference": (conversations.preference, _preference),
+    }[kind]
+    collected = LeftOutRows() if left_out is None else left_out
     for row, row_name in rows:
         try:
-            yield build(row, row_name, tokenizer)
-        except MarkedBad:
-            yield None
-        except NothingToLearn:
-            if not lenient:
-                raise
-            yield None
+            if isinstance(row, BadRow):
+                raise row
+            content = read(row, row_name, options)
+        except BadRow as error:
+            collected.add(error, is_on_hub, options.skip_bad_rows)
+            continue
+        if collected.first_error is None:
+            yield build(content, tokenizer)
+
+    if left_out is None:
+        collected.raise_first()
 
 
 def text_document(text: str, is_complete: bool, tokenizer: Tokenizer, key: str | None = None) -> Document:
@@ -87,18 +110,16 @@ def truncate_text(document: Document, num_tokens: int, tokenizer: Tokenizer) -> 
     return Document([(ids[:num_tokens], None, num_bytes)], document.split_key, is_complete=False)
 
 
-def _text(row: object, row_name: object, tokenizer: Tokenizer) -> Document | None:
-    text = _ending_once(conversations.text(row, row_name), tokenizer)
-    return text_document(text, True, tokenizer) if text else None
+def _text(text: str, tokenizer: Tokenizer) -> Document:
+    return text_document(_ending_once(text, tokenizer), True, tokenizer)
 
 
-def _instruct(row: object, row_name: object, tokenizer: Tokenizer) -> Document:
-    messages = conversations.instruction(row, row_name)
+def _instruct(messages: Messages, tokenizer: Tokenizer) -> Document:
     return Document([_conversation(messages, 0, tokenizer)], conversation_key(messages))
 
 
-def _preference(row: object, row_name: object, tokenizer: Tokenizer) -> Document:
-    chosen, rejected, common = conversations.preference(row, row_name)
+def _preference(pair: tuple[Messages, Messages, int], tokenizer: Tokenizer) -> Document:
+    chosen, rejected, common = pair
     parts = [_conversation(messages, common, tokenizer) for messages in (chosen, rejected)]
     return Document(parts, conversation_key(chosen))
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from dataprep.ranges import FileRange
@@ -27,6 +28,7 @@ SETTINGS = {
     "source": "the files or their content",
     "val_fraction": "--val_fraction",
     "max_tokens": "--max_tokens",
+    "rows": "--rename, --ignore or --skip_bad_rows",
     "units": "the version of data.py",
 }
 
@@ -119,6 +121,9 @@ def start_or_continue(folder: Path, config: PrepConfig, tokenizer: Tokenizer, up
     stored = read_config(folder)
     if stored == config.to_json():
         return
+    if _only_skips_bad_rows(stored, config):
+        write_json(folder / "plan.json", config.to_json())  # the finished units have no bad rows
+        return
     has_work = any(folder.glob("unit-*.json")) or (folder / "meta.json").is_file()
     if has_work and not update:
         raise UserError(
@@ -135,6 +140,14 @@ def start_or_continue(folder: Path, config: PrepConfig, tokenizer: Tokenizer, up
     (folder / "tokenizer").mkdir()
     tokenizer.save(folder / "tokenizer")
     write_json(folder / "plan.json", config.to_json())
+
+
+def _only_skips_bad_rows(stored: dict | None, config: PrepConfig) -> bool:
+    """Return True if a config differs from a stored one in --skip_bad_rows alone, which is given now."""
+    if stored is None or not config.rows.skip_bad_rows:
+        return False
+    stopping = replace(config, rows=replace(config.rows, skip_bad_rows=False))
+    return stored == stopping.to_json()
 
 
 def differences(stored: dict | None, config: PrepConfig) -> str:

@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import dataclass
 
-from dataprep.turns import BadRow
+from dataprep.turns import AS_IT_IS, BadRow, RowOptions
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ def _similarity(name: str, column: str) -> float:
     return difflib.SequenceMatcher(None, name, column).ratio()
 
 
-def table_columns(kind: str) -> tuple[str, ...] | None:
+def table_columns(kind: str, options: RowOptions = AS_IT_IS) -> tuple[str, ...] | None:
     """Return the columns that must be read from a table; None for all, since any may change what is learned."""
-    return ("text", "content") if kind == "text" else None
+    if kind != "text":
+        return None
+    return ("text", "content", *(old for old, _ in options.rename))

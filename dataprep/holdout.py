@@ -57,8 +57,8 @@ def conversation_key(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def assign_splits(
-    documents: Iterable[Document | None], file_range: FileRange, fraction: float
-) -> Iterator[tuple[str, Document | None]]:
+    documents: Iterable[Document], file_range: FileRange, fraction: float
+) -> Iterator[tuple[str, Document]]:
     """Yield (split, document): the split of the file where it has one, else by hash.
 
     A document of several pieces is most likely larger than the share, so it begins in train.
@@ -66,7 +66,7 @@ def assign_splits(
     by_hash = file_range.split is None and file_range.document is None
     for document in documents:
         split = file_range.split or "train"
-        if by_hash and document is not None and in_validation(document.split_key, fraction):
+        if by_hash and in_validation(document.split_key, fraction):
             split = "val"
         yield split, document
 

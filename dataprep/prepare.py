@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -151,7 +151,7 @@ def make_meta(
         "kind": config.kind,
         "tokenizer": config.tokenizer,
         "source": config.provenance,
-        "empty": sum(entry["empty"] for entry in entries),
+        "left_out": dict(sum((Counter(entry["left_out"]) for entry in entries), Counter())),
         "splits": splits,
     }
 
@@ -189,8 +189,8 @@ def _print_summary(target: Path, meta: dict) -> None:
         )
         print(f"{split}: {documents:,} {noun}, {tokens:,} tokens, {size / 1e6:,.1f} MB of text")
 
-    skipped = f"; skipped {meta['empty']:,} rows with nothing to learn" if meta["empty"] else ""
-    print(f"{target}: done{skipped}")
+    left_out = "".join(f"; left out {count:,} rows: {reason}" for reason, count in meta["left_out"].items())
+    print(f"{target}: done{left_out}")
 
 
 # --- all units, in order ---------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from dataprep.files import (
 )
 from dataprep.json_stream import iter_values
 from dataprep.ranges import FileRange
+from dataprep.turns import BadRow
 from runtime.errors import UserError
 
 ROWS_AT_ONCE = 256  # rows of a Parquet or Arrow file in memory
@@ -114,7 +115,7 @@ def _between_separators(pieces: Iterator[str]) -> Iterator[str]:
 def iter_rows(file_range: FileRange, columns: Columns) -> Rows:
     """Yield (row, its name in error messages) of a range; of a table, only these columns are read (None: all).
 
-    Raises UserError with file and row for an unreadable row.
+    A line that cannot be read is a BadRow. Raises UserError with file and row where the rows after it are lost, too.
     """
     readers: dict[str, Callable[[FileRange, Columns], Rows]] = {
         "jsonl": _jsonl_rows,
@@ -145,7 +146,7 @@ def _jsonl_rows(file_range: FileRange, _: Columns) -> Rows:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{name} is not JSON: {error}") from None
+                row = BadRow(f"{name} is not JSON: {error}")
             yield row, name
 
 
@@ -198,9 +199,13 @@ def _table_rows(file_range: FileRange, columns: Columns) -> Rows:
             _wanted_columns(names, columns, path)
             for number, fields in enumerate(filter(None, lines), 1):
                 if len(fields) != len(names):
-                    raise UserError(
-                        f"{path} row {number} has {len(fields)} fields, but the first line {len(names)}"
+                    yield (
+                        BadRow(
+                            f"{path} row {number} has {len(fields)} fields, but the first line {len(names)}"
+                        ),
+                        path,
                     )
+                    continue
                 yield dict(zip(names, fields, strict=True)), f"{path} row {number}"
         except csv.Error as error:
             raise UserError(f"{path} row {number + 1} is not {file_range.format.upper()}: {error}") from None

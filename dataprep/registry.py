@@ -9,11 +9,12 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from dataprep.inputs import InputFile, check_endings, content_digests
 from dataprep.ranges import FileRange, local_ranges
 from dataprep.sources import HubDataset, hub_ranges
+from dataprep.turns import AS_IT_IS, RowOptions
 from stories.examples import conversation_at, instruction_at, preference_at, text_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
@@ -61,6 +62,7 @@ class PrepConfig:
     val_fraction: float
     max_tokens: int | None
     units: list[list[FileRange]]
+    rows: RowOptions = AS_IT_IS
 
     def to_json(self) -> dict:
         """Return the config as plan.json stores it."""
@@ -71,6 +73,7 @@ class PrepConfig:
             "source": self.provenance,
             "val_fraction": self.val_fraction,
             "max_tokens": self.max_tokens,
+            "rows": asdict(self.rows),
             "units": [[file_range.to_json() for file_range in unit] for unit in self.units],
         }
         return json.loads(json.dumps(config))  # tuples become lists, as in the file

@@ -13,6 +13,7 @@ from config import Parser
 from dataprep.forms import KINDS
 from dataprep.inputs import find_inputs
 from dataprep.registry import file_source
+from dataprep.row_flags import add_row_flags, row_options
 from dataprep.trained_tokenizer import MIN_SIZE, train
 from runtime.errors import UserError
 
@@ -26,6 +27,7 @@ def main() -> None:
         "--files", nargs="+", required=True, help="files, folders, globs or -, as for data.py"
     )
     parser.add_argument("--kind", choices=KINDS, default="text", help="what the rows are (default: text)")
+    add_row_flags(parser)
     parser.add_argument("--vocab_size", type=int, default=4096, help="tokens, 257 or more (default: 4096)")
     parser.add_argument("--to", required=True, help="folder to write")
     args = parser.parse_args()
@@ -35,10 +37,11 @@ def main() -> None:
             f"{MAX_SIZE}"
         )
 
+    options = row_options(parser, args)
     with tempfile.TemporaryDirectory() as copies:
         inputs = find_inputs(args.files, args.kind, Path(copies) / "input")
         source = file_source("tokenizer", args.kind, inputs)
-        tokenizer = train(f"bpe:{args.vocab_size}", source.ranges, args.kind, val_fraction=0.0)
+        tokenizer = train(f"bpe:{args.vocab_size}", source.ranges, args.kind, 0.0, options)
 
     folder = Path(args.to)
     folder.mkdir(parents=True, exist_ok=True)

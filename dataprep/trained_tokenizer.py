@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataprep.documents import iter_documents
 from dataprep.holdout import assign_splits
 from dataprep.ranges import FileRange
+from dataprep.turns import AS_IT_IS, RowOptions
 from runtime.errors import UserError
 from runtime.progress import track
 from tokenizer import Tokenizer, byte_level, train_bpe
@@ -38,17 +39,21 @@ def vocabulary_size(name: str, corpus_bytes: int) -> int:
     return int(size)
 
 
-def train(name: str, ranges: list[FileRange], kind: str, val_fraction: float) -> Tokenizer:
+def train(
+    name: str, ranges: list[FileRange], kind: str, val_fraction: float, options: RowOptions = AS_IT_IS
+) -> Tokenizer:
     """Train the tokenizer that `bpe` or `bpe:SIZE` names on the training documents of a corpus."""
     size = vocabulary_size(name, sum(file_range.bytes for file_range in ranges))
-    texts = training_texts(ranges, kind, val_fraction)
+    texts = training_texts(ranges, kind, val_fraction, options)
     first = next(texts, None)
     if first is None:
         raise UserError(f"--tokenizer {name} has no text to be trained on: use gpt2, bytes or a folder")
     return train_bpe(track(itertools.chain([first], texts), "reading", "documents"), size)
 
 
-def training_texts(ranges: list[FileRange], kind: str, val_fraction: float) -> Iterator[str]:
+def training_texts(
+    ranges: list[FileRange], kind: str, val_fraction: float, options: RowOptions = AS_IT_IS
+) -> Iterator[str]:
     """Yield the texts and rendered conversations of the training split, at most about MAX_TRAINING_BYTES.
 
     Of a file that is one document the end is held out, so it is not read here.
@@ -60,9 +65,9 @@ def training_texts(ranges: list[FileRange], kind: str, val_fraction: float) -> I
     for file_range in chosen:
         if file_range.split == "val":
             continue
-        documents = iter_documents(file_range, kind, read)
+        documents = iter_documents(file_range, kind, read, options)
         for split, document in assign_splits(documents, file_range, val_fraction):
-            if document is None or (split == "val" and file_range.format != "part"):
+            if split == "val" and file_range.format != "part":
                 continue
             text = "".join(read.decode(ids) for ids, _, _ in document.token_parts)
             if file_range.format == "part":

@@ -54,6 +54,10 @@ class NothingToLearn(BadRow):
     reason = "nothing to learn"
 
 
+class EmptyText(NothingToLearn):
+    """Row of text without text, which is common and does no harm."""
+
+
 class MarkedBad(BadRow):
     """Row that its own dataset marks as a bad answer."""
 
@@ -83,6 +87,9 @@ class RowOptions:
             if old in kept:
                 kept[new] = kept.pop(old)
         return kept
+
+
+AS_IT_IS = RowOptions()
 
 
 @dataclass(frozen=True)

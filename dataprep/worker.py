@@ -12,6 +12,7 @@ from dataprep.documents import Document, iter_documents, row_documents, truncate
 from dataprep.examples import ExampleWriter
 from dataprep.files import HUB_PREFIX
 from dataprep.holdout import assign_splits
+from dataprep.left_out import LeftOutRows
 from dataprep.ranges import FileRange
 from dataprep.registry import STORIES, PrepConfig, story_rows
 from dataprep.shards import SplitWriter
@@ -69,13 +70,10 @@ def _write_unit(index: int, unit: list[FileRange], budget: float) -> dict:
     writer = SplitWriter(_worker.folder, index, tokenizer.vocab_size, _worker.config.kind)
     examples = ExampleWriter(_worker.folder, index)
     limit = TokenBudget(budget)
-    num_empty = 0
+    left_out = LeftOutRows()
     uncounted = 0
 
-    for split, document in limit.within_budget(_unit_documents(unit), tokenizer):
-        if document is None:
-            num_empty += 1
-            continue
+    for split, document in limit.within_budget(_unit_documents(unit, left_out), tokenizer):
         for ids, loss_mask, text_bytes in document.token_parts:
             writer.add(split, ids, loss_mask, text_bytes, document.is_complete)
         examples.add(split, document)
@@ -85,10 +83,11 @@ def _write_unit(index: int, unit: list[FileRange], budget: float) -> dict:
             _count(uncounted)
             uncounted = 0
 
+    left_out.raise_first()
     _count(uncounted)
     return {
         "split": unit[0].split,
-        "empty": num_empty,
+        "left_out": dict(sorted(left_out.counts.items())),
         "full": limit.remaining == 0,
         "shards": writer.close(),
         **examples.close(_worker.config.val_fraction),
@@ -102,14 +101,10 @@ class TokenBudget:
         self.remaining = tokens
 
     def within_budget(
-        self, documents: Iterable[tuple[str, Document | None]], tokenizer: Tokenizer
-    ) -> Iterator[tuple[str, Document | None]]:
+        self, documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer
+    ) -> Iterator[tuple[str, Document]]:
         """Yield documents until the budget is spent: truncate the last text, stop before the last conversation."""
         for split, document in documents:
-            if document is None:
-                yield split, None
-                continue
-
             if document.num_tokens > self.remaining:
                 document = truncate_text(document, self.remaining, tokenizer)
                 self.remaining = 0
@@ -122,15 +117,15 @@ class TokenBudget:
                 return
 
 
-def _unit_documents(unit: list[FileRange]) -> Iterator[tuple[str, Document | None]]:
-    """Yield (split, document) of all ranges of a unit; None for a document without anything to learn."""
+def _unit_documents(unit: list[FileRange], left_out: LeftOutRows) -> Iterator[tuple[str, Document]]:
+    """Yield (split, document) of all ranges of a unit; `left_out` collects the rows that become none."""
     config = _worker.config
     for file_range in unit:
         if file_range.format in STORIES:
             rows = story_rows(file_range, config.provenance["seed"])
             documents = row_documents(rows, config.kind, _worker.tokenizer)
         else:
-            documents = iter_documents(file_range, config.kind, _worker.tokenizer)
+            documents = iter_documents(file_range, config.kind, _worker.tokenizer, config.rows, left_out)
         yield from assign_splits(documents, file_range, config.val_fraction)
 
 

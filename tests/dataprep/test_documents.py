@@ -12,7 +12,9 @@ from examples import INSTRUCTIONS, MULTI, PREFERENCES, talk
 from config import EOS
 from dataprep import documents
 from dataprep.documents import Document, row_documents
+from dataprep.left_out import LeftOutRows
 from dataprep.ranges import local_ranges
+from dataprep.turns import AS_IT_IS, BadRow, RowOptions
 from runtime.errors import UserError
 from tokenizer import Tokenizer, instruction_text
 
@@ -36,7 +38,7 @@ def write(folder: Path, form: str, rows: list) -> str:
     return str(path)
 
 
-def read(path: str, kind: str, tokenizer: Tokenizer, target: int = 500) -> list[Document | None]:
+def read(path: str, kind: str, tokenizer: Tokenizer, target: int = 500) -> list[Document]:
     """Return the documents of a file that is cut into ranges."""
     return [
         document
@@ -189,16 +191,41 @@ def test_a_bad_row_of_parquet_is_named_with_its_number(tokenizer: Tokenizer, tmp
         read(write(tmp_path, "parquet", rows), "preference", tokenizer)
 
 
-def test_rows_of_the_hub_that_teach_nothing_are_skipped_and_broken_ones_are_not(tokenizer: Tokenizer) -> None:
+def test_rows_of_the_hub_that_teach_nothing_are_left_out_and_broken_ones_are_not(
+    tokenizer: Tokenizer,
+) -> None:
     good, empty, equal = ALPACA[0], BAD["empty response"][1], BAD["equal answers"][1]
-    rows = [(good, 1), (empty, 2), (good, 3)]
-    lenient = row_documents(rows, "instruct", tokenizer, lenient=True)
-    assert [document is None for document in lenient] == [False, True, False]
-    assert list(row_documents([(equal, 1)], "preference", tokenizer, lenient=True)) == [None]
+    left_out = LeftOutRows()
+    for rows, kind in (([good, empty, good], "instruct"), ([equal], "preference")):
+        named = [(row, number) for number, row in enumerate(rows)]
+        kept = list(row_documents(named, kind, tokenizer, AS_IT_IS, left_out, is_on_hub=True))
+        assert len(kept) == rows.count(good)
+    left_out.raise_first()
+    assert left_out.counts == {"nothing to learn": 2}
+
     for bad in ("missing column", "unknown role", "no answer", "missing side", "two prompts"):
         kind, row, complaint = BAD[bad]
         with pytest.raises(UserError, match=complaint):
-            list(row_documents([(row, 1)], kind, tokenizer, lenient=True))
+            list(row_documents([(row, 1)], kind, tokenizer, is_on_hub=True))
+
+
+def test_bad_rows_are_left_out_and_counted_by_reason_where_asked(tokenizer: Tokenizer) -> None:
+    bad_rows = [row for kind, row, _ in BAD.values() if kind == "instruct"]
+    tools = {**ALPACA[0], "tools": ["x"]}
+    rows = [(row, n) for n, row in enumerate([*bad_rows, ALPACA[0], BadRow("not JSON"), tools, ALPACA[1]])]
+    left_out = LeftOutRows()
+    kept = list(row_documents(rows, "instruct", tokenizer, RowOptions(skip_bad_rows=True), left_out))
+    expected = [one(row, "instruct", tokenizer) for row in ALPACA[:2]]
+    assert [document.split_key for document in kept] == [document.split_key for document in expected]
+    assert left_out.counts == {"malformed": 5, "nothing to learn": 1, "a key that is not read": 1}
+
+
+def test_the_first_bad_row_is_named_and_all_are_counted(tokenizer: Tokenizer) -> None:
+    rows = [(ALPACA[0], "row 1"), ({"instruction": "Hi"}, "row 2"), (ALPACA[1], "row 3"), ("x", "row 4")]
+    documents = row_documents(rows, "instruct", tokenizer)
+    assert next(documents)
+    with pytest.raises(UserError, match="row 2 has no column 'output'.*; 2 bad rows in .* --skip_bad_rows"):
+        next(documents)
 
 
 def test_texts_are_truncated_and_conversations_are_not(tokenizer: Tokenizer) -> None:
@@ -241,5 +268,6 @@ def test_a_turn_of_context_is_read_and_not_learned(tokenizer: Tokenizer) -> None
 
 def test_rows_that_are_marked_bad_are_left_out(tokenizer: Tokenizer) -> None:
     rows = [(row | {"label": number % 2 == 0}, number) for number, row in enumerate(ALPACA[:4])]
-    left_out = [document is None for document in row_documents(rows, "instruct", tokenizer)]
-    assert left_out == [False, True, False, True]
+    left_out = LeftOutRows()
+    assert len(list(row_documents(rows, "instruct", tokenizer, left_out=left_out))) == 2
+    assert left_out.counts == {"marked bad": 2}

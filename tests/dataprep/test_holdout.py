@@ -163,4 +163,3 @@ def test_at_first_a_split_is_the_files_or_by_hash() -> None:
         assigned = list(assign_splits(texts, file_range, 0.2))
         assert [split for split, _ in assigned] == expected
         assert [document for _, document in assigned] == texts
-    assert [*assign_splits([None], FileRange("a", "jsonl", 0, 1, 1), 1.0)] == [("train", None)]

@@ -58,7 +58,7 @@ def test_a_special_token_in_a_row_stays_text_and_empty_rows_are_counted(
     text = f"before{EOS}after "
     path.write_text("".join(json.dumps({"text": text * (n % 7)}) + "\n" for n in range(70)))
     code, out, _ = command("--files", path, "--name", "mine", "--tokenizer", "bytes", "--val_fraction", "0.5")
-    assert code == 0 and "skipped 10 rows with nothing to learn" in out
+    assert code == 0 and "left out 10 rows: nothing to learn" in out
 
     texts = split_texts(tmp_path / "data" / "mine")
     assert sorted(texts["train"] + texts["val"]) == sorted(text * (n % 7) for n in range(70) if n % 7)

@@ -145,7 +145,7 @@ def test_instructions_and_preferences_come_from_the_hub(tmp_path: Path) -> None:
         for process, skipped in zip(runs, (2, 1), strict=True):
             code, out, err = finished(process)
             assert code == 0 and "error" not in err, err
-            assert f"; skipped {skipped} rows with nothing to learn" in out
+            assert f"; left out {skipped} rows: nothing to learn" in out
         assert hub.faults == []
 
     expected = [text for n in range(len(INSTRUCTIONS)) for text in expected_conversations("instruct", n)]

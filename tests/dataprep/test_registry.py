@@ -51,6 +51,7 @@ def test_the_config_has_its_names_of_disk() -> None:
             "source": {"files": []},
             "val_fraction": 0.1,
             "max_tokens": None,
+            "rows": {"rename": [], "ignore": [], "skip_bad_rows": False},
             "units": [[unit]],
         }
     )

@@ -18,31 +18,31 @@ from runtime.errors import UserError
 from tokenizer import Tokenizer, load_tokenizer
 
 
-def text_documents(*texts: str) -> list[tuple[str, Document | None]]:
-    """Return texts as training documents; None for an empty one."""
+def text_documents(*texts: str) -> list[tuple[str, Document]]:
+    """Return texts as training documents."""
     rows = [({"text": text}, "row") for text in texts]
     return [("train", document) for document in row_documents(rows, "text", load_tokenizer("bytes"))]
 
 
-def lengths(budget: TokenBudget, documents: list, tokenizer: Tokenizer) -> list[int | None]:
-    """Return the tokens of each document within the budget; None for an empty one."""
-    return [document and document.num_tokens for _, document in budget.within_budget(documents, tokenizer)]
+def lengths(budget: TokenBudget, documents: list, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of each document within the budget."""
+    return [document.num_tokens for _, document in budget.within_budget(documents, tokenizer)]
 
 
 def test_texts_are_truncated_to_the_budget(tokenizer: Tokenizer) -> None:
-    documents = text_documents("one", "", "three", "four")  # 4, 0, 6 and 5 tokens
+    documents = text_documents("one", "three", "four")  # 4, 6 and 5 tokens
     for tokens, expected in (
-        (math.inf, [4, None, 6, 5]),
-        (100, [4, None, 6, 5]),
-        (15, [4, None, 6, 5]),
-        (12, [4, None, 6, 2]),
-        (10, [4, None, 6]),
+        (math.inf, [4, 6, 5]),
+        (100, [4, 6, 5]),
+        (15, [4, 6, 5]),
+        (12, [4, 6, 2]),
+        (10, [4, 6]),
         (4, [4]),
         (3, [3]),
     ):
         budget = TokenBudget(tokens)
         assert lengths(budget, documents, tokenizer) == expected
-        assert budget.remaining == tokens - sum(filter(None, expected))
+        assert budget.remaining == tokens - sum(expected)
 
 
 def test_conversations_are_not_truncated_and_end_the_budget(tokenizer: Tokenizer) -> None:
@@ -78,7 +78,7 @@ def test_a_unit_prepared_twice_has_the_same_files(start, tmp_path: Path) -> None
     entry = prepare_unit(0, math.inf)
     before = files(folder)
     assert sum(shard["tokens"] for shard in entry["shards"].values()) == sum(len(text) + 1 for text in TEXTS)
-    assert entry["empty"] == 1 and not entry["full"] and len(before) == 5
+    assert entry["left_out"] == {"nothing to learn": 1} and not entry["full"] and len(before) == 5
     assert worker._worker.counter.value == sum(len(text) + 1 for text in TEXTS)
 
     limited = prepare_unit(0, 1_000)

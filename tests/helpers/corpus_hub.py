@@ -12,6 +12,7 @@ from dataprep import conversations, readers
 from dataprep.files import parquet_footer
 from dataprep.ranges import FileRange
 from dataprep.sources import HubDataset, hub_ranges
+from dataprep.turns import BadRow
 from runtime import hub as runtime_hub
 
 
@@ -26,6 +27,8 @@ def text_documents(file_range: FileRange) -> Iterator[tuple[str, bool]]:
         yield from readers.iter_texts(file_range)
         return
     for row, row_name in readers.iter_rows(file_range, ("text",)):
+        if isinstance(row, BadRow):
+            raise row
         yield conversations.text(row, row_name), True
 
 
