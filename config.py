@@ -261,7 +261,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "book": dict(
         embeddings_dims=128, no_of_decoder_layers=4, no_of_heads=4, no_kv_heads=2, block_size=256,
         batch_size=4, total_batch_size=1024, dropout=0.1, attn_dropout=0.0, optimizer="muon", max_lr=2e-2,
-        min_lr=0.0, muon_momentum=0.8, warmup_iters=50, epochs=8, total_iters=6000, eval_iters=200,
+        min_lr=0.0, muon_momentum=0.8, warmup_iters=50, epochs=5, total_iters=6000, eval_iters=200,
         eval_check=100, save_checkpoint_iter=200, max_length=150,
     ),
     # characters of Shakespeare, 0.8M parameters: about two minutes on two CPU cores

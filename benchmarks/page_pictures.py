@@ -5,7 +5,10 @@ python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from page import ROOT, serve_page
 from playwright.sync_api import Browser, Page, sync_playwright
