@@ -81,13 +81,13 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
         start = Start()
 
     verify_once(mixture.verify, wanted=not settings["dry_run"])
-    dataset, meta = mixture.first_of(STAGES[cli_args["train"]].kind)
-    tokenizer = load_tokenizer(dataset / "tokenizer")
     if start.state and start.state["data"] != mixture.hash():
         raise UserError(
-            f"{dataset} is not the data that {start.weights} was trained on: prepare it as it was, or start a "
+            f"{settings['data_dir']}/{mixture.name} is not the data that {start.weights} was trained on: prepare it as it was, or start a "
             f"new run with --init_from {start.weights} and its own --run_name"
         )
+    dataset, meta = mixture.first_of(STAGES[cli_args["train"]].kind)
+    tokenizer = load_tokenizer(dataset / "tokenizer")
 
     if start.weights:
         settings |= adopt_architecture(start.weights, settings, cli_args, tokenizer)
