@@ -82,8 +82,9 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
 
     verify_once(mixture.verify, wanted=not settings["dry_run"])
     if start.state and start.state["data"] != mixture.hash():
+        data = Path(settings["data_dir"]) / mixture.name
         raise UserError(
-            f"{settings['data_dir']}/{mixture.name} is not the data that {start.weights} was trained on: prepare it as it was, or start a "
+            f"{data} is not the data that {start.weights} was trained on: prepare it as it was, or start a "
             f"new run with --init_from {start.weights} and its own --run_name"
         )
     dataset, meta = mixture.first_of(STAGES[cli_args["train"]].kind)
