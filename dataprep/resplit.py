@@ -172,7 +172,7 @@ class _Rewriter:
             num_bytes = int(example["bytes"])
             for ids, loss_mask in source.take(int(example["tokens"])):
                 if 0 < cut < len(ids):
-                    train_bytes = self.text_bytes(ids[:cut])
+                    train_bytes = self._bytes_before(cut, ids, num_bytes)
                     writer.add("train", ids[:cut], None, train_bytes, True)
                     writer.add("val", ids[cut:], None, num_bytes - train_bytes, bool(example["is_complete"]))
                 else:
@@ -181,6 +181,12 @@ class _Rewriter:
                     writer.add(split, ids, loss_mask, num_bytes, is_complete)
                 num_bytes = 0
         return writer.close()
+
+    def _bytes_before(self, cut: int, ids: np.ndarray, num_bytes: int) -> int:
+        """Return the bytes of the text before a cut; only the shorter side is decoded."""
+        if cut <= len(ids) // 2:
+            return self.text_bytes(ids[:cut])
+        return num_bytes - self.text_bytes(ids[cut:])
 
 
 class _ShardReader:
