@@ -24,7 +24,9 @@ class ExampleWriter:
 
     def add(self, split: str, document: Document) -> None:
         """Append a document that is written to a split."""
-        num_bytes = sum(text_bytes for _, _, text_bytes in document.token_parts)
+        num_bytes = 0
+        for _, _, text_bytes in document.token_parts:
+            num_bytes += text_bytes
         row = (
             key_hash(document.split_key),
             document.num_tokens,

@@ -12,6 +12,7 @@ A dataset without a split of its own holds out `fraction` of its tokens:
 Workers assign documents by their hash at first (`assign_splits`); `choose` corrects that when all sizes are known.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ class HasKey(Protocol):
 Document = TypeVar("Document", bound=HasKey)
 
 
+@functools.lru_cache(maxsize=1)  # of a document it is needed twice
 def key_hash(split_key: str) -> int:
     """Return the hash of a key, below 2**64."""
     return int.from_bytes(hashlib.blake2b(split_key.encode(), digest_size=8).digest(), "big")
