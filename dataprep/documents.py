@@ -93,9 +93,7 @@ def row_documents(
 
 def text_document(text: str, is_complete: bool, tokenizer: Tokenizer, key: str | None = None) -> Document:
     """Return a text as a document; the end-of-text token follows a complete one. The key of a piece is given."""
-    ids = encode_text(text, tokenizer)
-    if is_complete:
-        ids = np.append(ids, np.uint32(tokenizer.eos_id))
+    ids = encode_text(text, tokenizer, ends=is_complete)
     return Document([(ids, None, len(text.encode()))], key or text, is_complete)
 
 

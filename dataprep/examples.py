@@ -20,25 +20,27 @@ class ExampleWriter:
 
     def __init__(self, folder: Path, unit: int):
         self.path = folder / f"unit-{unit:05d}.examples.bin"
-        self.rows: list[tuple] = []
+        # A list for each field: numpy is several times faster with them than with a list of rows.
+        self.columns: dict[str, list] = {name: [] for name in DTYPE.names}
 
     def add(self, split: str, document: Document) -> None:
         """Append a document that is written to a split."""
         num_bytes = 0
         for _, _, text_bytes in document.token_parts:
             num_bytes += text_bytes
-        row = (
-            key_hash(document.split_key),
-            document.num_tokens,
-            num_bytes,
-            split == "val",
-            document.is_complete,
-        )
-        self.rows.append(row)
+
+        columns = self.columns
+        columns["key"].append(key_hash(document.split_key))
+        columns["tokens"].append(document.num_tokens)
+        columns["bytes"].append(num_bytes)
+        columns["in_val"].append(split == "val")
+        columns["is_complete"].append(document.is_complete)
 
     def close(self, fraction: float) -> dict:
         """Write the file; return what the unit's entry says of it: sha256, and the keys of large groups."""
-        examples = np.array(self.rows, DTYPE)
+        examples = np.empty(len(self.columns["key"]), DTYPE)
+        for name, values in self.columns.items():
+            examples[name] = values
         content = examples.tobytes()
         temporary = self.path.with_suffix(".tmp")
         temporary.write_bytes(content)

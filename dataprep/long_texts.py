@@ -14,10 +14,11 @@ PIECE_CHARACTERS = 1 << 20
 CUT = re.compile(r"(?<=\S)(?=\s)")
 
 
-def encode_text(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """Return the token ids (T,) of a text."""
+def encode_text(text: str, tokenizer: Tokenizer, ends: bool) -> np.ndarray:
+    """Return the token ids (T,) of a text; with `ends`, the end-of-text token follows."""
+    last = [tokenizer.eos_id] if ends else []
     if len(text) <= PIECE_CHARACTERS:
-        return tokenizer.encode_array(text)
+        return np.array(tokenizer.encode(text) + last, np.uint32)
 
     pieces = []
     start = 0
@@ -26,4 +27,4 @@ def encode_text(text: str, tokenizer: Tokenizer) -> np.ndarray:
         stop = cut.start() if cut else len(text)
         pieces.append(tokenizer.encode_array(text[start:stop]))
         start = stop
-    return np.concatenate(pieces)
+    return np.concatenate([*pieces, np.array(last, np.uint32)])

@@ -70,7 +70,7 @@ class ShardWriter:
         self.files = {part: _File(folder / f"{split}-{index:05d}.{part}.bin") for part in parts}
         self.dtype = dtype
         self.tokens = 0
-        self.documents = 0
+        self.ends: list[int] = []
         self.bytes = 0
 
     def add(self, ids: np.ndarray, loss_mask: np.ndarray | None, text_bytes: int, is_complete: bool) -> None:
@@ -82,16 +82,16 @@ class ShardWriter:
         if loss_mask is not None:
             self.files["keep"].write(loss_mask.astype(np.uint8))
         if is_complete:
-            self.files["ends"].write(np.array([self.tokens], np.uint64))
-            self.documents += 1
+            self.ends.append(self.tokens)
 
     def close(self) -> dict:
         """Give the files their names; return the shard's entry in meta.json."""
+        self.files["ends"].write(np.array(self.ends, np.uint64))
         for file in self.files.values():
             file.close()
         return {
             "tokens": self.tokens,
-            "documents": self.documents,
+            "documents": len(self.ends),
             "bytes": self.bytes,
             "sha256": {file.path.name: file.digest.hexdigest() for file in self.files.values()},
         }

@@ -33,10 +33,11 @@ def test_the_tokens_do_not_depend_on_the_pieces(
     encode = tokenizer.encode_array
     monkeypatch.setattr(tokenizer, "encode_array", lambda text: lengths.append(len(text)) or encode(text))
     monkeypatch.setattr(long_texts, "PIECE_CHARACTERS", size)
-    assert encode_text(TEXT, tokenizer).tolist() == expected
-    assert len(lengths) > 20 and max(lengths) < size + 20
+    assert encode_text(TEXT, tokenizer, ends=False).tolist() == expected
+    assert encode_text(TEXT, tokenizer, ends=True).tolist() == [*expected, tokenizer.eos_id]
+    assert len(lengths) > 40 and max(lengths) < size + 20
 
 
 def test_text_without_white_space_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_texts, "PIECE_CHARACTERS", 10)
-    assert encode_text("x" * 100, load_tokenizer("bytes")).tolist() == [ord("x")] * 100
+    assert encode_text("x" * 100, load_tokenizer("bytes"), ends=True).tolist() == [ord("x")] * 100 + [256]
