@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -40,6 +41,9 @@ from tokenizer import Tokenizer
 HAS_FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 WORKERS = multiprocessing.get_context("forkserver" if HAS_FORKSERVER else "spawn")
 ROOT = Path(__file__).resolve().parent.parent
+# Of the path of a socket a system allows about 100 characters; schedulers make longer folders.
+MAX_TEMPORARY_FOLDER = 60
+SHORT_TEMPORARY_FOLDER = "/tmp"
 UPDATE_SECONDS = 0.2  # between two updates of the progress bar
 MIN_TOKENS = 2  # of each split: one to read and one to predict
 
@@ -56,12 +60,16 @@ def start_forkserver() -> None:
 
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     environment = dict(os.environ)
+    folder = tempfile.tempdir
+    if len(tempfile.gettempdir()) > MAX_TEMPORARY_FOLDER:
+        tempfile.tempdir = SHORT_TEMPORARY_FOLDER
     os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     try:
         WORKERS.set_forkserver_preload(["dataprep.worker"])
         ensure_running()
     finally:
         signal.signal(signal.SIGINT, handler)
+        tempfile.tempdir = folder
         os.environ.clear()
         os.environ |= environment
 

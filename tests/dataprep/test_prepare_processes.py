@@ -55,6 +55,16 @@ def test_workers_run_our_modules_in_any_folder(
     assert files(tmp_path / "mine").keys() == {name.removeprefix("mine/") for name in large[1]}
 
 
+def test_a_long_temporary_folder_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / ("t" * 100)
+    folder.mkdir()
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:50]))
+    flags = ("--files", path, "--name", "mine", "--tokenizer", "bytes", "--data_dir", tmp_path / "data")
+    code, out, err = finished(script(*flags, TMPDIR=str(folder)))
+    assert code == 0 and "done" in out and "Traceback" not in err
+
+
 # (how it is ended, exit code, stderr or None where it does not matter)
 KILLS = [
     (prepared.kill_a_worker, 2, "error: a worker process was killed.* run the same command again.*\n"),
