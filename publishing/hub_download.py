@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import huggingface_hub
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
 
 from runtime.errors import UserError
-from runtime.hub import hub_errors, retry
+from runtime.hub import checked_revision, checked_size, hub_errors, retry, valid_answers
 from runtime.progress import Progress
 
+PLAIN_NAME = re.compile(r"\w[\w .+-]*")
 READ_BYTES = 1 << 20  # bytes of a file that are hashed at a time
 
 
@@ -28,18 +30,19 @@ class HubFile:
 
 def list_files(repo: str) -> tuple[str, dict[str, HubFile]]:
     """Return (revision, {name: file}) of a repository's top level as it is now."""
-    with hub_errors(repo):
+    with hub_errors(repo), valid_answers(repo):
         info = retry(lambda: huggingface_hub.HfApi().model_info(repo, files_metadata=True), repo)
+        revision = checked_revision(info.sha)
 
-    files = {}
-    for entry in info.siblings:
-        name = entry.rfilename
-        if Path(name).name != name:
-            continue  # it is in a subfolder, or outside
-        url = huggingface_hub.hf_hub_url(repo, name, revision=info.sha)
-        sha256 = entry.lfs.sha256 if entry.lfs else None
-        files[name] = HubFile(name, url, entry.size, sha256, entry.blob_id)
-    return info.sha, files
+        files = {}
+        for entry in info.siblings:
+            name = entry.rfilename
+            if not PLAIN_NAME.fullmatch(name):
+                continue  # it is in a subfolder, or outside
+            url = huggingface_hub.hf_hub_url(repo, name, revision=revision)
+            sha256 = entry.lfs.sha256 if entry.lfs else None
+            files[name] = HubFile(name, url, checked_size(entry.size), sha256, entry.blob_id)
+        return revision, files
 
 
 def fetch(repo: str, file: HubFile, folder: Path) -> Path:
@@ -83,7 +86,7 @@ def _append(file: HubFile, partial: Path, progress: Progress) -> None:
     """Append the bytes of one answer; it may break off after some bytes, since the next request resumes there."""
     start = partial.stat().st_size
     progress.go_to(start)
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-"}
 
     with get_session().stream("GET", file.url, headers=headers) as response, partial.open("r+b") as output:
         hf_raise_for_status(response)
@@ -95,6 +98,8 @@ def _append(file: HubFile, partial: Path, progress: Progress) -> None:
             for chunk in response.iter_raw():  # of any size: bytes in a buffer would be lost at a break
                 output.write(chunk)
                 progress.update(len(chunk))
+                if output.tell() > file.size:
+                    return  # it is longer than announced: the hash decides
         except httpx.HTTPError:
             if output.tell() <= start:
                 raise

@@ -20,7 +20,7 @@ from download_model_weight import PUBLISHED, SPELLINGS
 from generation.chat import choose_model, stage_of
 from model import Llama
 from publishing import published_weights
-from runtime import errors
+from runtime import errors, hub_client
 from runtime import hub as runtime_hub
 from tokenizer import byte_level
 
@@ -38,7 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         published.repo: {published.file: snapshot, "README.md": b"old"} for published in PUBLISHED.values()
     }
     repos["me/mine"] = {path.name: path.read_bytes() for path in ours.iterdir()} | {"../evil.json": b"{}"}
-    monkeypatch.setattr(runtime_hub, "TIME_LIMIT", 2.0)
+    monkeypatch.setattr(hub_client, "TIME_LIMIT", 2.0)
     monkeypatch.setattr(runtime_hub.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(published_weights, "gpt2", byte_level)  # GPT-2's takes a second
     with Hub({}, repos) as hub, connect(hub, monkeypatch):
@@ -192,7 +192,7 @@ def test_a_hub_that_is_away_leaves_what_is_here(
     folder = get("--repo_id", "me/mine")
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        assert "run the same command again later" in get("--repo_id", "me/mine")
+        assert "HF_HUB_OFFLINE is set: unset it" in get("--repo_id", "me/mine")
     hub.fault("/api/", times=9, status=500)
     assert "run the same command again later" in get("--repo_id", "me/mine") and load_model(folder)
 

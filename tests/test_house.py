@@ -195,6 +195,7 @@ LIGHT = [
     "runtime.files",
     "runtime.checksums",
     "runtime.hub",
+    "runtime.hub_client",
     "config",
     "tokenizer",
     "stories.world",

@@ -14,6 +14,7 @@ from dataprep.ranges import FileRange
 from dataprep.sources import HubDataset, hub_ranges
 from dataprep.turns import BadRow
 from runtime import hub as runtime_hub
+from runtime import hub_client
 
 
 def texts(ranges: list[FileRange]) -> list[str]:
@@ -57,7 +58,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
-        monkeypatch.setattr(runtime_hub, "TIME_LIMIT", 0.3)
+        monkeypatch.setattr(hub_client, "TIME_LIMIT", 0.3)
         waiting = time.sleep  # the server needs it still
         monkeypatch.setattr(runtime_hub.time, "sleep", lambda seconds: naps.append(seconds) or waiting(0))
         yield hub

@@ -6,7 +6,7 @@ import hashlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import sleep  # by name: tests take the waiting out of time.sleep
 from urllib.parse import unquote, urlsplit
@@ -15,6 +15,7 @@ import huggingface_hub
 import pytest
 
 from runtime.hub import hub_filesystem
+from runtime.hub_client import use_limited_client
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -27,7 +28,8 @@ class Fault:
     times: int = 1
     status: int | None = None  # answered instead
     code: str = ""  # the hub's own word for an error
-    retry_after: int | None = None
+    retry_after: int | str | None = None
+    rate_limit: str = ""
     cut: int | None = None  # the connection ends after so many bytes of the body
     stall: float = 0.0  # seconds of silence first
 
@@ -54,6 +56,7 @@ class Hub:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda *_: None  # a client that hangs up is no fault of the test
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self) -> "Hub":
@@ -88,6 +91,11 @@ class Hub:
             status, body, headers = fault.status, b"", {"X-Error-Code": fault.code}
             if fault.retry_after is not None:
                 headers["Retry-After"] = str(fault.retry_after)
+            if fault.rate_limit:
+                headers["RateLimit"] = fault.rate_limit
+        if not isinstance(body, bytes):
+            self.stream(request, status, body, headers)
+            return
         self.requests.append((path, len(body)))
         try:
             request.send_response(status)
@@ -98,6 +106,19 @@ class Hub:
         except OSError:
             request.close_connection = True  # the client gave up waiting
         request.close_connection |= bool(fault)
+
+    def stream(
+        self, request: http.server.BaseHTTPRequestHandler, status: int, body: Iterable[bytes], headers: dict
+    ) -> None:
+        """Answer with a body of unknown size, until the client closes the connection."""
+        request.close_connection = True
+        with contextlib.suppress(OSError):
+            request.send_response(status)
+            for name, value in headers.items():
+                request.send_header(name, value)
+            request.end_headers()
+            for chunk in body:
+                request.wfile.write(chunk)
 
     def content(self, path: str, span: str | None) -> tuple[int, bytes, dict[str, str]]:
         """(status, body, headers) of a path without any fault."""
@@ -200,6 +221,7 @@ def connect(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def forget_clients() -> None:
     """Drop the clients that remember the address of a hub."""
     hub_filesystem.cache_clear()
+    use_limited_client.cache_clear()
     huggingface_hub.HfFileSystem.clear_instance_cache()
     huggingface_hub.close_session()
 

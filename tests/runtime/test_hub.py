@@ -1,8 +1,17 @@
-"""Retries, time limits and error messages of the hub's client."""
+"""Calls to the hub: retries, checks of answers, error messages."""
+
+import json
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import httpx
 
 from runtime import hub
@@ -44,7 +53,9 @@ def test_retries_wait_longer_each_time_or_as_the_hub_demands(
 ) -> None:
     assert hub.retry(failing([httpx.ReadError("cut"), OSError("reset"), hub_error(503)]), "file") == "done"
     assert naps == [1, 2, 4]
-    assert "file: it answered 503 Service Unavailable; retry 3 of 3 in 4 s" in capsys.readouterr().out
+    assert (
+        "file: it answered 503 Service Unavailable; waiting 4 s, then retry 3 of 3" in capsys.readouterr().err
+    )
 
     naps.clear()
     assert hub.retry(failing([hub_error(429, **{"Retry-After": "7"})]), "file") == "done"
@@ -82,6 +93,13 @@ def test_temporary_answers_are_retryable(status: int) -> None:
             r"fails for a/b \(it answered 401 Unauthorized\): log in with `hf auth login`, or run",
         ),
         (hub_error(500), r"fails for a/b \(it answered 500 Internal Server Error\): run the same command"),
+        (OfflineModeIsEnabled("x"), "a/b is needed from the hub, but HF_HUB_OFFLINE is set: unset it"),
+        (httpx.UnsupportedProtocol("no protocol"), "is no address of a hub .*correct or unset HF_ENDPOINT"),
+        (RevisionNotFoundError("x", response=answer(404)), "a/b has no such revision on the hub"),
+        (
+            json.JSONDecodeError("x", "<html>", 0),
+            "sent no complete answer about a/b .*JSONDecodeError.*again",
+        ),
         (httpx.ReadTimeout("slow\nhub"), r"fails for a/b \(ReadTimeout: slow hub\): run the same command"),
     ],
     ids=lambda value: type(value).__name__,
@@ -97,8 +115,56 @@ def test_the_address_of_the_hub_is_yielded() -> None:
         assert endpoint == huggingface_hub.constants.ENDPOINT
 
 
-def test_every_request_has_a_time_limit_and_keeps_its_own() -> None:
-    request = httpx.Request("GET", "https://hub.test", extensions={"timeout": {"connect": 3.0, "read": None}})
-    hub._set_time_limit(request)
-    limit = hub.TIME_LIMIT
-    assert request.extensions["timeout"] == {"connect": 3.0, "read": limit, "write": limit, "pool": limit}
+@pytest.mark.parametrize(
+    "error",
+    [
+        OfflineModeIsEnabled("offline"),
+        httpx.UnsupportedProtocol("ftp"),
+        httpx.LocalProtocolError("x"),
+        httpx.InvalidURL("x"),
+        httpx.TooManyRedirects("x"),
+        httpx.DecodingError("x"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_heal_is_not_retried(error: Exception, naps: list[float]) -> None:
+    with pytest.raises(type(error)):
+        hub.retry(failing([error]), "file")
+    assert naps == []
+
+
+@pytest.mark.parametrize("revision", ["../../../../", "main", None, 7, "0" * 39, "0" * 40 + "\n", "A" * 40])
+def test_a_revision_is_the_hash_of_a_commit(revision: object) -> None:
+    with pytest.raises(ValueError):
+        hub.checked_revision(revision)
+    assert hub.checked_revision("0123456789" * 4) == "0123456789" * 4
+
+
+@pytest.mark.parametrize("size", [None, -1, "7", 7.0, True])
+def test_a_size_is_a_number_of_bytes(size: object) -> None:
+    with pytest.raises(ValueError):
+        hub.checked_size(size)
+    assert hub.checked_size(0) == 0
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), KeyError("x"), AttributeError("x"), RecursionError("x")])
+def test_an_answer_of_other_content_is_one_line(error: Exception) -> None:
+    with (
+        pytest.raises(UserError, match="sends what no hub sends about a/b .*HF_ENDPOINT"),
+        hub.valid_answers("a/b"),
+    ):
+        raise error
+
+
+def test_passwords_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://me:secret@mirror.test")
+    hub.hub_filesystem.cache_clear()
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(UserError) as raised, hub.hub_errors("a/b") as endpoint:
+            assert endpoint == "http://mirror.test"
+            raise httpx.ConnectError("cannot reach http://me:secret@mirror.test/api")
+        assert "secret" not in str(raised.value) and "http://mirror.test/api" in str(raised.value)
+    finally:
+        hub.hub_filesystem.cache_clear()
+        huggingface_hub.HfFileSystem.clear_instance_cache()
