@@ -4,7 +4,7 @@
     python data.py --tinystories | --fw              texts from the Hugging Face hub (FineWeb sample-10BT is streamed)
     python data.py --alpaca | --dpo                  instructions, preferences (UltraFeedback) from the hub
     python data.py --files a.txt b.jsonl c.parquet --name mine --kind text | instruct | preference
-    python data.py --show NAME [--row N]             print a prepared row, the learned tokens in green
+    python data.py --show NAME [--row N]             print a prepared row, the learned tokens in green, and counts
     python data.py --fw --shard 2/8                  the second eighth of the work, on one of eight machines
 
 The input is cut into units of fixed size. Each unit becomes one shard of each split, whichever process prepares it and
@@ -104,7 +104,9 @@ def build_parser() -> Parser:
         "with .gz or .zst",
     )
     which.add_argument(
-        "--show", metavar="NAME", help="print a row of a prepared dataset, the learned tokens in green"
+        "--show",
+        metavar="NAME",
+        help="print a row of a prepared dataset, the learned tokens in green, and counts",
     )
     parser.add_argument("--row", type=int, default=1, help="the row to show, from 1 (default: 1)")
     parser.add_argument("--split", choices=SPLITS, default="train", help="the split to show (default: train)")

@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from examples import MULTI
 from toy import write_rows
 
 from config import EOS
-from dataloader.preview import GRAY, GREEN, PLAIN, RED, show
+from dataloader.preview import GRAY, GREEN, PLAIN, RED, show, visible_text
 from runtime.errors import UserError
+from tokenizer import byte_level
 
 INSTRUCT = [{"instruction": "Add", "input": "1 and 2", "output": "It is 3é"}, {"messages": MULTI}]
 PAIR = {"prompt": "Say hi to all of them", "chosen": "Hi!", "rejected": "Why should I?"}
@@ -65,9 +67,12 @@ def test_every_kind_and_split_is_shown(data: Path) -> None:
 
 
 def test_truncation_is_marked(data: Path) -> None:
-    complete = show(data / "instruct", "train", 1, 70)
+    complete = show(data / "instruct", "train", 1, 200)
     assert RED not in complete
-    assert complete == show(data / "instruct", "train", 1, None)
+    assert (
+        complete.split("\n\ntrain set:")[0]
+        == show(data / "instruct", "train", 1, None).split("\n\ntrain set:")[0]
+    )
 
     # 41 tokens and labels: ten of the response, 31 of the prompt.
     shown = show(data / "instruct", "train", 1, 40)
@@ -95,3 +100,40 @@ def test_a_row_past_the_end_is_refused(data: Path) -> None:
     for name, rows in (("text", 2), ("instruct", 2), ("preference", 1)):
         with pytest.raises(UserError, match=f"--row {rows + 1}: the train set of .*{name} has {rows} rows"):
             show(data / name, "train", rows + 1, None)
+
+
+def visible(text: str, *, ends: bool = False) -> str:
+    """Return what is shown of the bytes of a text, with the end-of-text token after them."""
+    tokenizer = byte_level()
+    ids = tokenizer.encode(text) + [tokenizer.eos_id] * ends
+    return visible_text(np.array(ids), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("a\x1b[2J\x07\r", r"a\x1b[2J\x07\x0d"),
+        ("in \u202eorder\u202c", r"in \u202eorder\u202c"),
+        ("no\u200bspace\u00ad\ufeff\u2028", r"no\u200bspace\xad\ufeff\u2028"),
+        ("\U000e0041 tag", r"\U000e0041 tag"),
+        ("naïve 你好 😀\n\tline \\alpha \\n \\x", "naïve 你好 😀\n\tline \\alpha \\n \\x"),
+        (r"letters \x1b and \\u202e", r"letters \\x1b and \\\\u202e"),
+    ],
+)
+def test_hidden_characters_are_escapes(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    assert visible(text, ends=True) == shown + EOS
+
+
+def test_letters_that_spell_the_end_are_not_the_token() -> None:
+    assert visible(f"{EOS} and {EOS}", ends=True) == rf"\x3c|endoftext|> and \x3c|endoftext|>{EOS}"
+    assert visible("", ends=True) == EOS
+    both = visible_text(np.array([256, 256, ord("a"), 256]), byte_level())
+    assert both == f"{EOS}{EOS}a{EOS}"
+
+
+def test_the_summary_follows_the_row(data: Path) -> None:
+    lines = show(data / "preference", "train", 1, 15).splitlines()
+    summary = lines[lines.index("") + 1 :] if "" in lines else []
+    assert any(line.startswith("train set: 1 pairs, 126 tokens") for line in summary)
+    assert any(line.startswith("--block_size 15: 2 of 2 answers are truncated") for line in summary)
