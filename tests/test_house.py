@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 LADDER = (
     "runtime",
     "config",
+    "kernels",
     "model tokenizer",
     "checkpoint",
     "generation",
@@ -28,7 +29,7 @@ LADDER = (
 )
 SCRIPTS = "data trainer evaluation inference_sft export download_model_weight".split()
 RUNG = {name: number for number, names in enumerate(LADDER) for name in names.split()}
-PACKAGES = "runtime generation stories dataprep dataloader training publishing"
+PACKAGES = "runtime kernels generation stories dataprep dataloader training publishing"
 FILES = sorted(
     path for folder in (".", *(d for d in LADDER if " " not in d)) for path in (ROOT / folder).glob("*.py")
 )

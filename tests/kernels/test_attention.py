@@ -7,7 +7,8 @@ import torch
 
 from config import ModelArgs
 from dataloader.batch import attention_segments
-from model import Llama, attention, attention_mask
+from kernels.attention import attention, attention_mask
+from model import Llama
 
 # Rows: two packed pairs, one with a shared prompt and one without, then padding; and one document alone.
 DOC_IDS = np.array([[0] * 9 + [1] * 5 + [2] * 2, [0] * 16])
