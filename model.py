@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelArgs
-from kernels.attention import attention, attention_mask
+from kernels.attention import Segments, attention, attention_mask, takes_segments
 
 INIT_STD = 0.02  # GPT-2's
 
@@ -87,7 +87,7 @@ class Context(NamedTuple):
     cos: Tensor
     sin: Tensor
     mask: Tensor | None
-    segments: Tensor | None
+    segments: Segments | None
     cache: KVCache | None
 
 
@@ -224,7 +224,7 @@ class Llama(nn.Module):
         return_hidden: bool = False,
         branches: Tensor | None = None,
         positions: Tensor | None = None,
-        segments: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> Tensor:
         """Return logits (B, T, V) for tokens (B, T); with return_hidden, the hidden states (B, T, C).
 
@@ -233,7 +233,7 @@ class Llama(nn.Module):
 
         - doc_ids (B, T): a token attends to its own document only
         - branches (B, T): within the document, to its own branch and to branch 0
-        - segments (S, 2): both of these in the form that is fast on a CPU; ignored on other devices
+        - segments: both of these in the form that is fast, where the device takes it
         - cache: the tokens continue those in it; doc_ids (B, start + T) are then those of all tokens
         - positions (B, T), below block_size, where they are not start, start + 1, ...
 
@@ -251,11 +251,9 @@ class Llama(nn.Module):
         else:
             raise ValueError(f"{start + T} tokens do not fit the context of {self.args.block_size}")
 
-        # Segments are Python numbers in the end, which a GPU would have to wait for; there the mask is the
-        # fast way.
-        mask = None
-        if tokens.device.type != "cpu":
+        if segments is not None and not self._takes_segments(tokens.device):
             segments = None
+        mask = None
         if segments is None:
             mask = attention_mask(T, start, doc_ids, branches, tokens.device)
         context = Context(cos, sin, mask, segments, cache)
@@ -270,6 +268,14 @@ class Llama(nn.Module):
         if return_hidden:
             return x
         return self.lm_head(x)  # B T V
+
+    def _takes_segments(self, device: torch.device) -> bool:
+        """Check whether attention takes segments on a device, at the precision of now."""
+        dtype = self.lm_head.weight.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        dropout = self.args.attn_dropout if self.training else 0.0
+        return takes_segments(device, dtype, self.args.head_dim, dropout)
 
 
 def count_parameters(args: ModelArgs) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from config import IGNORE
+from kernels.attention import Segments
 
 
 class Row(NamedTuple):
@@ -46,7 +47,7 @@ class Batch(NamedTuple):
     | tokens           | (B, T) | int64     | P S D  | input ids                                             |
     | labels           | (B, T) | int64     | P S D  | already shifted; IGNORE (-100) where there is no loss |
     | doc_ids          | (B, T) | int64     | P S D  | as in Row; None if each row is one document           |
-    | segments         | (S, 2) | int64     | P S D  | see attention_segments; None if doc_ids is None       |
+    | segments         | S      | Segments  | P S D  | kernels/attention.py; None if doc_ids is None         |
     | loss_positions   | (N,)   | int64     | P S D  | flat positions with a label; None if all have one     |
     | branches         | (B, T) | int64     | D      | as in Row                                             |
     | positions        | (B, T) | int64     | D      | as in Row                                             |
@@ -56,7 +57,7 @@ class Batch(NamedTuple):
 
     Example: one preference pair as a batch of one row. The prompt is 11 12 13 14, the chosen answer 21 22 and
     the rejected answer 31 32; --block_size is 5. The row has 2 * 5 positions; the last three are padding. The
-    last prompt token, 14, stands in both branches, since it has two labels: 21 and 31.
+    last prompt token, 14, stands in both branches, since it has two labels: 21 and 31. Of segments, the rows are shown.
 
         tokens            [[ 11,   12,   13,   14,   21,   14,   31,    0,    0,    0]]
         labels            [[-100, -100, -100,  21,   22,   31,   32, -100, -100, -100]]
@@ -73,7 +74,7 @@ class Batch(NamedTuple):
     tokens: Tensor
     labels: Tensor
     doc_ids: Tensor | None = None
-    segments: Tensor | None = None
+    segments: Segments | None = None
     loss_positions: Tensor | None = None
     branches: Tensor | None = None
     positions: Tensor | None = None
@@ -86,11 +87,18 @@ class Batch(NamedTuple):
         fields = {}
         for name, value in self._asdict().items():
             if isinstance(value, Tensor):
-                if device.type == "cuda":
-                    value = value.pin_memory()
-                value = value.to(device, non_blocking=device.type == "cuda")
+                value = _to_device(value, device)
+            elif isinstance(value, Segments) and device.type != "cpu":
+                value = Segments(None, *(_to_device(part, device) for part in value[1:]))
             fields[name] = value
         return Batch(**fields)
+
+
+def _to_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return a tensor, if there is one, on a device; the host does not wait for a copy to CUDA."""
+    if tensor is None or device.type != "cuda":
+        return None if tensor is None else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def collate(rows: list[Row], device: torch.device | None = None) -> Batch:
@@ -112,7 +120,7 @@ def collate(rows: list[Row], device: torch.device | None = None) -> Batch:
     # Rows of one document each need neither ids nor segments: plain causal attention is faster.
     if has_pairs or (doc_ids != doc_ids[:, :1]).any():
         fields["doc_ids"] = doc_ids
-        fields["segments"] = attention_segments(doc_ids, fields.get("branches"))
+        fields["segments"] = Segments.of(attention_segments(doc_ids, fields.get("branches")))
 
     for name, value in fields.items():
         if isinstance(value, np.ndarray):
@@ -152,10 +160,7 @@ def _pair_fields(rows: list[Row], doc_ids: np.ndarray, loss_positions: np.ndarra
 def attention_segments(doc_ids: np.ndarray, branches: np.ndarray | None) -> np.ndarray:
     """Split the flattened batch into attention segments. Returns (S, 2): length, attends_prefix.
 
-    A segment attends causally to itself. With attends_prefix = 1 it also attends to all of the latest segment
-    with attends_prefix = 0: in a preference pair, both answers attend to the shared prompt.
-
-    Example: prompt 3, chosen 2, rejected 2 tokens -> [[3, 0], [2, 1], [2, 1]].
+    See Segments in kernels/attention.py. Example: prompt 3, chosen 2, rejected 2 tokens -> [[3, 0], [2, 1], [2, 1]].
     """
     if branches is None:
         branches = np.zeros_like(doc_ids)

@@ -14,6 +14,7 @@ from dataloader.loader import Loader, Rows
 from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows, StreamRows
 from dataprep.shards import TokenDataset
+from kernels.attention import Segments
 
 # Two rows of packed pairs: with a shared prompt, without one, and padding; then one document alone.
 DOC_IDS = np.array([[0] * 9 + [1] * 5 + [2] * 2, [0] * 16])
@@ -52,7 +53,6 @@ def test_the_table_of_fields_is_true(make_store: Callable[..., TokenDataset], cl
     instance = row
     if cls is Batch:
         instance = batch
-        sizes["S"] = len(batch.segments)
         sizes["N"] = int((batch.labels != -100).sum())
     if stage == "D":
         sizes["P"] = len(instance.reference) // 2
@@ -66,6 +66,8 @@ def test_the_table_of_fields_is_true(make_store: Callable[..., TokenDataset], cl
             assert value is None
         elif name == "loss_positions" and stage == "P":
             assert value is None, "every position of a text has a label"
+        elif dtype == "Segments":
+            assert value.query_ends[-1] == batch.tokens.numel() == value.rows[:, 0].sum()
         elif dtype == "list[int]":
             assert len(value) == sizes[shape]
         else:
@@ -88,6 +90,8 @@ def test_the_pair_in_the_docstring_is_what_collate_makes(make_store: Callable[..
     rows = rows.with_reference(np.array([[-3.5, -4.25]], np.float32))
     batch = collate([rows.at(0)])
     for name, value in batch._asdict().items():
+        if isinstance(value, Segments):
+            value = value.rows
         if isinstance(value, torch.Tensor):
             value = value.tolist()
         assert value == written[name], name
@@ -109,6 +113,9 @@ def test_a_batch_moves_to_a_device(make_store: Callable[..., TokenDataset]) -> N
     for name, value in batch._asdict().items():
         if isinstance(value, torch.Tensor):
             assert getattr(moved, name).device.type == "meta"
+        elif isinstance(value, Segments):
+            assert moved.segments.rows is None  # they are for a CPU
+            assert {part.device.type for part in moved.segments[1:]} == {"meta"}
         else:
             assert getattr(moved, name) == value
     on_device = collate([rows.at(0), rows.at(1)], torch.device("meta"))
