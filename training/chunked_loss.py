@@ -19,17 +19,22 @@ Shapes: N positions, C width, V vocabulary; n positions of a chunk.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from config import IGNORE
 from runtime.errors import UserError
+from training.compilation import compile_or_plain
 
-# A chunk has about MAX_CHUNK_LOGITS logits (64 MiB in float32), but at least about MIN_CHUNK_TOKENS positions:
-# the weight is read once a chunk.
+# On a CPU a chunk has about MAX_CHUNK_LOGITS logits (64 MiB in float32), which caches hold for the most part, but at
+# least about MIN_CHUNK_TOKENS positions: the weight is read once a chunk.
 MAX_CHUNK_LOGITS = 1 << 24
 MIN_CHUNK_TOKENS = 256
+
+# On CUDA it has this many positions, so that products are large, kernels few, and shapes the same in every step.
+CUDA_CHUNK_TOKENS = 4096
 
 # (log-probs (n,) of a chunk's labels, the chunk's place among the N positions) -> the chunk's part of the loss
 ChunkLoss = Callable[[Tensor, slice], Tensor]
@@ -55,11 +60,11 @@ def chunked_linear_loss(
     if torch.is_grad_enabled():
         return _ChunkedLinearLoss.apply(hidden, weight, labels, loss, boundaries)
 
-    projection = _Projection(hidden, weight, labels, boundaries)
+    projection = _projection(hidden, weight, labels, boundaries)
     total = torch.zeros((), device=hidden.device)
     chunk_logps = []
     for chunk in projection.chunks:
-        logps, _, _ = projection.forward(chunk)
+        logps, _ = projection.forward(chunk)
         total += loss(logps, chunk)
         chunk_logps.append(logps)
     return total, torch.cat(chunk_logps)
@@ -68,7 +73,7 @@ def chunked_linear_loss(
 @torch.no_grad()
 def label_logps(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Return the log-probs (N,) of the labels, float32; 0 where the label is IGNORE."""
-    projection = _Projection(hidden, weight, labels, None)
+    projection = _projection(hidden, weight, labels, None)
     return torch.cat([projection.forward(chunk)[0] for chunk in projection.chunks])
 
 
@@ -84,14 +89,14 @@ class _ChunkedLinearLoss(torch.autograd.Function):
         loss: ChunkLoss,
         boundaries: Sequence[int] | None,
     ) -> tuple[Tensor, Tensor]:
-        projection = _Projection(hidden, weight, labels, boundaries)
+        projection = _projection(hidden, weight, labels, boundaries)
         total = torch.zeros((), device=hidden.device)
         all_logps = torch.empty(len(labels), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
 
         for chunk in projection.chunks:
-            logps, exp_logits, sum_exp = projection.forward(chunk)
+            logps, kept = projection.forward(chunk)
             all_logps[chunk] = logps
 
             # dL/dl, by autograd over the n log-probs alone.
@@ -103,18 +108,12 @@ class _ChunkedLinearLoss(torch.autograd.Function):
             grad_logps = grad_logps.masked_fill(labels[chunk] == IGNORE, 0.0).neg_()[:, None]  # n 1
 
             # dL/dz = -dL/dl * (softmax - onehot): the second factor here, in the logits' own memory ...
-            target_ids = projection.target_ids[chunk]
-            softmax = exp_logits.div_(sum_exp)  # n V
-            grad_logits = softmax.scatter_add_(1, target_ids, -torch.ones_like(sum_exp))
-            grad_logits = grad_logits.to(projection.dtype)
+            grad_logits = projection.softmax_minus_onehot(chunk, kept)
 
             # ... and -dL/dl on the small side of each product: (n, C) instead of (n, V) numbers are scaled.
             grad_hidden[chunk] = (grad_logits @ projection.weight) * grad_logps
             scaled_hidden = (hidden[chunk] * grad_logps).to(projection.dtype)
-            if projection.dtype == torch.float32:
-                grad_weight.addmm_(grad_logits.T, scaled_hidden)
-            else:
-                grad_weight += grad_logits.T @ scaled_hidden
+            _add_product(grad_weight, grad_logits.T, scaled_hidden)
 
         ctx.gradients = grad_hidden, grad_weight
         ctx.mark_non_differentiable(all_logps)
@@ -125,6 +124,24 @@ class _ChunkedLinearLoss(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.gradients
         del ctx.gradients  # then autograd holds the only reference, and may accumulate into them in place
         return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add the product of a and b to a float32 total in place; in 16 bits too, the sum is in float32."""
+    if a.dtype == torch.float32:
+        total.addmm_(a, b)
+    elif a.device.type == "cuda":
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total += a @ b
+
+
+def _projection(
+    hidden: Tensor, weight: Tensor, labels: Tensor, boundaries: Sequence[int] | None
+) -> "_Projection":
+    """Return the output projection in the form that suits the device."""
+    kind = _CUDAProjection if hidden.device.type == "cuda" else _Projection
+    return kind(hidden, weight, labels, boundaries)
 
 
 class _Projection:
@@ -140,35 +157,83 @@ class _Projection:
         self.labels = labels
         self.target_ids = labels.clamp(min=0)[:, None]  # N 1; any id will do where the label is IGNORE
 
-        self.chunks = split_into_chunks(len(labels), len(weight), boundaries)
+        self.chunks = split_into_chunks(len(labels), len(weight), boundaries, device)
         longest = max(chunk.stop - chunk.start for chunk in self.chunks)
         self.buffer = torch.empty(longest, len(weight), dtype=self.dtype, device=hidden.device)
 
-    def forward(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the labels' log-probs (n,), exp(logits - largest) (n, V) and its row sums (n, 1), all float32.
-
-        The second result lies in the buffer: it is valid until the next chunk.
-        """
+    def logits(self, chunk: slice) -> Tensor:
+        """Return the logits (n, V) of a chunk in the buffer; they are valid until the next chunk."""
         out = self.buffer[: chunk.stop - chunk.start]
-        logits = torch.mm(self.hidden[chunk], self.weight.T, out=out).float()  # n V
+        return torch.mm(self.hidden[chunk], self.weight.T, out=out)
 
+    def forward(self, chunk: slice) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the labels' log-probs (n,) in float32, and what softmax_minus_onehot needs besides."""
+        logits = self.logits(chunk).float()  # n V
         target_logits = logits.gather(1, self.target_ids[chunk])
         largest = logits.amax(1, keepdim=True)
         exp_logits = logits.sub_(largest).exp_()
         sum_exp = exp_logits.sum(1, keepdim=True)
 
         logps = (target_logits - largest - sum_exp.log())[:, 0]
-        return logps.masked_fill_(self.labels[chunk] == IGNORE, 0.0), exp_logits, sum_exp
+        return logps.masked_fill_(self.labels[chunk] == IGNORE, 0.0), (exp_logits, sum_exp)
+
+    def softmax_minus_onehot(self, chunk: slice, kept: tuple[Tensor, Tensor]) -> Tensor:
+        """Return softmax(z) - onehot(y) (n, V) of the chunk of the latest forward."""
+        exp_logits, sum_exp = kept
+        softmax = exp_logits.div_(sum_exp)
+        return softmax.scatter_add_(1, self.target_ids[chunk], -torch.ones_like(sum_exp)).to(self.dtype)
 
 
-def split_into_chunks(positions: int, vocab_size: int, boundaries: Sequence[int] | None) -> list[slice]:
-    """Split positions into chunks of about equal size: a small rest would cost nearly as much as a full chunk.
+class _CUDAProjection(_Projection):
+    """The same with two compiled functions, which read the logits and write nothing of their size but the result."""
 
-    With `boundaries` each chunk ends at the boundary nearest to where an even split would cut.
+    def forward(self, chunk: slice) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return the labels' log-probs (n,) in float32, and what softmax_minus_onehot needs besides."""
+        logits = self.logits(chunk)  # n V
+        logps, logsumexp = _compiled()[0](logits, self.labels[chunk])
+        return logps, (logits, logsumexp)
+
+    def softmax_minus_onehot(self, chunk: slice, kept: tuple[Tensor, Tensor]) -> Tensor:
+        """Return softmax(z) - onehot(y) (n, V) of the chunk of the latest forward."""
+        return _compiled()[1](*kept, self.labels[chunk])
+
+
+@cache
+def _compiled() -> tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]]:
+    """Return the functions of _CUDAProjection, compiled at their first call."""
+    return compile_or_plain(logps_and_logsumexp), compile_or_plain(softmax_minus_onehot)
+
+
+def logps_and_logsumexp(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log-probs (n,) of labels (n,), 0 where one is IGNORE, and logsumexp (n, 1) of logits (n, V); float32."""
+    logits = logits.float()
+    logsumexp = logits.logsumexp(1, keepdim=True)
+    target_logits = logits.gather(1, labels.clamp(min=0)[:, None])
+    logps = (target_logits - logsumexp)[:, 0]
+    return logps.masked_fill(labels == IGNORE, 0.0), logsumexp
+
+
+def softmax_minus_onehot(logits: Tensor, logsumexp: Tensor, labels: Tensor) -> Tensor:
+    """Return softmax - onehot(labels) (n, V) in the memory and precision of logits (n, V)."""
+    softmax = (logits.float() - logsumexp).exp()
+    onehot = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
+    return logits.copy_(softmax - onehot.float())
+
+
+def split_into_chunks(
+    positions: int, vocab_size: int, boundaries: Sequence[int] | None, device: str = "cpu"
+) -> list[slice]:
+    """Split positions into chunks: of about equal size on a CPU, on CUDA of CUDA_CHUNK_TOKENS and a rest.
+
+    A small rest would cost a CPU nearly as much as a full chunk. With `boundaries` each chunk ends at the boundary
+    nearest to where it would end without.
     """
-    chunk_size = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // vocab_size)
-    count = max(1, round(positions / chunk_size))
-    cuts = [positions * n // count for n in range(count + 1)]
+    if device == "cuda":
+        cuts = [*range(0, max(1, positions), CUDA_CHUNK_TOKENS), positions]
+    else:
+        chunk_size = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // vocab_size)
+        count = max(1, round(positions / chunk_size))
+        cuts = [positions * n // count for n in range(count + 1)]
     if boundaries:
         nearest = {min(boundaries, key=lambda boundary: abs(boundary - cut)) for cut in cuts[1:]}
         cuts = sorted({0} | nearest)

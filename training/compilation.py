@@ -3,12 +3,16 @@
 import math
 import time
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
 from runtime.distributed import DistributedEnv, all_reduce_sum
 from runtime.errors import UserError
+
+Inputs = ParamSpec("Inputs")
+Result = TypeVar("Result")
 
 
 def compile_if_faster(
@@ -56,3 +60,20 @@ def _time_compiled(
     except BackendCompilerFailed as error:
         model.zero_grad(set_to_none=True)
         return math.inf, str(error).strip().splitlines()[0]
+
+
+def compile_or_plain(function: Callable[Inputs, Result]) -> Callable[Inputs, Result]:
+    """Return a function that is compiled at its first call; where the compiler fails, it is plain from then on."""
+    compiled = torch.compile(function)
+
+    def call(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Result:
+        nonlocal compiled
+        from torch._dynamo.exc import BackendCompilerFailed
+
+        try:
+            return compiled(*args, **kwargs)
+        except BackendCompilerFailed:
+            compiled = function
+            return function(*args, **kwargs)
+
+    return call

@@ -8,6 +8,7 @@ from torch import Tensor
 from config import IGNORE
 from training import chunked_loss
 from training.chunked_loss import chunked_linear_loss, label_logps, linear_cross_entropy, split_into_chunks
+from training.compilation import compile_or_plain
 
 
 def plain_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -102,3 +103,49 @@ def test_rows_of_several_chunks_add_up_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = linear_cross_entropy(states, weight, labels)
     assert loss.item() == pytest.approx(plain_loss(states, weight, labels).item(), rel=1e-3)
+
+
+def test_chunks_on_cuda_have_one_size_and_a_rest() -> None:
+    chunks = split_into_chunks(9000, 50304, None, "cuda")
+    assert [(chunk.start, chunk.stop) for chunk in chunks] == [(0, 4096), (4096, 8192), (8192, 9000)]
+    assert split_into_chunks(0, 50304, None, "cuda") == [slice(0, 0)]
+    by_pairs = split_into_chunks(9000, 50304, [*range(300, 9000, 300), 9000], "cuda")
+    assert [chunk.stop for chunk in by_pairs] == [4200, 8100, 9000]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_form_for_cuda_has_the_gradients_of_the_plain_one(
+    compiled: bool, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its functions, plain and compiled for the CPU, over several sizes of chunk."""
+    functions = chunked_loss.logps_and_logsumexp, chunked_loss.softmax_minus_onehot
+    if compiled:
+        torch._dynamo.reset()
+        functions = tuple(compile_or_plain(function) for function in functions)
+    monkeypatch.setattr(chunked_loss, "_compiled", lambda: functions)
+    monkeypatch.setattr(chunked_loss, "_projection", chunked_loss._CUDAProjection)
+    monkeypatch.setattr(
+        chunked_loss, "split_into_chunks", lambda n, V, boundaries, _: split_into_chunks(n, V, None, "cuda")
+    )
+    monkeypatch.setattr(chunked_loss, "CUDA_CHUNK_TOKENS", 64)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    for N in (192, 200, 100, 77, 0):
+        torch.manual_seed(N)
+        states, weight = torch.randn(N, 8, requires_grad=True), torch.randn(97, 8, requires_grad=True)
+        labels = torch.randint(97, (N,)).masked_fill(torch.rand(N) < 0.2, IGNORE)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = linear_cross_entropy(states, weight, labels)
+            logps = label_logps(states, weight, labels)
+        expected = plain_loss(states, weight, labels)
+        assert loss.item() == pytest.approx(expected.item(), rel=5e-3 if autocast else 1e-5)
+        assert logps.shape == (N,) and logps.sum().item() == pytest.approx(-loss.item(), rel=1e-5)
+        gradients = torch.autograd.grad(3 * loss, (states, weight))
+        for ours, theirs in zip(gradients, torch.autograd.grad(3 * expected, (states, weight)), strict=True):
+            assert ours.dtype == torch.float32
+            assert (ours - theirs).norm() <= (2e-2 if autocast else 1e-4) * theirs.norm()
+
+    # One graph for full chunks, one for all other sizes, and sizes 0 and 1 are always their own.
+    if compiled:
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 6

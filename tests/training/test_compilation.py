@@ -8,7 +8,7 @@ from torch import nn
 
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
-from training.compilation import compile_if_faster
+from training.compilation import compile_if_faster, compile_or_plain
 
 
 def forward_and_backward(model: nn.Module) -> float:
@@ -53,3 +53,10 @@ def test_a_forced_compilation_is_refused_in_a_line(env: DistributedEnv) -> None:
     with pytest.raises(UserError, match="--no-compile") as refusal:
         compile_if_faster(nn.Linear(3, 3), True, forward_and_backward, env, lambda _: None)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_function_stays_plain_without_a_compiler() -> None:
+    double = compile_or_plain(lambda x: 2 * x + 1)
+    for _ in range(2):
+        assert double(torch.ones(3)).tolist() == [3, 3, 3]
