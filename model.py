@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).type_as(x)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).type_as(x)
 
 
 def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -259,6 +259,8 @@ class Llama(nn.Module):
         context = Context(cos, sin, mask, segments, cache)
 
         x = self.dropout(self.model["embed_tokens"](tokens))  # B T C
+        if torch.is_autocast_enabled(tokens.device.type):
+            x = x.float()  # also where the weights are in 16 bits: the residual stream is not
         for block in self.model["layers"]:
             x = block(x, context)
         if cache is not None:

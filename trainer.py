@@ -40,7 +40,7 @@ from training.memory_fit import check_capacity
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite
 from training.objectives import Objective, global_means
-from training.optimizers import set_lr
+from training.optimizers import adapt_scale, set_lr
 from training.run import Run
 from training.settings import resolve_run
 
@@ -172,8 +172,10 @@ def train_step(
     # Ranks have averaged their sums: undo that, and divide by the count. Clipping is part of the same product.
     scale = env.world_size / max(1.0, means["count"])
     norm = norm * scale
-    # In float16 the scaler itself skips the update where a gradient is out of range.
-    finite = math.isfinite(means["loss"]) and (scaler.is_enabled() or math.isfinite(norm.item()))
+    means["grad_norm"] = norm.item()
+
+    # One decision for all optimizers and ranks: the norm is that of the full model.
+    finite = math.isfinite(means["loss"]) and math.isfinite(means["grad_norm"])
     if finite:
         if args.clip:
             scale = scale * (args.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -183,10 +185,10 @@ def train_step(
         if finite:
             scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
-    scaler.update()
+    overflow = adapt_scale(scaler, finite)
 
-    means["grad_norm"] = norm.item()
-    if finite:
+    # In float16 gradients may be out of range, until the scale is small enough: no fault.
+    if finite or (overflow and math.isfinite(means["loss"])):
         return StepResult(means)
     micro_steps = [i for i, (loss, *_) in enumerate(results) if not loss.isfinite()]
     return StepResult(means, NotFinite(means["loss"], means["grad_norm"], micro_steps))

@@ -68,12 +68,16 @@ def init(device: str, dtype: str | None) -> DistributedEnv:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
 
+    # Batches of S and D differ in size: without this, gaps between blocks of memory would grow. It is read with the
+    # first block.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     torch_device, device_note = choose_device(device, local_rank, world_size)
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
     torch_dtype, dtype_note = choose_dtype(dtype, torch_device)
 
     if torch_device.type == "cuda":
-        torch.cuda.set_device(torch_device)
-        torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("high")  # float32 products in TF32
     if torch_device.type == "cpu":
         tune_glibc_malloc()
 
@@ -85,6 +89,7 @@ def init(device: str, dtype: str | None) -> DistributedEnv:
             rank=rank,
             world_size=world_size,
             timeout=TIMEOUT,
+            device_id=torch_device if torch_device.type == "cuda" else None,
         )
     notes = [note for note in (device_note, dtype_note) if note]
     return DistributedEnv(rank, local_rank, world_size, torch_device, torch_dtype, "; ".join(notes))
@@ -110,7 +115,7 @@ def choose_device(requested: str, local_rank: int = 0, world_size: int = 1) -> t
 
     if kind == "cuda" and torch.cuda.is_available():
         name = requested if ":" in requested else f"cuda:{local_rank}"
-        return torch.device(name), torch.cuda.get_device_name()
+        return torch.device(name), torch.cuda.get_device_name(name)
 
     if kind != "cpu" and torch.backends.mps.is_available():
         if world_size > 1:  # gloo knows the CPU and CUDA
@@ -208,7 +213,7 @@ def any_rank(flag: bool, env: DistributedEnv) -> bool:
     """Return True on all ranks if the flag is True on any rank."""
     if not dist.is_initialized():
         return flag
-    total = all_reduce_sum(torch.tensor(float(flag), device=env.device))
+    total = all_reduce_sum(torch.full((), float(flag), device=env.device))  # torch.tensor waits for a GPU
     return bool(total.item())
 
 

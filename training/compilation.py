@@ -26,6 +26,8 @@ def compile_if_faster(
 
     Raises UserError where it is forced and the compiler fails.
     """
+    # Else a graph that is compiled inside DDP is cut where its buckets end: other kernels, other roundings.
+    torch._dynamo.config.optimize_ddp = False
     say("compiling the model (a minute or two)…")
     start = time.perf_counter()
     compiled = torch.compile(model)

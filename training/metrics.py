@@ -1,6 +1,7 @@
 """The record of a run: metrics.jsonl in its folder, and Weights & Biases where it can be had."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -30,12 +31,12 @@ class Metrics:
         self.unwritten = b""
         if self.path.is_file():
             rows = [row for row in read_metrics(self.path) if row["step"] <= step]
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(self.path, "".join(_to_line(row) for row in rows))
         self.file = self.path.open("ab", buffering=0)
 
     def write(self, step: int, split: str, values: dict) -> None:
-        """Append one row: {"step", "split", ...}."""
-        self.unwritten += (json.dumps({"step": step, "split": split, **values}) + "\n").encode()
+        """Append one row: {"step", "split", ...}; a number that is not finite is null, since JSON has no NaN."""
+        self.unwritten += _to_line({"step": step, "split": split, **values}).encode()
         try:
             # What finds no room on the disk now is written later: no line is lost or cut.
             while self.unwritten:
@@ -64,8 +65,17 @@ class Metrics:
                 self.wandb = None
 
 
+def _to_line(row: dict) -> str:
+    """Return a row as a line of JSON."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
 def read_metrics(path: Path) -> list[dict]:
-    """Return the rows of a metrics.jsonl up to the first incomplete line, as a kill may leave it."""
+    """Return the rows of a metrics.jsonl up to the first incomplete line, as a kill may leave it; null is NaN."""
     if not path.is_file():
         return []
     rows = []
@@ -73,7 +83,7 @@ def read_metrics(path: Path) -> list[dict]:
         try:
             row = json.loads(line)
             if row["step"] and row["split"]:
-                rows.append(row)
+                rows.append({name: math.nan if value is None else value for name, value in row.items()})
         except (ValueError, TypeError, KeyError):
             break
     return rows

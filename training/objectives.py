@@ -50,7 +50,9 @@ def preference(args: ModelArgs) -> Objective:
         sums = _preference_sums(
             _sum_by_completion(logps, batch.completion_index, len(lengths)), batch, args.beta
         )
-        return total, torch.tensor(len(lengths) // 2, device=total.device), sums
+        # Not torch.tensor, which waits for a GPU.
+        pairs = torch.full((), len(lengths) // 2, device=total.device)
+        return total, pairs, sums
 
     return objective
 

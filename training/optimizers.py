@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedule: AdamW, or Muon for the matrices and AdamW for the rest."""
+"""Optimizers, learning-rate schedule, scale of the loss: AdamW, or Muon for the matrices and AdamW for the rest."""
 
 import math
 from itertools import groupby
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelArgs
+
+MIN_SCALE = 2.0**-24  # of the loss in float16: gradients that are not finite here are so at any scale
 
 
 def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Optimizer]:
@@ -34,12 +36,10 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
     if not muon:
         return [adamw]
 
-    # torch's own Muon computes in bfloat16, which is fast on CUDA only.
-    kind = torch.optim.Muon if muon[0].device.type == "cuda" else MuonFloat32
     groups = [{"params": muon, "peak_lr": args.muon_lr}]
     return [
         adamw,
-        kind(groups, lr=args.muon_lr, momentum=args.muon_momentum, weight_decay=args.weight_decay_optim),
+        Muon(groups, lr=args.muon_lr, momentum=args.muon_momentum, weight_decay=args.weight_decay_optim),
     ]
 
 
@@ -62,10 +62,30 @@ def set_lr(optimizers: list[torch.optim.Optimizer], step: int, args: ModelArgs, 
     return lr
 
 
-class MuonFloat32(torch.optim.Muon):
-    """Muon (https://kellerjordan.github.io/posts/muon/) in float32, on stacked matrices of one shape.
+def build_scaler(device: torch.device, dtype: torch.dtype, tokens: int) -> torch.amp.GradScaler:
+    """Return the scaler of the loss for float16; it does nothing in other precisions.
 
-    Equal to torch.optim.Muon but for the precision, for hardware without fast bfloat16.
+    `tokens` is the number of tokens of a micro-batch. The usual scale at the start, 65,536, suits a loss that is their
+    mean; ours is their sum.
+    """
+    scale = 2.0 ** (16 - math.ceil(math.log2(tokens)))
+    return torch.amp.GradScaler(device.type, init_scale=scale, enabled=dtype == torch.float16)
+
+
+def adapt_scale(scaler: torch.amp.GradScaler, finite: bool) -> bool:
+    """Adapt the scale after a step; return True if gradients that were not finite may be at a smaller scale."""
+    if finite or not scaler.is_enabled():
+        scaler.update()
+        return False
+    scale = scaler.get_scale() * scaler.get_backoff_factor()
+    scaler.update(scale)
+    return scale > MIN_SCALE
+
+
+class Muon(torch.optim.Muon):
+    """Muon (https://kellerjordan.github.io/posts/muon/) on stacked matrices of one shape, a few large products.
+
+    Equal to torch.optim.Muon but for the precision: bfloat16 on CUDA alone, which is the one that is fast at it.
     """
 
     @torch.no_grad()
@@ -86,7 +106,8 @@ class MuonFloat32(torch.optim.Muon):
         # Nesterov momentum: the step goes from the gradient towards the new momentum.
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         update = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # N rows columns
-        update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        dtype = torch.bfloat16 if update.device.type == "cuda" else torch.float32
+        update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"], dtype)
 
         # Tall matrices get larger steps, so that the size of a step does not depend on the shape.
         scale = math.sqrt(max(1, shape[0] / shape[1]))
@@ -95,14 +116,21 @@ class MuonFloat32(torch.optim.Muon):
 
 
 def orthogonalize(
-    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+    matrices: Tensor,
+    coefficients: tuple[float, float, float],
+    steps: int,
+    eps: float,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return matrices (N, rows, columns) with all singular values brought near 1, by Newton-Schulz iterations."""
+    """Return matrices (N, rows, columns) with all singular values brought near 1, by Newton-Schulz iterations.
+
+    These are computed in `dtype`; the result has the precision of the matrices.
+    """
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices  # the smaller Gram matrix costs less
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)).to(dtype)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -34,17 +34,20 @@ def parallelize(model: nn.Module, args: ModelArgs, env: DistributedEnv, compiled
     """
     sharded = args.parallel == "fsdp" and env.world_size > 1
     mesh = init_device_mesh(env.device.type, (env.world_size,)) if sharded else None
+
+    # Weights are gathered in the precision of products, gradients added up in float32. Autocast does the rest, so
+    # inputs (rotary tables among them) stay as they are.
+    precision = MixedPrecisionPolicy(env.dtype, torch.float32, cast_forward_inputs=False)
     for block in model.model["layers"]:
         if sharded and compiled:
             block.forward = torch.compile(block.forward)
         if args.activation_checkpointing:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if sharded:
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=precision)
     if sharded:
-        fully_shard(
-            model, mesh=mesh, reshard_after_forward=False
-        )  # the head is used after the model's forward
+        # The head is used after the model's forward.
+        fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
     return sharded
 
 

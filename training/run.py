@@ -28,7 +28,7 @@ from training.memory_fit import micro_batch_sizes, with_micro_batch
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
-from training.optimizers import build_optimizers
+from training.optimizers import build_optimizers, build_scaler
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
 from training.run_time import run_seconds, step_seconds
 from training.sample import generate_sample
@@ -132,7 +132,7 @@ class Run:
         # Sharding replaces parameters, so it comes before the optimizers.
         sharded = parallel.parallelize(self.model, args, env, compiled=self.may_compile)
         self.optimizers = build_optimizers(self.model, args)
-        self.scaler = torch.amp.GradScaler(env.device.type, enabled=env.dtype == torch.float16)
+        self.scaler = build_scaler(env.device, env.dtype, args.micro_batch_size * args.row_tokens)
         self.loader = Loader(
             self.rows,
             args.micro_batch_size,

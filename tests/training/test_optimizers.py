@@ -8,7 +8,7 @@ from torch import nn
 
 from config import ModelArgs
 from model import Llama
-from training.optimizers import MuonFloat32, build_optimizers, orthogonalize, schedule, set_lr
+from training.optimizers import Muon, build_optimizers, orthogonalize, schedule, set_lr
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def test_every_parameter_is_in_one_group(args: ModelArgs, optimizer: str, tied: 
     assert len(optimizers) == (1 if optimizer == "adamw" else 2)
     for name, (kind, group) in places.items():
         matrix = ".layers." in name and name.endswith("proj.weight")
-        assert kind is (MuonFloat32 if matrix and optimizer == "muon" else torch.optim.AdamW), name
+        assert kind is (Muon if matrix and optimizer == "muon" else torch.optim.AdamW), name
         assert group["weight_decay"] == (0.0 if "norm" in name else args.weight_decay_optim), name
-        assert group["peak_lr"] == (0.5 if kind is MuonFloat32 else 1.0), name
+        assert group["peak_lr"] == (0.5 if kind is Muon else 1.0), name
     adamw = optimizers[0].param_groups[0]
     assert adamw["betas"] == (args.beta_1, args.beta_2)
     assert all(group["momentum"] == 0.7 for o in optimizers[1:] for group in o.param_groups)
@@ -88,7 +88,7 @@ def test_muon_follows_torchs_own() -> None:
     start = [p.detach().clone() for p in ours]
     optimizers = [
         kind([{"params": weights}], lr=0.1, weight_decay=0.1)
-        for kind, weights in ((MuonFloat32, ours), (torch.optim.Muon, theirs))
+        for kind, weights in ((Muon, ours), (torch.optim.Muon, theirs))
     ]
     for _ in range(5):
         for p, q in zip(ours, theirs, strict=True):
@@ -105,12 +105,12 @@ def test_muon_skips_weights_without_a_gradient_and_keeps_its_state() -> None:
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.randn(4, 8)) for _ in range(2)]
     still = weights[1].detach().clone()
-    optimizer = MuonFloat32(weights, lr=0.1)
+    optimizer = Muon(weights, lr=0.1)
     weights[0].grad = torch.randn(4, 8)
     optimizer.step()
     assert torch.equal(weights[1], still)
     copy = nn.Parameter(weights[0].detach().clone())
-    again = MuonFloat32([copy, nn.Parameter(still)], lr=0.1)
+    again = Muon([copy, nn.Parameter(still)], lr=0.1)
     again.load_state_dict(deepcopy(optimizer.state_dict()))
     weights[0].grad = torch.randn(4, 8)
     copy.grad = weights[0].grad.clone()
@@ -123,7 +123,7 @@ def test_muon_skips_weights_without_a_gradient_and_keeps_its_state() -> None:
 def test_orthogonalize_brings_singular_values_near_one(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     matrices = torch.randn(shape) * torch.tensor([1e-6, 1.0, 1e3])[:, None, None]
-    group = MuonFloat32([nn.Parameter(torch.zeros(2, 2))]).param_groups[0]
+    group = Muon([nn.Parameter(torch.zeros(2, 2))]).param_groups[0]
     result = orthogonalize(matrices, group["ns_coefficients"], group["ns_steps"], group["eps"])
     values = torch.linalg.svdvals(result)
     usual = torch.linalg.svdvals(matrices)
