@@ -25,6 +25,7 @@ from checkpoint import load_sampling
 from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, Prompt, choose_model, load_chat_model
 from generation.cpu_decoder import quantize
+from generation.generate import move_for_generation
 from runtime import distributed
 from runtime.errors import UserError, run_cli
 
@@ -159,7 +160,7 @@ def main() -> None:
     args = resolve({**load_sampling(folder), **command.typed})
     if command.quantize:
         quantize(chat_model.model)
-    chat_model.model.to(env.device)
+    move_for_generation(chat_model.model, env)
 
     mode = "continues the text"
     if chat_model.is_instruct and not command.raw:

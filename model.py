@@ -62,9 +62,11 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KVCache:
     """Keys and values of the tokens so far, in memory that is allocated once; `length` tokens are filled."""
 
-    def __init__(self, args: ModelArgs, batch_size: int, max_tokens: int, like: Tensor):
+    def __init__(
+        self, args: ModelArgs, batch_size: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+    ):
         shape = (args.no_of_decoder_layers, batch_size, args.no_kv_heads, max_tokens, args.head_dim)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
         self.length = 0
 
@@ -271,13 +273,21 @@ class Llama(nn.Module):
             return x
         return self.lm_head(x)  # B T V
 
+    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
+        """Return an empty cache on the model's device, in the precision that keys and values have there."""
+        device = self.lm_head.weight.device
+        return KVCache(self.args, batch_size, max_tokens, self._product_dtype(device), device)
+
+    def _product_dtype(self, device: torch.device) -> torch.dtype:
+        """Return the precision of matrix products: that of autocast, or that of the weights."""
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return self.lm_head.weight.dtype
+
     def _takes_segments(self, device: torch.device) -> bool:
         """Check whether attention takes segments on a device, at the precision of now."""
-        dtype = self.lm_head.weight.dtype
-        if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
         dropout = self.args.attn_dropout if self.training else 0.0
-        return takes_segments(device, dtype, self.args.head_dim, dropout)
+        return takes_segments(device, self._product_dtype(device), self.args.head_dim, dropout)
 
 
 def count_parameters(args: ModelArgs) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from generation.cpu_decoder import CPUDecoder, build_cpu_decoder
 from model import KVCache, Llama
+from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 
 
@@ -34,6 +35,7 @@ class SamplingParams:
 
 UNCHANGED = SamplingParams()
 GREEDY = SamplingParams(temperature=0.0)
+NOT_FINITE = -1  # in place of a token, where the model's logits are not finite
 
 
 # ---- one token: penalties, filters, the draw
@@ -105,24 +107,32 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
 def sample(logits: Tensor, params: SamplingParams, generators: Sequence[torch.Generator | None]) -> Tensor:
     """Draw a token (B,) from logits (B, V), each row with its own generator; temperature 0 takes the best.
 
-    Raises RunError where logits are not finite.
+    It is NOT_FINITE where the logits are: to raise an error here, the host would have to wait for a GPU.
     """
     if params.temperature == 0:
         return logits.argmax(-1)
 
     probabilities = filter_logits(logits, params).softmax(-1)
-    if not probabilities.isfinite().all():
-        raise RunError(
-            "the model's logits are not finite: its weights diverged in training, use an earlier checkpoint"
-        )
+    finite = probabilities.isfinite().all(-1)  # B
+    probabilities = probabilities.where(finite[:, None], 1.0)
 
     draws = []
     for row, generator in zip(probabilities.unbind(), generators, strict=True):
         draws.append(torch.multinomial(row, 1, generator=generator))
-    return torch.cat(draws)
+    return torch.cat(draws).where(finite, NOT_FINITE)
 
 
 # ---- many tokens
+
+
+def move_for_generation(model: Llama, env: DistributedEnv) -> None:
+    """Move a model to its device in place; on CUDA its matrices get env.dtype, so that no token has to cast them."""
+    model.to(env.device)
+    if env.device.type != "cuda":
+        return
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.data = weight.data.to(env.dtype)
 
 
 def generate(
@@ -158,6 +168,8 @@ def generate_batch(
 
     Row n draws with seed + n, so its text does not depend on its neighbours. The longest prompt ends all of
     them at the end of the context.
+
+    Raises RunError where logits are not finite.
     """
     prompt_length = max(len(ids) for ids in prompts)
     max_new_tokens = _max_new_tokens(model, prompts, max_new_tokens)
@@ -165,7 +177,7 @@ def generate_batch(
 
     tokens, doc_ids = _pad_left(prompts, max_new_tokens, device)
     generators = _generators(params.seed, len(prompts), device)
-    cache = KVCache(model.args, len(prompts), prompt_length + max_new_tokens, like=model.lm_head.weight)
+    cache = model.new_cache(len(prompts), prompt_length + max_new_tokens)
     cpu_decoder = build_cpu_decoder(model, len(prompts))
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
 
@@ -176,15 +188,18 @@ def generate_batch(
 
         if stop_id is not None:
             ended |= next_tokens == stop_id
-            if ended.all():
-                return
 
-        # One transfer from the device for all rows; a row that has ended continues, unseen, until the others
-        # have.
-        yield [
-            None if has_ended else token
-            for token, has_ended in zip(next_tokens.tolist(), ended.tolist(), strict=True)
-        ]
+        # The host waits for the device here alone: one transfer for all rows.
+        chosen, has_ended = torch.stack((next_tokens, ended.long())).tolist()
+        if NOT_FINITE in chosen:
+            raise RunError(
+                "the model's logits are not finite: its weights diverged in training, use an earlier checkpoint"
+            )
+        if all(has_ended):
+            return
+
+        # A row that has ended continues, unseen, until the others have.
+        yield [None if done else token for token, done in zip(chosen, has_ended, strict=True)]
         tokens = torch.cat((tokens, next_tokens[:, None]), dim=1)  # B T+1
 
 
@@ -202,7 +217,7 @@ def beam_search(
 
     tokens = torch.tensor([ids], device=model.lm_head.weight.device)  # beams T, one beam at first
     scores = torch.zeros(1, device=tokens.device)  # beams, the sum of log-probabilities
-    cache = KVCache(model.args, 1, len(ids) + max_new_tokens, like=model.lm_head.weight)
+    cache = model.new_cache(1, len(ids) + max_new_tokens)
     finished: list[tuple[float, list[int]]] = []  # the best so far, best first
 
     for length in range(1, max_new_tokens + 1):

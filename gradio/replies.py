@@ -15,6 +15,7 @@ import torch
 
 from config import ModelArgs
 from generation.chat import ChatModel, Messages, ReplyPiece, choose_model, load_chat_model
+from generation.generate import move_for_generation
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from tokenizer import Tokenizer
@@ -124,7 +125,7 @@ class StageModels:
             loaded = self.loaded.get(stage)
             if loaded is None or loaded.version != version:
                 loaded = LoadedModel(version, load_chat_model(folder))
-                loaded.chat_model.model.to(self.env.device)
+                move_for_generation(loaded.chat_model.model, self.env)
                 self.loaded[stage] = loaded
             return loaded.chat_model
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from checkpoint import hf_config
 from config import ModelArgs
-from model import KVCache, Llama, apply_rope, count_parameters, flops_per_token, rope_table
+from model import Llama, apply_rope, count_parameters, flops_per_token, rope_table
 
 VARIANTS = {
     "mha": {"no_kv_heads": 4},
@@ -94,7 +94,7 @@ def test_packed_documents_equal_separate_ones(model: Llama) -> None:
 @pytest.mark.parametrize("chunks", [(1,) * 32, (7, 1, 1, 11, 12), (31, 1), (1, 31)], ids=str)
 def test_cached_decoding_equals_uncached(model: Llama, chunks: tuple[int, ...]) -> None:
     tokens = random_tokens(model.args, 2, 32)
-    cache = KVCache(model.args, 2, 32, like=model.lm_head.weight)
+    cache = model.new_cache(2, 32)
     pieces = []
     for chunk in tokens.split(chunks, dim=1):
         pieces.append(model(chunk, cache=cache))
@@ -106,7 +106,7 @@ def test_cached_decoding_equals_uncached(model: Llama, chunks: tuple[int, ...]) 
 def test_past_the_context_raises(model: Llama) -> None:
     with pytest.raises(ValueError, match="33 .* 32"):
         model(random_tokens(model.args, 1, 33))
-    cache = KVCache(model.args, 1, 64, like=model.lm_head.weight)
+    cache = model.new_cache(1, 64)
     model(random_tokens(model.args, 1, 30), cache=cache)
     with pytest.raises(ValueError, match="33 .* 32"):
         model(random_tokens(model.args, 1, 3), cache=cache)

@@ -12,7 +12,7 @@ import torch
 from config import ModelArgs
 from generation import cpu_decoder
 from generation.generate import GREEDY, generate
-from model import KVCache, Llama
+from model import Llama
 
 MODELS = {
     "gqa": {},
@@ -44,7 +44,7 @@ def logits_by_c_and_torch(model: Llama) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.arange(16)[None] * 5  # 1 T
     decode = cpu_decoder.build_cpu_decoder(model, 1)
     with torch.inference_mode():
-        cache = KVCache(model.args, 1, 16, like=model.lm_head.weight)
+        cache = model.new_cache(1, 16)
         model(tokens[:, :8], cache=cache)
         logits = [decode(int(tokens[0, n]), n, cache.keys, cache.values) for n in range(8, 16)]
         return torch.cat(logits), model(tokens)[0, 8:]

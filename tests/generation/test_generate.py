@@ -1,5 +1,6 @@
 """Decoding against transformers, sampling against the exact distribution, batches against single prompts."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from checkpoint import hf_config
 from config import ModelArgs
 from generation.generate import (
     GREEDY,
+    NOT_FINITE,
     UNCHANGED,
     SamplingParams,
     filter_logits,
@@ -28,11 +30,13 @@ from generation.generate import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    move_for_generation,
     penalize_frequency,
     penalize_repetition,
     sample,
 )
 from model import Llama
+from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 
 PROMPT = [5, 17, 3, 80]
@@ -115,18 +119,18 @@ def test_generation_ends_where_transformers_ends_it(pair: tuple) -> None:
 
 
 def test_beam_search_finds_a_likelier_text_than_greedy() -> None:
-    class Fork(torch.nn.Module):
+    class Fork(Llama):
         """Model in which token 1 is likelier than 2 at first, but the token after 2 is certain."""
 
-        args = ModelArgs(vocab_size=4, block_size=8, embeddings_dims=4, no_of_heads=2, no_of_decoder_layers=1)
-        lm_head = torch.nn.Linear(4, 4, bias=False)
         after = torch.tensor([[0.0, 0.6, 0.4, 0.0], [0.4, 0.3, 0.3, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25] * 4])
 
         def forward(self, tokens: Tensor, doc_ids: None, cache: object, return_hidden: bool) -> Tensor:
             cache.length = tokens.shape[1] + cache.length
             return (self.after[tokens] + 1e-9).log()
 
-    fork = Fork()
+    fork = Fork(
+        ModelArgs(vocab_size=4, block_size=8, embeddings_dims=4, no_of_heads=2, no_of_decoder_layers=1)
+    )
     torch.nn.init.eye_(fork.lm_head.weight)
     assert list(generate(fork, [0], 2, params=GREEDY)) == [1, 0]
     assert list(generate(fork, [0], 2, params=SamplingParams(num_beams=2))) == [2, 3]
@@ -289,9 +293,31 @@ def test_every_cached_step_gives_the_uncached_choice(model: Llama) -> None:
     assert len(ids) == 64
 
 
-def test_a_model_that_has_diverged_is_reported() -> None:
+def test_a_model_that_has_diverged_is_reported(tiny: ModelArgs) -> None:
+    logits = torch.tensor([[0.0, math.nan, 1.0], [0.0, -math.inf, -math.inf]])
+    assert sample(logits, UNCHANGED, [None, None]).tolist() == [NOT_FINITE, 0]
+    diverged = Llama(tiny).eval()
+    diverged.model["norm"].weight.data.fill_(math.nan)
     with pytest.raises(RunError, match="diverged"):
-        sample(torch.tensor([[0.0, math.nan, 1.0]]), UNCHANGED, [None])
+        list(generate(diverged, PROMPT, 3))
+
+
+def test_on_cuda_no_token_casts_a_matrix(
+    monkeypatch: pytest.MonkeyPatch, env: DistributedEnv, tiny: ModelArgs
+) -> None:
+    """The matrices and the cache have the precision of products; norms and the residual stream stay in float32."""
+    model = Llama(tiny).eval()
+    on_cuda = dataclasses.replace(env, device=torch.device("cuda"), dtype=torch.bfloat16)
+    monkeypatch.setattr(Llama, "to", lambda *_: None)
+    move_for_generation(model, on_cuda)
+    dtypes = {weight.dim(): weight.dtype for weight in model.parameters()}
+    assert dtypes == {2: torch.bfloat16, 1: torch.float32}
+    residuals = []
+    model.model["layers"][1].register_forward_pre_hook(lambda _, inputs: residuals.append(inputs[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.new_cache(1, 8).keys.dtype == torch.bfloat16
+        assert len(list(generate(model, PROMPT, 3, params=GREEDY))) == 3
+    assert set(residuals) == {torch.float32}
 
 
 def test_temperature_zero_is_the_most_probable() -> None:
