@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from config import IGNORE
-from kernels.attention import Segments
+from kernels.attention import Segments, copy_to
 
 
 class Row(NamedTuple):
@@ -87,18 +87,11 @@ class Batch(NamedTuple):
         fields = {}
         for name, value in self._asdict().items():
             if isinstance(value, Tensor):
-                value = _to_device(value, device)
-            elif isinstance(value, Segments) and device.type != "cpu":
-                value = Segments(None, *(_to_device(part, device) for part in value[1:]))
+                value = copy_to(value, device)
+            elif isinstance(value, Segments):
+                value = value.to(device)
             fields[name] = value
         return Batch(**fields)
-
-
-def _to_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    """Return a tensor, if there is one, on a device; the host does not wait for a copy to CUDA."""
-    if tensor is None or device.type != "cuda":
-        return None if tensor is None else tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def collate(rows: list[Row], device: torch.device | None = None) -> Batch:

@@ -71,6 +71,20 @@ class Segments(NamedTuple):
         key_ends = _with_zero((prefix_lengths + lengths).cumsum())
         return cls(torch.from_numpy(rows), query_ends, key_ends, torch.from_numpy(key_index))
 
+    def to(self, device: torch.device) -> "Segments":
+        """Return the segments for attention on a device; copies to CUDA go from pinned memory and do not block."""
+        if device.type == "cpu":
+            return self
+        parts = [None if part is None else copy_to(part, device) for part in self[1:]]
+        return Segments(None, *parts)
+
+
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; the host does not wait for a copy to CUDA."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
 
 def _with_zero(ends: np.ndarray) -> Tensor:
     """Return cumulative lengths (S + 1,) as the kernel wants them: int32, from 0."""

@@ -2,10 +2,17 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from varlen import varlen_stand_in
 
+from config import ModelArgs
+from dataloader.batch import attention_segments
+from kernels import attention
+from kernels.attention import Segments
+from model import Llama
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from training.compilation import compile_if_faster, compile_or_plain
@@ -60,3 +67,57 @@ def test_a_function_stays_plain_without_a_compiler() -> None:
     double = compile_or_plain(lambda x: 2 * x + 1)
     for _ in range(2):
         assert double(torch.ones(3)).tolist() == [3, 3, 3]
+
+
+@torch.library.custom_op("smolllama_tests::varlen", mutates_args=())
+def opaque_varlen(q: Tensor, k: Tensor, v: Tensor, query_ends: Tensor, key_ends: Tensor, T: int) -> Tensor:
+    """The stand-in as torch.compile sees the kernel: one operation."""
+    return varlen_stand_in(q, k, v, query_ends, key_ends, T, T, window_size=(-1, 0), enable_gqa=True)
+
+
+@opaque_varlen.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+def packed(pairs: bool, seed: int) -> dict[str, Tensor | Segments]:
+    """Inputs of two rows of 16 tokens with some documents, or pairs, in each."""
+    rng = np.random.default_rng(seed)
+    doc_ids = np.sort(rng.integers(0, 2 + seed, (2, 16)), axis=1)
+    branches = np.zeros_like(doc_ids)
+    if pairs:
+        starts = np.diff(doc_ids, axis=1, prepend=-1) > 0
+        branches = np.minimum(2, np.where(starts, 0, np.arange(16) % 4))
+    segments = Segments.of(attention_segments(doc_ids, branches if pairs else None))
+    inputs = {"doc_ids": torch.from_numpy(doc_ids), "segments": segments._replace(rows=None)}
+    if pairs:
+        inputs |= {"branches": torch.from_numpy(branches), "positions": torch.arange(16).expand(2, 16)}
+    return inputs
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_packed_rows_on_cuda_are_one_graph(
+    pairs: bool, tiny: ModelArgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any number of documents: a graph for the first batch, one for all others."""
+    monkeypatch.setattr(
+        torch.nn.attention.varlen,
+        "varlen_attn",
+        lambda q, k, v, ends, key_ends, T, _, **options: opaque_varlen(q, k, v, ends, key_ends, T),
+    )
+    monkeypatch.setattr(attention, "_attention_by_segment", lambda q, k, v, *_: None)
+    monkeypatch.setattr(
+        "model.attention", lambda q, k, v, mask, segments, _: attention._attention_varlen(q, k, v, segments)
+    )
+    torch.manual_seed(0)
+    model = Llama(tiny).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    tokens = torch.randint(96, (2, 16))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with torch.no_grad():
+        for seed in range(6):
+            inputs = packed(pairs, seed)
+            expected = model(tokens, **inputs)
+            assert (compiled(tokens, **inputs) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 3
