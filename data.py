@@ -48,6 +48,7 @@ from dataprep.registry import (
     story_sources,
     story_tokenizer,
 )
+from dataprep.round_trip import check_tokenizer
 from dataprep.row_flags import ROW_FLAGS, add_row_flags, row_options
 from dataprep.shards import SPLITS
 from dataprep.turns import RowOptions
@@ -254,6 +255,8 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
     else:
         name = args.tokenizer or "gpt2"
         tokenizer = load_tokenizer(name)
+        for source in sources:
+            check_tokenizer(tokenizer, name, source, args.rows)
     entry = {
         "name": name,
         "hash": tokenizer.hash,

@@ -30,9 +30,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from config import EOS
 from runtime.errors import UserError, run_cli
+from runtime.special_tokens import SETTINGS_FILE, add_end, read_settings, spelling_copy
 
 TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILE = "tokenizer_config.json"
 
 # tiktoken's own checksum of GPT-2's encoder.json.
 GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
@@ -83,11 +83,13 @@ class Tokenizer:
     """
 
     def __init__(self, hf: tokenizers.Tokenizer, settings: dict, ranks: dict[bytes, int] | None):
+        add_end(hf, settings["eos_token"])
         hf.encode_special_tokens = True  # a special token in a user's text stays text
         hf.no_truncation()
         hf.no_padding()
 
         self._hf: tokenizers.Tokenizer | None = hf
+        self._spelling = None if ranks else spelling_copy(hf)
         self.settings = settings
         self.ranks = ranks
 
@@ -113,6 +115,8 @@ class Tokenizer:
         vars(self).update(state)
         if self._hf is not None:
             self._hf.encode_special_tokens = True  # pickling loses it
+        if self._spelling is not None:
+            self._spelling.hf.encode_special_tokens = True
 
     @property
     def hf(self) -> tokenizers.Tokenizer:
@@ -126,6 +130,8 @@ class Tokenizer:
         """Return the token ids of a text, without any special token."""
         if self.fast and not _has_long_space(text):
             return self.fast.encode_ordinary(text)
+        if self._spelling is not None and self._spelling.names.search(text):
+            return self._spelling.hf.encode(text, add_special_tokens=False).ids
         return self.hf.encode(text, add_special_tokens=False).ids
 
     def encode_array(self, text: str) -> np.ndarray:
@@ -218,28 +224,17 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
 
     try:
         hf = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        settings = _read_settings(folder)
+        settings = read_settings(folder, hf, EOS)
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise UserError(f"{folder} cannot be read as a tokenizer ({type(error).__name__}: {error})") from None
 
     eos = settings["eos_token"]
     if not isinstance(eos, str) or hf.token_to_id(eos) is None:
-        raise UserError(f"the tokenizer in {folder} has no end-of-text token {eos!r}: use one that has it")
+        raise UserError(
+            f"the tokenizer in {folder} has no end-of-text token {'' if eos is None else repr(eos)}: name one of its "
+            f'tokens as "eos_token" in {SETTINGS_FILE} or special_tokens_map.json'
+        )
     return Tokenizer(hf, settings, _ranks(hf))
-
-
-def _read_settings(folder: Path) -> dict:
-    """Return tokenizer_config.json, or {} if it is missing, with eos_token as a string."""
-    file = folder / SETTINGS_FILE
-    settings = {}
-    if file.is_file():
-        settings = json.loads(file.read_text(encoding="utf-8"))
-
-    eos = settings.get("eos_token", EOS)
-    if isinstance(eos, dict):  # transformers may write {"content": "</s>", "lstrip": ...}
-        eos = eos["content"]
-    settings["eos_token"] = eos
-    return settings
 
 
 def from_ranks(ranks: dict[bytes, int]) -> Tokenizer:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import prepared
 import pytest
+import tokenizers
 from prepared import ROWS, expected_conversations
 
 import data
@@ -102,3 +103,19 @@ def test_a_row_is_shown(
     assert code == 2 and "--row 10000: the train set of " in err
     code, _, err = command("--show", "other")
     assert code == 2 and "no prepared dataset" in err and "(there are: mine)" in err
+
+
+def test_a_tokenizer_that_loses_the_template_is_refused(
+    inline: None, command: Callable, tmp_path: Path
+) -> None:
+    hf = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"</s>": 0, "<unk>": 1, "Hi": 2}, unk_token="<unk>")
+    )
+    hf.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    hf.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS["instruct"]))
+    code, _, err = command("--files", path, "--kind", "instruct", "--name", "mine", "--tokenizer", tmp_path)
+    assert code == 2 and len(err.splitlines()) == 1 and "cannot write '#' and line ends" in err
+    assert not [*(tmp_path / "data").glob("*mine*")]
