@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_parts import rows_of
 from torch import Tensor, nn
 
 from config import ModelArgs, resolve
 from dataloader.batch import Row
 from dataloader.loader import Loader
 from generation.generate import GREEDY, generate, move_for_generation
-from gpu_parts import rows_of
 from model import Llama, flops_per_token
 from runtime import distributed
 from runtime.distributed import DistributedEnv

@@ -30,11 +30,11 @@ from dataprep.machine_shares import MachineShare, merge_machine_shares
 from dataprep.registry import PrepConfig
 from dataprep.resplit import repeated_keys, split_units
 from dataprep.shards import FORMAT, SPLITS, check_replaceable, read_meta
+from dataprep.unit_progress import UnitProgress, num_tokens
 from dataprep.worker import prepare_unit, start_worker
 from runtime.checksums import write_checksums
 from runtime.errors import UserError
 from runtime.files import commit_folder, folder_lock, write_json
-from runtime.progress import Progress
 from tokenizer import Tokenizer
 
 # Windows has no fork server: each worker loads the modules there.
@@ -124,7 +124,7 @@ def prepare_share(
         start_or_continue(folder, config, tokenizer, update)
         entries = _prepare_units(folder, config, tokenizer, workers, share)
     print(
-        f"{folder}: done, {len(entries)} of {len(config.units)} units, {sum(map(_num_tokens, entries)):,} tokens; "
+        f"{folder}: done, {len(entries)} of {len(config.units)} units, {sum(map(num_tokens, entries)):,} tokens; "
         f"copy all {share.count} into one {data_dir.name}/ and run the same command there without --shard"
     )
 
@@ -210,19 +210,14 @@ def _prepare_units(
     """Return the entries of the units of a share, in order; finished units are kept as they are."""
     counter = WORKERS.Value("q", 0)
     processes = max(1, min(workers, len(config.units)))
-    megabytes = sum(file_range.bytes for unit in config.units for file_range in unit) / 1e6
     pool = ProcessPoolExecutor(processes, WORKERS, start_worker, (folder, config, tokenizer, counter))
-    progress = Progress(f"{megabytes:,.0f} MB", "tokens", config.max_tokens)
-    with pool, progress:
+
+    numbers = [number for number in range(len(config.units)) if share.has(number)]
+    stored = {number: entry for number in numbers if (entry := _finished_unit(folder, number))}
+    progress = UnitProgress(config, numbers, stored, counter)
+    with pool, progress.bar:
         try:
-            entries = _prepare_splits(
-                folder,
-                pool,
-                config,
-                share,
-                workers + 1,
-                lambda: progress.update(counter.value - progress.position),
-            )
+            entries = _prepare_splits(folder, pool, config, share, workers + 1, progress)
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed (out of memory?): run the same command again to resume, "
@@ -232,7 +227,7 @@ def _prepare_units(
             # The units that they work on are not needed any more.
             for worker in multiprocessing.active_children():
                 worker.kill()
-        progress.update(sum(map(_num_tokens, entries.values())) - progress.position)
+        progress.show()
     return [entries[number] for number in sorted(entries)]
 
 
@@ -242,7 +237,7 @@ def _prepare_splits(
     config: PrepConfig,
     share: MachineShare,
     window: int,
-    on_wait: Callable[[], object],
+    progress: UnitProgress,
 ) -> dict[int, dict]:
     """Return the entries of units by number: val units take their fraction of the tokens, train units the rest."""
     remaining = config.max_tokens or math.inf
@@ -253,8 +248,8 @@ def _prepare_splits(
         if split == "val" and config.max_tokens:
             budget = max(1, round(remaining * config.val_fraction))
 
-        prepared = _prepare_in_order(folder, pool, numbers, budget, window, on_wait)
-        remaining -= sum(map(_num_tokens, prepared.values()))
+        prepared = _prepare_in_order(folder, pool, numbers, budget, window, progress)
+        remaining -= sum(map(num_tokens, prepared.values()))
         entries |= prepared
     return entries
 
@@ -265,7 +260,7 @@ def _prepare_in_order(
     numbers: list[int],
     budget: float,
     window: int,
-    on_wait: Callable[[], object],
+    progress: UnitProgress,
 ) -> dict[int, dict]:
     """Return the entries of units in order, up to the budget of tokens; `window` units are prepared at a time.
 
@@ -279,14 +274,15 @@ def _prepare_in_order(
     for number in numbers:
         for upcoming in itertools.islice(pending, window - len(futures)):
             futures.append(_start_unit(folder, pool, upcoming, budget))
+            progress.watch(upcoming, futures[-1])
 
-        entry = _result(futures.popleft(), on_wait)
-        if _num_tokens(entry) > remaining:
-            entry = _result(pool.submit(prepare_unit, number, remaining), on_wait)
+        entry = _result(futures.popleft(), progress.show)
+        if num_tokens(entry) > remaining:
+            entry = _result(pool.submit(prepare_unit, number, remaining), progress.show)
         write_json(_entry_path(folder, number), entry)
         entries[number] = entry
 
-        remaining -= _num_tokens(entry)
+        remaining -= num_tokens(entry)
         if remaining == 0 or entry["full"]:
             break
 
@@ -320,7 +316,3 @@ def _result(future: Future, on_wait: Callable[[], object]) -> dict:
     while not wait([future], timeout=UPDATE_SECONDS).done:
         on_wait()
     return future.result()
-
-
-def _num_tokens(entry: dict) -> int:
-    return sum(shard["tokens"] for shard in entry["shards"].values())
