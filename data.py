@@ -190,7 +190,11 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
         if getattr(args, flag) and not getattr(args, other):
             parser.error(f"--{flag} goes with --{other}")
     if Path(name).name != name or name.startswith("."):
-        parser.error(f"--name {name} must be a plain folder name")
+        flag = "--show" if args.show else "--name"
+        parser.error(
+            f"{flag} {name} must be a plain folder name, such as {Path(name).name.lstrip('.') or 'mine'}; "
+            "--data_dir is the folder above it"
+        )
 
     for flag in ROW_FLAGS:
         if getattr(args, flag) and (args.show or args.named == "stories"):

@@ -36,7 +36,7 @@ from dataloader.batch import Batch
 from dataloader.loader import fixed_batches
 from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows, StreamValidation
-from dataprep.shards import TokenDataset, read_meta
+from dataprep.shards import TokenDataset, read_meta, require_name
 from generation.cpu_decoder import quantize
 from generation.generate import SamplingParams
 from model import Llama
@@ -293,7 +293,8 @@ def evaluate_model(name: str, command: CommandLine, env: DistributedEnv) -> dict
 
     scores: dict = {"model": str(folder)}
     if command.dataset:
-        data = Path(args.data_dir) / command.dataset
+        data_dir = Path(args.data_dir)
+        data = data_dir / require_name(command.dataset, data_dir)
         reference = _find_reference(folder, data, command)
         if reference:
             reference.to(env.device)

@@ -240,6 +240,15 @@ def read_meta(folder: Path) -> dict:
     raise UserError(f"{path} is not of format {FORMAT}: prepare the dataset again with data.py")
 
 
+def require_name(dataset: str, data_dir: Path) -> str:
+    """Return the name of a dataset. Raises UserError for a path, naming the flags that mean it."""
+    path = Path(dataset)
+    if path.name == dataset:
+        return dataset
+    elsewhere = "" if path.parent == data_dir else f" --data_dir {path.parent}"
+    raise UserError(f"{dataset} is a path, not the name of a dataset: give --dataset {path.name}{elsewhere}")
+
+
 def check_replaceable(target: Path, sources: Iterable[str]) -> None:
     """Raise UserError if a dataset would replace something that is not a dataset, or the files it is made from."""
     folder = target.resolve()

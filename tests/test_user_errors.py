@@ -7,6 +7,7 @@ import pytest
 from toy import TINY, flags, toy_dataset
 
 import data
+import evaluation
 import inference_sft
 import trainer
 from runtime import errors
@@ -100,6 +101,19 @@ MISTAKES = [
         "--dataset nosuch",
         "no prepared dataset in {tmp}/data/nosuch (there are: toy)",
     ),
+    (
+        "a path as the name of a dataset",
+        trainer,
+        "--dataset {tmp}/data/toy",
+        "{tmp}/data/toy is a path, not the name of a dataset: give --dataset toy",
+    ),
+    (
+        "a path as a dataset to evaluate",
+        evaluation,
+        "--model {tmp}/runs/P-toy --dataset elsewhere/toy",
+        "give --dataset toy --data_dir elsewhere",
+    ),
+    ("a path to show", data, "--show data/toy", "--show data/toy must be a plain folder name, such as toy"),
     (
         "a vocabulary smaller than the data's",
         trainer,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataloader.loader import Rows
 from dataloader.mixing import MixedRows
-from dataprep.shards import TokenDataset, read_meta, verify_dataset
+from dataprep.shards import TokenDataset, read_meta, require_name, verify_dataset
 from runtime.errors import UserError
 from training.stages import STAGES
 from training.state import data_hash
@@ -107,7 +107,7 @@ class Mixture:
 def read_mixture(data_dir: Path, dataset: str) -> Mixture:
     """Return the datasets that --dataset names. Raises UserError where one is missing or they do not go together."""
     shares = parse_shares(dataset)
-    folders = tuple(data_dir / name for name in shares)
+    folders = tuple(data_dir / require_name(name, data_dir) for name in shares)
     metas = tuple(read_meta(folder) for folder in folders)
 
     for folder, meta in zip(folders, metas, strict=True):

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from shard_files import open_split, read_conversations, write_conversations, write_texts
 
-from dataprep.shards import FORMAT, ShardWriter, SplitWriter, check_replaceable, id_dtype, read_meta
+from dataprep.shards import (
+    FORMAT,
+    ShardWriter,
+    SplitWriter,
+    check_replaceable,
+    id_dtype,
+    read_meta,
+    require_name,
+)
 from runtime.errors import UserError
 from runtime.files import write_json
 
@@ -146,3 +154,18 @@ def test_a_thousand_shards_need_few_open_files(tmp_path: Path, monkeypatch: pyte
             assert dataset.read(0, 3000).tolist() == [id for n in range(1000) for id in (n % 50, 50, 51)]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize(
+    "path, remedy",
+    [
+        ("data/mine", "give --dataset mine"),
+        ("mine/", "give --dataset mine --data_dir ."),
+        ("/mnt/x/mine", "give --dataset mine --data_dir /mnt/x"),
+    ],
+)
+def test_a_path_in_place_of_a_name_is_refused_with_the_flags(path: str, remedy: str) -> None:
+    with pytest.raises(UserError) as error:
+        require_name(path, Path("data"))
+    assert str(error.value) == f"{path} is a path, not the name of a dataset: {remedy}"
+    assert require_name("mine", Path("data")) == "mine"
