@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tiktoken
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -130,13 +129,26 @@ class Tokenizer:
         """Return the token ids of a text, without any special token."""
         if self.fast and not _has_long_space(text):
             return self.fast.encode_ordinary(text)
-        if self._spelling is not None and self._spelling.names.search(text):
-            return self._spelling.hf.encode(text, add_special_tokens=False).ids
-        return self.hf.encode(text, add_special_tokens=False).ids
+        return self._encoding(text).ids
 
-    def encode_array(self, text: str) -> np.ndarray:
-        """Return the same ids as a uint32 array (T,); tiktoken's own encode_to_numpy takes twice the time."""
-        return np.array(self.encode(text), np.uint32)
+    def encode_after(self, context: str, text: str) -> list[int]:
+        """Return the token ids of a text that continues a context, without the blank that some put before a text."""
+        if self.fast or not context:
+            return self.encode(text)
+        encoding = self._encoding(context + text)
+        first = _token_at(encoding, len(context))
+        return self.encode(text) if first is None else encoding.ids[first:]
+
+    def begins_token(self, context: str, text: str) -> bool:
+        """Return True if a token begins where a text follows its context."""
+        return _token_at(self._encoding(context + text), len(context)) is not None
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
+        """Return what Hugging Face's object gives for a text; special tokens that are spelled in it stay text."""
+        hf = self.hf
+        if self._spelling is not None and self._spelling.names.search(text):
+            hf = self._spelling.hf
+        return hf.encode(text, add_special_tokens=False)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
         """Return token ids of a conversation and its loss mask: True for tokens of a response and its EOS.
@@ -296,6 +308,14 @@ def _has_long_space(text: str) -> bool:
     # The look-behind lets the search begin only at the start of a run: without it the time would be
     # quadratic.
     return re.search(rf"(?<!\s)\s{{{LONG_SPACE}}}", text) is not None
+
+
+def _token_at(encoding: tokenizers.Encoding, position: int) -> int | None:
+    """Return the number of the token that begins at a character of the text; None if none begins there."""
+    number = encoding.char_to_token(position)
+    if number is None or encoding.token_to_chars(number)[0] != position:
+        return None
+    return number
 
 
 def _ranked_bpe(ranks: dict[bytes, int]) -> tokenizers.Tokenizer:

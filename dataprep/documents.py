@@ -48,9 +48,11 @@ def iter_documents(
     Raises UserError with file and row for an unusable row, unless `left_out` collects them.
     """
     if file_range.format in ("txt", "part"):
+        continues = file_range.format == "part" and file_range.start > 0
         for text, is_complete in readers.iter_texts(file_range):
             if text:
-                yield text_document(text, is_complete, tokenizer, file_range.document)
+                yield text_document(text, is_complete, tokenizer, file_range.document, continues)
+            continues = not is_complete
         return
     rows = readers.iter_rows(file_range, table_columns(kind, options))
     is_on_hub = file_range.path.startswith(HUB_PREFIX)
@@ -91,9 +93,14 @@ def row_documents(
         collected.raise_first()
 
 
-def text_document(text: str, is_complete: bool, tokenizer: Tokenizer, key: str | None = None) -> Document:
-    """Return a text as a document; the end-of-text token follows a complete one. The key of a piece is given."""
-    ids = encode_text(text, tokenizer, ends=is_complete)
+def text_document(
+    text: str, is_complete: bool, tokenizer: Tokenizer, key: str | None = None, continues: bool = False
+) -> Document:
+    """Return a text as a document; the end-of-text token follows a complete one.
+
+    The key of a piece is given; a piece that is not the first continues the one before it.
+    """
+    ids = encode_text(text, tokenizer, is_complete, continues)
     return Document([(ids, None, len(text.encode()))], key or text, is_complete)
 
 
