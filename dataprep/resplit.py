@@ -44,7 +44,7 @@ def split_units(
 
     examples = [read_examples(folder, entry) for entry in entries]
     choice = choose(group(np.concatenate(examples)), kind, fraction)
-    cuts = _cuts(examples, choice, kind, fraction)
+    cuts = cut_examples(examples, choice, kind, fraction)
     for number, (unit, cut) in enumerate(zip(units, cuts, strict=True)):
         if _changes(cut):
             rewriter = _Rewriter(folder, unit, kind, vocab_size, first_index + number, text_bytes)
@@ -87,7 +87,7 @@ def _joined(units: list[dict[str, dict]]) -> Splits:
     return {split: [unit[split] for unit in units if unit[split]["tokens"]] for split in SPLITS}
 
 
-def _cuts(examples: list[np.ndarray], choice: Choice, kind: str, fraction: float) -> list[UnitSplit]:
+def cut_examples(examples: list[np.ndarray], choice: Choice, kind: str, fraction: float) -> list[UnitSplit]:
     """Return where the examples of each unit are cut."""
     merged = np.concatenate(examples)
     tokens = merged["tokens"].astype(np.int64)

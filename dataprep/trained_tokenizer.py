@@ -4,9 +4,13 @@ import itertools
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from dataprep.documents import iter_documents
-from dataprep.holdout import assign_splits
+from dataprep.examples import DTYPE, group
+from dataprep.holdout import choose, key_hash
 from dataprep.ranges import FileRange
+from dataprep.resplit import cut_examples
 from dataprep.turns import AS_IT_IS, RowOptions
 from runtime.errors import UserError
 from runtime.progress import track
@@ -56,24 +60,30 @@ def training_texts(
 ) -> Iterator[str]:
     """Yield the texts and rendered conversations of the training split, at most about MAX_TRAINING_BYTES.
 
-    Of a file that is one document the end is held out, so it is not read here.
+    What is held out is chosen as the split chooses it (dataprep/holdout.py), but by bytes: tokens are not known yet.
     """
     read = byte_level()  # its ids are the bytes of the text
-    chosen = spread(ranges)
-    room = sum(file_range.bytes for file_range in chosen if file_range.format == "part") * (1 - val_fraction)
+    texts: list[str] = []
+    examples: list[tuple] = []
+    for file_range in spread([each for each in ranges if each.split != "val"]):
+        for document in iter_documents(file_range, kind, read, options):
+            texts.append("".join(read.decode(ids) for ids, _, _ in document.token_parts))
+            size = document.num_tokens
+            examples.append((key_hash(document.split_key), size, size, False, document.is_complete))
 
-    for file_range in chosen:
-        if file_range.split == "val":
-            continue
-        documents = iter_documents(file_range, kind, read, options)
-        for split, document in assign_splits(documents, file_range, val_fraction):
-            if split == "val" and file_range.format != "part":
-                continue
-            text = "".join(read.decode(ids) for ids, _, _ in document.token_parts)
-            if file_range.format == "part":
-                text = text[: max(0, int(room))]
-                room -= len(text)
+    has_splits = any(file_range.split for file_range in ranges)
+    if has_splits or not val_fraction or not examples:
+        yield from texts
+        return
+
+    table = np.array(examples, DTYPE)
+    choice = choose(group(table), kind, val_fraction)
+    (unit,) = cut_examples([table], choice, kind, val_fraction)
+    for text, cut, size in zip(texts, unit.cut.tolist(), table["tokens"].tolist(), strict=True):
+        if cut >= size:
             yield text
+        elif cut:
+            yield text.encode()[:cut].decode("utf-8", "ignore")
 
 
 def spread(ranges: list[FileRange]) -> list[FileRange]:

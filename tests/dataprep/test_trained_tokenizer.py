@@ -1,15 +1,21 @@
 """data.py --tokenizer bpe: a size that suits the text, trained on training documents of any kind, not twice."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import prepared
 import pytest
 
 from dataprep import trained_tokenizer
 from dataprep.inputs import InputFile
 from dataprep.registry import file_source
+from dataprep.shards import TokenDataset, read_meta
 from dataprep.trained_tokenizer import is_trained, spread, train, training_texts, vocabulary_size
 from runtime.errors import UserError
+from tokenizer import load_tokenizer
+
+inline, command = prepared.inline, prepared.command
 
 WORDS = "the fox saw a small boat and the boat saw the fox "
 
@@ -68,3 +74,67 @@ def test_a_corpus_without_training_text_is_refused(tmp_path: Path) -> None:
     file.write_text("\n \n<|endoftext|> ")
     with pytest.raises(UserError, match="--tokenizer bpe has no text"):
         train("bpe", file_source("empty", "text", [InputFile(str(file), str(file))]).ranges, "text", 0.1)
+
+
+def jsonl(rows: list[dict], folder: Path) -> list[Path]:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [folder / "rows.jsonl"]
+
+
+def books(count: int, folder: Path) -> list[Path]:
+    """Write books without a word in common; of each the end is held out where there are few."""
+    for n in range(count):
+        (folder / f"{n}.txt").write_text(" ".join(f"b{n}w{word}" for word in range(2000)))
+    return [folder / f"{n}.txt" for n in range(count)]
+
+
+CORPORA = {
+    "eight rows": (
+        "text",
+        lambda folder: jsonl([{"text": f"row {n} " + WORDS * 3} for n in range(8)], folder),
+    ),
+    "many rows": ("text", lambda folder: jsonl([{"text": f"row {n:04}"} for n in range(1500)], folder)),
+    "one prompt": (
+        "instruct",
+        lambda folder: jsonl([{"prompt": "Say it", "completion": f"number {n}"} for n in range(40)], folder),
+    ),
+    "few prompts": (
+        "instruct",
+        lambda folder: jsonl([{"prompt": f"Say {n % 7}", "completion": f"{n}!"} for n in range(40)], folder),
+    ),
+    "pairs": (
+        "preference",
+        lambda folder: jsonl(
+            [{"prompt": f"Say {n}", "chosen": "a", "rejected": "b"} for n in range(12)], folder
+        ),
+    ),
+    "one book": ("text", lambda folder: books(1, folder)),
+    "three books": ("text", lambda folder: books(3, folder)),
+    "thirty books": ("text", lambda folder: books(30, folder)),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_nothing_of_the_validation_set_is_read(
+    name: str, inline: None, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, write = CORPORA[name]
+    texts: list[str] = []
+    real = trained_tokenizer.train_bpe
+    monkeypatch.setattr(
+        trained_tokenizer, "train_bpe", lambda given, size: real((texts.append(t) or t for t in given), size)
+    )
+    flags = ("--name", "mine", "--kind", kind, "--tokenizer", "bpe:300", "--val_fraction", 0.2)
+    code, _, err = command("--files", *write(tmp_path), *flags)
+    assert code == 0, err
+
+    folder = tmp_path / "data" / "mine"
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    trained_on = "\n".join(texts)
+    for split in ("train", "val"):
+        dataset = TokenDataset(folder, split, read_meta(folder))
+        documents = [tokenizer.decode(dataset.document(n)[0].tolist()) for n in range(dataset.documents)]
+        words = {word for text in documents for word in (text.split() if "book" in name else [text])}
+        share = sum(word in trained_on for word in words) / len(words)
+        # A book's cut by bytes is not quite where that by tokens is.
+        assert share < 0.05 if split == "val" else share > 0.95
