@@ -2,7 +2,7 @@
 
     python inference_sft.py --prompt "Once upon a time" --model checkpoints/P-stories --temperature 0
     python inference_sft.py --model sft --prompt "Name the color of a ripe cherry."   the newest SFT model
-    python inference_sft.py --model dpo --chat                                        a conversation
+    python inference_sft.py --model dpo --chat [--system "Be brief."]                 a conversation
     cat question.txt | python inference_sft.py --model dpo
 
 stdout gets only the model's text; notes go to stderr. Base models continue the text; fine-tuned ones answer
@@ -23,7 +23,7 @@ from typing import Literal
 
 from checkpoint import load_sampling
 from config import ModelArgs, Parser, resolve
-from generation.chat import ChatModel, Prompt, choose_model, load_chat_model
+from generation.chat import ChatModel, Messages, Prompt, choose_model, load_chat_model
 from generation.cpu_decoder import quantize
 from generation.generate import move_for_generation
 from runtime import distributed
@@ -35,6 +35,7 @@ class CommandLine:
     """Flags of this script. `typed` are the settings that were typed, `args` all of them with their defaults."""
 
     model: str | None
+    system: str | None
     chat: bool
     raw: bool
     quantize: Literal["int8"] | None
@@ -51,6 +52,7 @@ def parse_command_line() -> CommandLine:
         help="sft, dpo or pretrained (the newest of that kind), or a run folder, step folder or Llama folder "
         "in Hugging Face format (default: the newest run)",
     )
+    parser.add_argument("--system", metavar="TEXT", help="system turn before the conversation")
     parser.add_argument(
         "--chat",
         action="store_true",
@@ -65,6 +67,7 @@ def parse_command_line() -> CommandLine:
     flags = vars(parser.parse_args())
     return CommandLine(
         model=flags["model"],
+        system=flags["system"],
         chat=flags["chat"],
         raw=flags["raw"],
         quantize=flags["quantize"],
@@ -103,12 +106,14 @@ def cut_note(num_tokens: int, room: int, max_length: int) -> str:
     return f"; cut at --max_length {max_length}: a larger one lets it continue"
 
 
-def chat(chat_model: ChatModel, first_lines: list[str], args: ModelArgs, raw: bool) -> None:
-    """Answer each line, first_lines and then stdin's, as a turn of one conversation.
+def chat(
+    chat_model: ChatModel, first_lines: list[str], args: ModelArgs, raw: bool, system: Messages = ()
+) -> None:
+    """Answer each line, first_lines and then stdin's, as a turn of one conversation, which `system` begins.
 
     A turn that does not fit is skipped and is no part of the conversation.
     """
-    messages: list[dict[str, str]] = []
+    messages = list(system)
     for line in itertools.chain(first_lines, read_lines()):
         question = {"role": "user", "content": line}
         try:
@@ -145,6 +150,18 @@ def read_prompt(command: CommandLine) -> str:
     return command.args.prompt
 
 
+def system_turn(command: CommandLine, chat_model: ChatModel) -> Messages:
+    """Return the turn of --system, [] without it. Raises UserError where there is no prompt template to hold it."""
+    if command.system is None:
+        return []
+    if command.raw or not chat_model.is_instruct:
+        what_continues = "--raw" if command.raw else "a base model"
+        raise UserError(
+            f"--system is a turn of the prompt template, and {what_continues} continues a text: drop it"
+        )
+    return [{"role": "system", "content": command.system}]
+
+
 def note(text: str) -> None:
     """Write a line to stderr."""
     print(text, file=sys.stderr, flush=True)
@@ -166,16 +183,17 @@ def main() -> None:
     if chat_model.is_instruct and not command.raw:
         mode = "answers in the prompt template"
     description = f"{folder} on {env.device}: {mode}"
+    system = system_turn(command, chat_model)
 
     if command.chat:
         note(description)
         first_lines = [args.prompt] if "prompt" in command.typed else []
         with env.autocast():
-            chat(chat_model, first_lines, args, command.raw)
+            chat(chat_model, first_lines, args, command.raw, system)
         return
 
     question = {"role": "user", "content": read_prompt(command)}
-    prompt = chat_model.build_prompt([question], args.max_length, command.raw)
+    prompt = chat_model.build_prompt([*system, question], args.max_length, command.raw)
     note(description)
     with env.autocast():
         say(chat_model, prompt, args)

@@ -11,6 +11,7 @@ from runtime.limits import raise_open_files
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+MAX_STANDARD_DESCRIPTOR = 2  # 0 stdin, 1 stdout, 2 stderr
 
 # errno values that the user can fix: disk full, no permission, missing or wrong path.
 # Any other OSError keeps its traceback.
@@ -44,6 +45,7 @@ def run_cli(main: Callable[[], None]) -> None:
 
     Exit codes: 2 a user's mistake, 1 a failed run, 130 Ctrl-C.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # characters that the terminal's encoding does not have
 
@@ -69,6 +71,19 @@ def run_cli(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null in place of a closed stdin, stdout or stderr: no file that is opened later takes its number."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= MAX_STANDARD_DESCRIPTOR:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 def _report_once(error: Exception) -> None:

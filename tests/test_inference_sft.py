@@ -102,6 +102,30 @@ def test_a_conversation_skips_a_turn_that_does_not_fit(
     ]
 
 
+def test_a_system_turn_begins_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    instruct = SimpleNamespace(is_instruct=True)
+    typed = command("--system Brief --prompt one", monkeypatch)
+    (turn,) = inference_sft.system_turn(typed, instruct)
+    assert turn == {"role": "system", "content": "Brief"}
+    assert inference_sft.system_turn(command("--prompt one", monkeypatch), instruct) == []
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("two\n"))
+    parrot = Parrot()
+    inference_sft.chat(parrot, ["one"], ModelArgs(), raw=False, system=[turn])
+    assert [message["content"] for message in parrot.conversations[-1]] == ["Brief", "one", "one", "two"]
+
+
+@pytest.mark.parametrize("flags, is_instruct, words", [("--raw", True, "--raw"), ("", False, "a base model")])
+def test_a_system_turn_needs_the_template(
+    flags: str, is_instruct: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = command(f"--system Brief {flags}", monkeypatch)
+    with pytest.raises(UserError, match=f"{words} continues a text: drop it"):
+        inference_sft.system_turn(typed, SimpleNamespace(is_instruct=is_instruct))
+
+
 def test_a_cut_reply_says_so() -> None:
     assert inference_sft.cut_note(5, room=20, max_length=10) == ""
     assert "cut at --max_length 10" in inference_sft.cut_note(10, room=20, max_length=10)

@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from toy import ROOT
@@ -71,6 +72,33 @@ def test_a_reader_that_closes_the_pipe_ends_the_script_in_silence() -> None:
     script.stdout.close()
     assert script.stderr.read() == ""
     assert script.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_an_empty_one_and_no_file_takes_its_place(closed: str, tmp_path: Path) -> None:
+    code = """
+import subprocess, sys
+from runtime.errors import run_cli
+def main():
+    with open(sys.argv[1], "w") as file:
+        print("out"); print("err", file=sys.stderr)
+        subprocess.run(["echo", "from a process"])
+        file.write(repr((sys.stdin.isatty(), sys.stdin.read(), file.fileno() > 2)))
+run_cli(main)
+"""
+    written = tmp_path / "written"
+    script = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", code, str(written)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert script.returncode == 0
+    assert written.read_text() == repr((False, "", True))
+    assert script.stdout == ("" if " >&-" in f" {closed}" else "out\nfrom a process\n")
+    assert script.stderr == ("" if "2>&-" in closed else "err\n")
 
 
 def test_another_broken_pipe_keeps_its_traceback() -> None:
