@@ -12,6 +12,7 @@ from dataprep.holdout import conversation_key
 from dataprep.left_out import LeftOutRows
 from dataprep.long_texts import encode_text
 from dataprep.ranges import FileRange
+from dataprep.token_files import iter_token_documents
 from dataprep.turns import AS_IT_IS, BadRow, Messages, RowOptions
 from tokenizer import Tokenizer
 
@@ -53,6 +54,10 @@ def iter_documents(
             if text:
                 yield text_document(text, is_complete, tokenizer, file_range.document, continues)
             continues = not is_complete
+        return
+    if file_range.format == "ds":
+        for ids, key in iter_token_documents(file_range.path, file_range.start, file_range.stop, tokenizer):
+            yield Document([(ids, None, tokenizer.text_bytes(ids))], key)
         return
     rows = readers.iter_rows(file_range, table_columns(kind, options))
     is_on_hub = file_range.path.startswith(HUB_PREFIX)

@@ -16,6 +16,7 @@ from runtime.hub import hub_filesystem
 HUB_PREFIX = "hf://"  # of the path of a file on the hub
 TEXT_ENDINGS = (".txt", ".md")
 ROW_ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv")
+TOKEN_ENDINGS = (".ds",)  # token ids, which another program has written (dataprep/token_files.py)
 SEEKABLE_ENDINGS = (".parquet", ".arrow")  # files that cannot be read from front to back
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -39,7 +40,8 @@ def split_ending(path: str) -> tuple[str, str]:
 
 def is_readable(path: str) -> bool:
     """Return True if the ending is one that data.py reads."""
-    return split_ending(path)[0] in TEXT_ENDINGS + ROW_ENDINGS
+    ending, compression = split_ending(path)
+    return ending in TEXT_ENDINGS + ROW_ENDINGS or (ending in TOKEN_ENDINGS and not compression)
 
 
 def open_binary(path: str) -> BinaryIO:

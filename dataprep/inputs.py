@@ -17,11 +17,13 @@ from dataprep.files import (
     ROW_ENDINGS,
     SEEKABLE_ENDINGS,
     TEXT_ENDINGS,
+    TOKEN_ENDINGS,
     UTF8_BOM,
     is_readable,
     open_binary,
     split_ending,
 )
+from dataprep.token_files import COMPANIONS
 from runtime.errors import UserError
 
 STDIN = "-"
@@ -95,13 +97,15 @@ def _files_at(path: str, kind: str) -> list[str]:
 
 def _files_below(folder: str, kind: str) -> list[str]:
     """Return the files below a folder that have rows of this kind, sorted, and say which were left alone."""
-    wanted = ROW_ENDINGS + TEXT_ENDINGS if kind == "text" else ROW_ENDINGS
+    wanted = ROW_ENDINGS + TEXT_ENDINGS + TOKEN_ENDINGS if kind == "text" else ROW_ENDINGS
     chosen: list[str] = []
     others: Counter[str] = Counter()
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             ending = split_ending(name)[0]
+            if name.endswith(tuple(token + companion for token in TOKEN_ENDINGS for companion in COMPANIONS)):
+                continue  # it is read with the file that it belongs to
             if name.startswith(".") or ending not in wanted:
                 others[ending or name] += 1
             elif not os.path.getsize(os.path.join(parent, name)):
@@ -197,8 +201,10 @@ def check_endings(inputs: Iterable[InputFile], kind: str) -> None:
     for file in inputs:
         if not is_readable(file.path):
             endings = ", ".join(TEXT_ENDINGS + ROW_ENDINGS)
-            raise UserError(f"{file.name}: a file must end in {endings}, each also with .gz or .zst")
+            raise UserError(
+                f"{file.name}: a file must end in {endings}, each also with .gz or .zst, or in .ds"
+            )
         ending = split_ending(file.path)[0]
-        if kind != "text" and ending in TEXT_ENDINGS:
+        if kind != "text" and ending in TEXT_ENDINGS + TOKEN_ENDINGS:
             source = "a pipe of plain text" if file.name == PIPE else f"{file.name}: a {ending} file"
             raise UserError(f"{source} has no rows of kind {kind}: give {', '.join(ROW_ENDINGS)}")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from config import EOS
@@ -23,6 +24,7 @@ from dataprep.files import (
     parquet_footer,
     split_ending,
 )
+from dataprep.token_files import read_ends, read_tokens
 from runtime.errors import UserError
 from runtime.hub import hub_filesystem, short_error
 
@@ -34,10 +36,11 @@ SCAN_BYTES = 1 << 20  # read at once of a compressed file, and to see the layout
 
 @dataclass(frozen=True)
 class FileRange:
-    """Part of one file that is read on its own: bytes, row groups, record batches or rows start .. stop.
+    """Part of one file that is read on its own: bytes, row groups, record batches, rows or documents start .. stop.
 
     format is jsonl, json, parquet, arrow, csv, tsv, txt (documents between separators), part (a file that is one
-    document, or a piece of it) or a dataset of the story world. `split` is None where documents are held out by hash.
+    document, or a piece of it), ds (token ids) or a dataset of the story world. `split` is None where documents are
+    held out by hash.
     """
 
     path: str
@@ -232,8 +235,23 @@ def _parquet_ranges(path: str, target: int) -> list[FileRange]:
     return ranges
 
 
+def _token_ranges(path: str, target: int) -> list[FileRange]:
+    """Cut between documents."""
+    ends = read_ends(path)
+    width = read_tokens(path, ends).itemsize
+    ranges = []
+    start = 0
+    while start < len(ends):
+        first = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, first + target // width, side="right"))
+        stop = max(stop, start + 1)
+        ranges.append(FileRange(path, "ds", start, stop, (int(ends[stop - 1]) - first) * width))
+        start = stop
+    return ranges
+
+
 Builder = Callable[[str, int], list[FileRange]]
-BINARY_ENDINGS = (".parquet", ".arrow")
+BINARY_ENDINGS = (".parquet", ".arrow", ".ds")
 RANGE_BUILDERS: dict[str, Builder] = {
     ".txt": _text_ranges,
     ".md": _text_ranges,
@@ -244,6 +262,7 @@ RANGE_BUILDERS: dict[str, Builder] = {
     ".arrow": _arrow_ranges,
     ".csv": _table_range,
     ".tsv": _table_range,
+    ".ds": _token_ranges,
 }
 COMPRESSED_BUILDERS: dict[str, Builder] = {
     ".txt": _compressed_text_range,

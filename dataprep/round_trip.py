@@ -70,7 +70,7 @@ def _documents(source: Source, read: Tokenizer, options: RowOptions) -> Iterator
         if file_range.format in STORIES:
             rows = story_rows(file_range, source.provenance["seed"])
             yield from row_documents(rows, source.kind, read)
-        else:
+        elif file_range.format != "ds":  # its tokens are final
             yield from iter_documents(file_range, source.kind, read, options, LeftOutRows())
 
 

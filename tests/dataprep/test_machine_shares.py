@@ -1,13 +1,19 @@
 """Shares of several machines: verified before anything is moved, on whatever disk they lie."""
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import prepared
 import pytest
 from examples import files
+from prepared import finished
+from prepared import script as script_of_data
+from toy import ROOT
 
 from dataprep.machine_shares import MachineShare
 
@@ -29,6 +35,35 @@ def shares(inline: None, command: Callable, rows: Path, tmp_path: Path) -> tuple
     for number in (1, 2):
         assert command(*flags, "--shard", f"{number}/2")[0] == 0
     return flags, expected
+
+
+def test_the_slurm_array_prepares_shares_that_are_merged(rows: Path, tmp_path: Path) -> None:
+    flags = [
+        "--files",
+        str(rows),
+        "--name",
+        "mine",
+        "--tokenizer",
+        "bytes",
+        "--data_dir",
+        str(tmp_path / "data"),
+    ]
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_ARRAY_TASK_COUNT": "2",
+    }
+    for task in ("1", "2"):
+        environment["SLURM_ARRAY_TASK_ID"] = task
+        script = ["bash", str(ROOT / "docs" / "prepare.slurm"), *flags]
+        subprocess.run(script, env=environment, cwd=tmp_path, check=True, timeout=120)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        ".mine.shard-1-of-2",
+        ".mine.shard-2-of-2",
+    }
+    code, out, err = finished(script_of_data(*flags))
+    assert code == 0 and "mine: done" in out, err
+    assert not [*(tmp_path / "data").glob(".mine*")]
 
 
 HARMS = {
