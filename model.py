@@ -99,7 +99,7 @@ class Attention(nn.Module):
     def __init__(self, args: ModelArgs, layer: int):
         super().__init__()
         self.layer = layer
-        self.head_dim = args.head_dim
+        self.head_dim = int(args.head_dim)  # torch.compile wants a plain one
         self.dropout = args.attn_dropout
 
         self.q_proj = nn.Linear(args.embeddings_dims, args.no_of_heads * args.head_dim, bias=False)
@@ -287,7 +287,8 @@ class Llama(nn.Module):
     def _takes_segments(self, device: torch.device) -> bool:
         """Check whether attention takes segments on a device, at the precision of now."""
         dropout = self.args.attn_dropout if self.training else 0.0
-        return takes_segments(device, self._product_dtype(device), self.args.head_dim, dropout)
+        head_dim = self.model["layers"][0].self_attn.head_dim
+        return takes_segments(device, self._product_dtype(device), head_dim, dropout)
 
 
 def count_parameters(args: ModelArgs) -> int:

@@ -263,7 +263,7 @@ def plan_and_train(run: Run) -> None:
     if env.is_main_process:
         print("\n".join(plan), flush=True)
     if not finished:
-        check_capacity(run.args, env.dtype, run.steps - run.progress.step, run.capacity)
+        check_capacity(run.args, env.device, env.dtype, run.steps - run.progress.step, run.capacity)
 
     if not finished and not run.args.dry_run:
         lock = contextlib.nullcontext()

@@ -78,7 +78,9 @@ class Fitting:
         is_auto = typed.get("micro_batch_size") == "auto"
         if not is_auto and SIZES_OF_BATCH & typed.keys():
             return
-        fitted, note = fit_micro_batch(self.args, self.env.dtype, capacity.memory, largest=is_auto)
+        fitted, note = fit_micro_batch(
+            self.args, self.env.device, self.env.dtype, capacity.memory, largest=is_auto
+        )
 
         # Every rank must take the same, so the one with the least memory decides.
         smallest = min(distributed.gather_objects(fitted.micro_batch_size))

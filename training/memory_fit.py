@@ -5,14 +5,15 @@ import torch
 from config import ModelArgs, world_size
 from runtime.capacity import Capacity
 from runtime.errors import UserError
-from training.plan import disk_bytes, gigabytes, memory_bytes
+from training.memory import memory_bytes
+from training.plan import disk_bytes, gigabytes
 
 USABLE_MEMORY = 0.9  # of the memory, for the estimate: it may be wrong by 15 %
 DEFAULT_KEPT = ModelArgs.keep_checkpoints
 
 
 def fit_micro_batch(
-    args: ModelArgs, dtype: torch.dtype, memory: float | None, largest: bool
+    args: ModelArgs, device: torch.device, dtype: torch.dtype, memory: float | None, largest: bool
 ) -> tuple[ModelArgs, str]:
     """Return settings whose micro-batch fits into a rank's memory, and the note for the plan (empty: unchanged).
 
@@ -26,13 +27,13 @@ def fit_micro_batch(
     fitting = [
         size
         for size in candidates
-        if memory_bytes(with_micro_batch(args, size), dtype) <= USABLE_MEMORY * memory
+        if memory_bytes(with_micro_batch(args, size), device, dtype) <= USABLE_MEMORY * memory
     ]
     size = fitting[0] if fitting else 1
     if size == args.micro_batch_size:
         return args, ""
 
-    needed = memory_bytes(args, dtype)
+    needed = memory_bytes(args, device, dtype)
     reason = f"{args.micro_batch_size} rows need about {gigabytes(needed)} of {gigabytes(memory)}"
     if largest:
         reason = f"the largest that fits into {gigabytes(memory)}"
@@ -52,13 +53,15 @@ def with_micro_batch(args: ModelArgs, size: int) -> ModelArgs:
     return args.replace(micro_batch_size=size, gradient_accumulation_steps=None)
 
 
-def check_capacity(args: ModelArgs, dtype: torch.dtype, steps: int, capacity: Capacity) -> None:
+def check_capacity(
+    args: ModelArgs, device: torch.device, dtype: torch.dtype, steps: int, capacity: Capacity
+) -> None:
     """Raise UserError with the flag that makes the run fit, where memory or disk cannot hold it."""
-    needed = memory_bytes(args, dtype)
+    needed = memory_bytes(args, device, dtype)
     if capacity.memory is not None and needed > capacity.memory:
         raise UserError(
             f"the run needs about {gigabytes(needed)} of memory a rank, and {gigabytes(capacity.memory)} are there: "
-            f"{_memory_remedy(args, dtype, capacity.memory)}"
+            f"{_memory_remedy(args, device, dtype, capacity.memory)}"
         )
 
     needed = disk_bytes(args, steps)
@@ -73,12 +76,12 @@ def check_capacity(args: ModelArgs, dtype: torch.dtype, steps: int, capacity: Ca
         )
 
 
-def _memory_remedy(args: ModelArgs, dtype: torch.dtype, memory: float) -> str:
+def _memory_remedy(args: ModelArgs, device: torch.device, dtype: torch.dtype, memory: float) -> str:
     """Return the flags that make a run fit into memory."""
-    fitted, _ = fit_micro_batch(args, dtype, memory, largest=False)
-    if memory_bytes(fitted, dtype) <= memory:
+    fitted, _ = fit_micro_batch(args, device, dtype, memory, largest=False)
+    if memory_bytes(fitted, device, dtype) <= memory:
         return f"add --micro_batch_size {fitted.micro_batch_size} (the tokens of a step stay)"
     fitted = fitted.replace(activation_checkpointing=True)
-    if memory_bytes(fitted, dtype) <= memory:
+    if memory_bytes(fitted, device, dtype) <= memory:
         return f"add --micro_batch_size {fitted.micro_batch_size} --activation_checkpointing"
     return "take a smaller --embeddings_dims, --no_of_decoder_layers or --block_size"

@@ -2,25 +2,12 @@
 
 import torch
 
-from config import ModelArgs, world_size
+from config import ModelArgs
+from kernels.attention import form_of_attention
 from model import count_parameters
 from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
-from training.chunked_loss import MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
-
-# Memory of a rank besides weights and activations: libraries, code, buffers of the system.
-BASE_BYTES = 3e8
-# Weight, gradient and AdamW's two moments of a parameter, in float32.
-BYTES_PER_PARAMETER = 16
-# Bytes of an activation. In float32 4, and a tenth for the gaps between blocks of memory; several micro-batches a step
-# leave larger gaps: measured on CPUs (benchmarks/LOG.md). In mixed precision about half of them are kept in 2 bytes.
-ACTIVATION_BYTES_32_BIT = {False: 4.4, True: 7.5}  # by whether gradients are accumulated
-ACTIVATION_BYTES_16_BIT = 3
-
-# Matrices of T x T scores that are kept of each head where attention has dropout: probabilities, those dropped.
-KEPT_SCORES = 1.4
-# Layers that are in memory in full under --activation_checkpointing: recomputed, their gradients, gaps.
-FULL_LAYERS = 3
+from training.memory import memory_bytes
 
 # Bytes of a parameter in a checkpoint: its weight and two moments; of a matrix under Muon, which has one, fewer.
 CHECKPOINT_BYTES = 12
@@ -52,16 +39,41 @@ def describe(
         f"width {args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, "
         f"vocabulary {args.vocab_size}, context {args.block_size})",
         device,
+        attention(args, env),
         f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
         f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks",
         f"steps: {steps:,} ({epochs:.2f} epochs, {steps * args.tokens_per_step:,} tokens)",
         learning_rates(args, steps),
-        f"memory: about {gigabytes(memory_bytes(args, env.dtype))} a rank"
+        f"memory: about {gigabytes(memory_bytes(args, env.device, env.dtype))} a rank"
         + (f" of {gigabytes(capacity.memory)}" if capacity.memory else ""),
         f"disk: about {gigabytes(disk_bytes(args, steps))} for checkpoints of {gigabytes(capacity.disk)} free",
         f"time: {time}",
         *notes(args, steps),
     ]
+
+
+def attention(args: ModelArgs, env: DistributedEnv) -> str:
+    """Return the line about the form of attention and why it is taken; see kernels/attention.py."""
+    packed = args.document_mask or args.train != "P"
+    form = form_of_attention(env.device, env.dtype, args.head_dim, args.attn_dropout, packed)
+    reasons = {
+        "causal": "--no-document_mask: tokens attend to earlier documents of their row, too",
+        "by segment": "each document alone, on a CPU",
+        "varlen": "flash attention over the documents of a row",
+        "mask": "a mask over each row, because " + _why_mask(args, env),
+    }
+    return f"attention: {reasons[form]}"
+
+
+def _why_mask(args: ModelArgs, env: DistributedEnv) -> str:
+    """Return why packed rows need a mask."""
+    if env.device.type != "cuda":
+        return f"{env.device.type} has no other form"
+    if env.dtype == torch.float32:
+        return "flash attention takes 16 bits"
+    if args.attn_dropout:
+        return f"flash attention over documents takes no --attn_dropout {args.attn_dropout:g}"
+    return f"this card has no flash attention for heads of {args.head_dim}"
 
 
 def learning_rates(args: ModelArgs, steps: int) -> str:
@@ -114,37 +126,6 @@ def disk_bytes(args: ModelArgs, steps: int) -> float:
 def gigabytes(size: float) -> str:
     """Return bytes in words."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
-
-
-def memory_bytes(args: ModelArgs, dtype: torch.dtype) -> float:
-    """Estimate a rank's memory: weights, gradients, moments, activations of a micro-batch, a chunk of logits."""
-    per_layer = _activations_of_layer(args)
-    per_token = args.no_of_decoder_layers * per_layer
-    if args.activation_checkpointing:  # the input of each layer, and few layers at a time in full
-        per_token = args.no_of_decoder_layers * args.embeddings_dims + FULL_LAYERS * per_layer
-
-    shards = world_size() if args.parallel == "fsdp" else 1
-    activations = args.micro_batch_size * args.row_tokens * per_token
-    activation_bytes = ACTIVATION_BYTES_16_BIT
-    if dtype == torch.float32:
-        activation_bytes = ACTIVATION_BYTES_32_BIT[args.gradient_accumulation_steps > 1]
-    logits = (
-        2 * 4 * max(MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS * args.vocab_size)
-    )  # a float32 copy under autocast
-    parameters = BYTES_PER_PARAMETER * count_parameters(args) / shards
-    return parameters + activations * activation_bytes + logits + BASE_BYTES
-
-
-def _activations_of_layer(args: ModelArgs) -> float:
-    """Return the values that backward needs of a layer for each token."""
-    norms_and_residuals = 6 * args.embeddings_dims
-    if args.dropout:
-        norms_and_residuals += 2 * args.embeddings_dims
-
-    heads = args.head_dim * (4 * args.no_of_heads + 4 * args.no_kv_heads)
-    if args.attn_dropout:  # no kernel that is free of the scores drops any of them
-        heads += KEPT_SCORES * args.no_of_heads * args.block_size
-    return norms_and_residuals + heads + 4 * args.hidden_dims
 
 
 def duration(seconds: float) -> str:

@@ -24,6 +24,7 @@ from training import state as training_state
 from training.budget import Deadline
 from training.compilation import compile_if_faster
 from training.fitting import Fitting
+from training.memory import memory_bytes
 from training.memory_fit import micro_batch_sizes, with_micro_batch
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
@@ -160,7 +161,7 @@ class Run:
         moments = [torch.empty_like(p) for p in self.model.parameters() for _ in range(2)]  # of the optimizer
         for size in micro_batch_sizes(self.args):
             self.args = with_micro_batch(self.args, size)
-            if plan.memory_bytes(self.args, self.env.dtype) > PROBED_MEMORY * (
+            if memory_bytes(self.args, self.env.device, self.env.dtype) > PROBED_MEMORY * (
                 self.capacity.memory or math.inf
             ):
                 continue  # far too large: not worth the time
