@@ -12,27 +12,15 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from runtime import command_line
+from runtime.command_line import setting
 from runtime.errors import UserError
 
 EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
-
-
-def setting(
-    default: object,
-    group: str,
-    help: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    below: float | None = None,
-) -> typing.Any:
-    """Return a field of ModelArgs with its default, the group of its flag, its help and the legal range."""
-    limits = {"minimum": minimum, "maximum": maximum, "below": below}
-    return field(default=default, metadata={"group": group, "help": help, **limits})
 
 
 class _DerivedInt(int):

@@ -7,6 +7,19 @@ import typing
 from collections.abc import Callable, Iterable
 
 
+def setting(
+    default: object,
+    group: str,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> typing.Any:
+    """Return a field of the settings with its default, the group of its flag, its help and the legal range."""
+    limits = {"minimum": minimum, "maximum": maximum, "below": below}
+    return dataclasses.field(default=default, metadata={"group": group, "help": help, **limits})
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that takes complete flag names only, and answers a wrong flag with one line and exit code 2."""
 
