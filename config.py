@@ -70,6 +70,9 @@ class ModelArgs:
         "hardware; elsewhere float32)")
     parallel: typing.Literal["ddp", "fsdp"] = setting("ddp", "run",
         "on several ranks: ddp = each has the model, fsdp = each has a shard of it")
+    document_mask: bool = setting(True, "run",
+        "in pretraining, a token attends to its own document only; without, to all earlier tokens of its row: faster "
+        "on a GPU, for long documents")
     activation_checkpointing: bool = setting(False, "run",
         "recompute each layer in backward: less memory, about a third more work")
 
@@ -110,9 +113,14 @@ class ModelArgs:
         "peak learning rate of the matrices under muon; follows the same schedule", 0.0)
     muon_momentum: float = setting(0.95, "optimization", "momentum of muon; short runs want less", 0.0, below=1.0)
     warmup_iters: int = setting(700, "optimization", "steps of linear warm-up", 0)
+    lr_schedule: typing.Literal["cosine", "wsd"] = setting("cosine", "optimization",
+        "course of the rate after the warm-up; wsd = constant, then linear to min_lr over the last steps")
+    cooldown_iters: int | None = setting(None, "optimization",
+        "steps of wsd's linear decay (default: a fifth of the run)", 1)
     lr_decay_iters: int | None = setting(None, "optimization",
-        "step at which the cosine reaches min_lr (default: total_iters)", 1)
-    weight_decay_optim: float = setting(0.1, "optimization", "decoupled weight decay of the matrices", 0.0)
+        "step at which the rate reaches min_lr (default: total_iters)", 1)
+    weight_decay_optim: float = setting(0.1, "optimization",
+        "decoupled weight decay of the matrices; embedding and norms have none", 0.0)
     beta_1: float = setting(0.9, "optimization", "AdamW's first moment", 0.0, below=1.0)
     beta_2: float = setting(0.95, "optimization", "AdamW's second moment", 0.0, below=1.0)
     clip: float = setting(1.0, "optimization", "largest gradient norm; 0 = any", 0.0)
@@ -273,6 +281,8 @@ def _validation_errors(a: ModelArgs) -> Iterable[str]:
         yield f"--min_lr {a.min_lr} is above --max_lr {a.max_lr}"
     if a.train == "D" and a.beta == 0:
         yield "--beta 0 must be above 0"
+    if a.cooldown_iters and a.lr_schedule != "wsd":
+        yield f"--cooldown_iters {a.cooldown_iters} works with --lr_schedule wsd only"
     if a.label_smoothing and a.dpo_loss == "ipo":
         yield f"--label_smoothing {a.label_smoothing} works with --dpo_loss sigmoid only"
 

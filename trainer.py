@@ -93,8 +93,10 @@ def train(run: Run, stop: StopSignal, bar: Progress) -> None:
         if finished or (due and not stopping):
             run.validate(metrics, complete)
 
-        # Save every --save_checkpoint_iter steps, but no weights between failed steps; and always at the end.
+        # Save every --save_checkpoint_iter steps, but no weights between failed steps; always at the end, and where
+        # the rate of wsd begins to fall.
         due = run.progress.step % args.save_checkpoint_iter == 0 and not run.skips.in_a_row
+        due = due or run.progress.step == run.cooldown_start
         if stopping or finished or due:
             run.save(needed=stopping or finished)
         if run.deadline:
@@ -272,6 +274,8 @@ def plan_and_train(run: Run) -> None:
         with lock:
             if env.is_main_process:
                 save_launch_id(run.folder)
+                if run.setup.start.extends:
+                    state.set_aside_later_steps(run.folder, run.progress.step)
             run.build()
             bar = Progress(
                 "step", "", run.steps, run.progress.step, enabled=env.is_main_process, log_ends=True

@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ import inference_sft
 import trainer
 from dataprep import registry, tokenizer_script
 from model import count_parameters
+from training.memory import memory_bytes
 from training.memory_fit import fit_micro_batch
-from training.plan import memory_bytes
 
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 SCRIPTS = {
@@ -129,6 +130,16 @@ def test_names_in_contributing_exist() -> None:
             assert re.search(rf"^(?:def |class )?{name}\b", source, re.MULTILINE), f"{path} has no {name}"
 
 
+H100 = torch.device("cuda"), torch.bfloat16
+
+
+@pytest.fixture
+def h100(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch say that there is a card with flash attention."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9))
+
+
+@pytest.mark.usefixtures("h100")
 def test_numbers_of_the_readme() -> None:
     """Counts and estimates that the README states are those of the code."""
     stories = config.resolve({"preset": "stories", "vocab_size": 2048})
@@ -140,21 +151,22 @@ def test_numbers_of_the_readme() -> None:
     parameters = count_parameters(large)
     assert f"{parameters / 1e6:.0f}M parameters on FineWeb" in TEXTS["README.md"]
     readme = TEXTS["README.md"].replace("\n", " ")
-    assert f"{memory_bytes(large, torch.bfloat16) / 1e9:.0f} GB of GPU memory" in readme
+    assert f"{memory_bytes(large, *H100) / 1e9:.0f} GB of GPU memory" in readme
     small = large.replace(batch_size=8, micro_batch_size=None)
-    assert f"{memory_bytes(small, torch.bfloat16) / 1e9:.0f} GB with `--batch_size 8`" in readme
+    assert f"{memory_bytes(small, *H100) / 1e9:.0f} GB with `--batch_size 8`" in readme
     assert f"{12 * parameters / 1e9:.1f} GB of disk for each checkpoint" in readme
 
 
+@pytest.mark.usefixtures("h100")
 def test_the_settings_by_gpu_memory_are_those_of_the_estimates() -> None:
     large = config.resolve({"preset": "smol-130m", "vocab_size": 50304})
     table = TEXTS["TRAINING.md"].split("## Settings by GPU memory")[1].split("##")[0]
     rows = re.findall(r"\| (\d+) GB \| (\d+) \| ([\d.]+) GB \|", table)
     assert [int(gigabytes) for gigabytes, _, _ in rows] == [8, 12, 16, 24, 80]
     for gigabytes, micro_batch_size, estimate in rows:
-        fitted, _ = fit_micro_batch(large, torch.bfloat16, int(gigabytes) * 1e9, largest=True)
+        fitted, _ = fit_micro_batch(large, *H100, int(gigabytes) * 1e9, largest=True)
         assert fitted.micro_batch_size == int(micro_batch_size)
-        assert f"{memory_bytes(fitted, torch.bfloat16) / 1e9:.1f}" == estimate
+        assert f"{memory_bytes(fitted, *H100) / 1e9:.1f}" == estimate
 
 
 def test_the_faq_has_twenty_questions_each_with_a_command() -> None:

@@ -59,8 +59,9 @@ class Fitting:
     def _make_rows(self) -> None:
         """Make the rows of the context's length; val_rows is None where nothing was held out."""
         mixture, args = self.setup.mixture, self.args
-        self.rows = mixture.rows(args.block_size, args.seed)
-        self.val_rows = mixture.validation_rows(args.block_size, args.seed)
+        document_mask = args.document_mask or args.train != "P"
+        self.rows = mixture.rows(args.block_size, args.seed, document_mask)
+        self.val_rows = mixture.validation_rows(args.block_size, args.seed, document_mask)
 
     def _fit_size(self, peak: float) -> None:
         """Choose size, batch and rates for the operations that fit into the time, where no size is typed."""

@@ -72,21 +72,24 @@ class Mixture:
         for folder in self.folders:
             verify_dataset(folder)
 
-    def rows(self, block_size: int, seed: int) -> Rows:
-        """Return the rows to train on."""
-        parts = [
-            STAGE_OF_KIND[meta["kind"]].rows(TokenDataset(folder, "train", meta), block_size, seed)
-            for folder, meta in zip(self.folders, self.metas, strict=True)
-        ]
+    def rows(self, block_size: int, seed: int, document_mask: bool = True) -> Rows:
+        """Return the rows to train on; texts with or without a document mask."""
+        parts = []
+        for folder, meta in zip(self.folders, self.metas, strict=True):
+            stage = STAGE_OF_KIND[meta["kind"]]
+            options = _text_options(meta, document_mask)
+            parts.append(stage.rows(TokenDataset(folder, "train", meta), block_size, seed, **options))
         return self._mixed(parts, range(len(parts)), repeat=True)
 
-    def validation_rows(self, block_size: int, seed: int) -> Rows | None:
+    def validation_rows(self, block_size: int, seed: int, document_mask: bool = True) -> Rows | None:
         """Return the rows to evaluate on, of the datasets that have any; None if there are none."""
         parts, numbers = [], []
         for number, (folder, meta) in enumerate(zip(self.folders, self.metas, strict=True)):
             held_out = TokenDataset(folder, "val", meta)
             if len(held_out):
-                parts.append(STAGE_OF_KIND[meta["kind"]].validation_rows(held_out, block_size, seed))
+                stage = STAGE_OF_KIND[meta["kind"]]
+                options = _text_options(meta, document_mask)
+                parts.append(stage.validation_rows(held_out, block_size, seed, **options))
                 numbers.append(number)
         return self._mixed(parts, numbers, repeat=False) if parts else None
 
@@ -102,6 +105,11 @@ class Mixture:
         if "instruct" in self.kinds:
             leading = [name for name in names if self.kind_of[name] == "instruct"]
         return MixedRows(names, parts, shares, repeat, leading)
+
+
+def _text_options(meta: dict, document_mask: bool) -> dict[str, bool]:
+    """Return the option that rows of text have alone."""
+    return {"document_mask": document_mask} if meta["kind"] == "text" else {}
 
 
 def read_mixture(data_dir: Path, dataset: str) -> Mixture:

@@ -8,35 +8,36 @@ from torch import Tensor, nn
 
 from config import ModelArgs
 
+COOLDOWN_SHARE = 5  # wsd decays over a fifth of the run
 MIN_SCALE = 2.0**-24  # of the loss in float16: gradients that are not finite here are so at any scale
 
 
 def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Optimizer]:
     """Return AdamW on all parameters, or Muon on the decoder's matrices and AdamW on embedding, head and norms.
 
-    Each group carries its peak learning rate; weights of one dimension (norms) do not decay.
+    Each group carries its peak learning rate. Norms and the embedding do not decay: a rare token's embedding would
+    shrink between its gradients.
     """
     named = list(model.named_parameters())
-    muon = []
-    if args.optimizer == "muon":
-        muon = [p for name, p in named if p.dim() == 2 and ".layers." in name]
-    of_muon = {id(p) for p in muon}
-    decayed = [p for _, p in named if p.dim() == 2 and id(p) not in of_muon]
-    undecayed = [p for _, p in named if p.dim() != 2]
+    matrices = [p for name, p in named if p.dim() == 2 and ".layers." in name]
+    head = [p for name, p in named if name.startswith("lm_head.")]  # empty where it is tied to the embedding
+    rest = [p for name, p in named if p.dim() != 2 or "embed_tokens" in name]
 
+    decayed = head if args.optimizer == "muon" else matrices + head
+    groups = [
+        {"params": decayed, "weight_decay": args.weight_decay_optim, "peak_lr": args.max_lr},
+        {"params": rest, "weight_decay": 0.0, "peak_lr": args.max_lr},
+    ]
     adamw = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": args.weight_decay_optim, "peak_lr": args.max_lr},
-            {"params": undecayed, "weight_decay": 0.0, "peak_lr": args.max_lr},
-        ],
+        [group for group in groups if group["params"]],
         lr=args.max_lr,
         betas=(args.beta_1, args.beta_2),
-        fused=decayed[0].device.type != "mps",
+        fused=rest[0].device.type != "mps",
     )
-    if not muon:
+    if args.optimizer != "muon":
         return [adamw]
 
-    groups = [{"params": muon, "peak_lr": args.muon_lr}]
+    groups = [{"params": matrices, "peak_lr": args.muon_lr}]
     return [
         adamw,
         Muon(groups, lr=args.muon_lr, momentum=args.muon_momentum, weight_decay=args.weight_decay_optim),
@@ -44,13 +45,26 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
 
 
 def schedule(step: int, args: ModelArgs, end: int) -> float:
-    """Return the learning rate of a step (from 0): linear warm-up to max_lr, a cosine, min_lr from `end` on."""
+    """Return the learning rate of a step (from 0): linear warm-up to max_lr, --lr_schedule, min_lr from `end` on."""
     if step < args.warmup_iters:
         return args.max_lr * (step + 1) / args.warmup_iters
     if step >= end:
         return args.min_lr
-    progress = (step - args.warmup_iters) / (end - args.warmup_iters)
-    return args.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (args.max_lr - args.min_lr)
+
+    if args.lr_schedule == "cosine":
+        progress = (step - args.warmup_iters) / (end - args.warmup_iters)
+        share = 0.5 * (1 + math.cos(math.pi * progress))
+    else:  # wsd: warm-up, stable, decay (arXiv 2404.06395)
+        start = max(args.warmup_iters, cooldown_start(args, end))
+        share = min(1.0, (end - step) / (end - start))
+    return args.min_lr + share * (args.max_lr - args.min_lr)
+
+
+def cooldown_start(args: ModelArgs, end: int) -> int | None:
+    """Return the step at which wsd's decay begins, in a run whose rate is lowest at `end`; None for a cosine."""
+    if args.lr_schedule != "wsd":
+        return None
+    return max(0, end - (args.cooldown_iters or max(1, end // COOLDOWN_SHARE)))
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], step: int, args: ModelArgs, end: int) -> float:

@@ -8,6 +8,7 @@ from model import count_parameters
 from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
 from training.memory import memory_bytes
+from training.optimizers import cooldown_start
 
 # Bytes of a parameter in a checkpoint: its weight and two moments; of a matrix under Muon, which has one, fewer.
 CHECKPOINT_BYTES = 12
@@ -83,10 +84,10 @@ def learning_rates(args: ModelArgs, steps: int) -> str:
         final = args.muon_lr * args.min_lr / args.max_lr
         rates = f"Muon up to {args.muon_lr:g}, down to {final:g}; {rates}"
     end = args.lr_decay_iters if args.explicit["lr_decay_iters"] else steps
-    return (
-        f"learning rate: {rates}; {args.warmup_iters} steps of warm-up, then a cosine until step {end:,}; "
-        f"dropout {args.dropout:g}"
-    )
+    course = f"a cosine until step {end:,}"
+    if args.lr_schedule == "wsd":
+        course = f"constant until step {cooldown_start(args, end):,}, linear until step {end:,}"
+    return f"learning rate: {rates}; {args.warmup_iters} steps of warm-up, then {course}; dropout {args.dropout:g}"
 
 
 def notes(args: ModelArgs, steps: int) -> list[str]:
@@ -117,9 +118,13 @@ def checkpoint_bytes(args: ModelArgs) -> float:
 
 
 def disk_bytes(args: ModelArgs, steps: int) -> float:
-    """Return the bytes of all checkpoints on the disk at a time: those kept, the best, the one being written."""
+    """Return the bytes of all checkpoints on the disk at a time.
+
+    They are those kept, the best, the one being written, under wsd that at which the rate begins to fall.
+    """
     saved = -(-steps // args.save_checkpoint_iter)
-    kept = saved if args.keep_checkpoints == 0 else min(saved, args.keep_checkpoints + 2)
+    others = 3 if args.lr_schedule == "wsd" else 2
+    kept = saved if args.keep_checkpoints == 0 else min(saved, args.keep_checkpoints + others)
     return kept * checkpoint_bytes(args)
 
 

@@ -29,7 +29,7 @@ from training.memory_fit import micro_batch_sizes, with_micro_batch
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
-from training.optimizers import build_optimizers, build_scaler
+from training.optimizers import build_optimizers, build_scaler, cooldown_start
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
 from training.run_time import run_seconds, step_seconds
 from training.sample import generate_sample
@@ -103,6 +103,11 @@ class Run:
         lines += [f"adapted: {note}" for note in fitting.notes]
         lines += plan.describe(args, env, self.steps, epochs, seconds, self.may_compile, self.capacity)
         return lines
+
+    @property
+    def cooldown_start(self) -> int | None:
+        """Return the step at which the rate of --lr_schedule wsd begins to fall; None for a cosine."""
+        return cooldown_start(self.args, self.decay_end)
 
     def adapt_to_budget(self) -> None:
         """Let a run with a --budget end sooner or later, by its speed until now; all ranks follow the first."""
@@ -255,6 +260,7 @@ class Run:
                     training,
                     self.metadata(),
                     self.args.keep_checkpoints,
+                    self.cooldown_start,
                 )
             except RunError as error:
                 newest = [step.name for step in checkpoint.steps(self.folder)[-1:]]
@@ -279,6 +285,8 @@ class Run:
             "sources": self.setup.mixture.sources,
             "validation_loss": self.validation_losses.get(self.progress.step),
             "skips": self.skips.to_dict(),
+            "end": self.decay_end,
+            "cooldown_start": self.cooldown_start,
             **self.origin,
         }
 

@@ -4,6 +4,7 @@
 one ModelArgs. Each step returns; nothing is written.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from training.mixture import Mixture, read_mixture
 from training.sample import default_prompt_remains, encode_prompt, fitting_prompt
 from training.stages import STAGES, Stage
-from training.state import TrainState, load_state
+from training.state import TrainState, load_state, step_folder
 
 # Taken in this order where --dataset is not given.
 DEFAULT_DATASETS = {
@@ -37,6 +38,7 @@ class Start:
     weights: Path | None = None  # a model folder; None = random weights
     progress: TrainState | None = None  # None = a new run
     state: dict | None = None  # the rest of state.json
+    extends: bool = False  # a longer run continues from before the cool-down of a shorter one
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     continues = bool(settings["resume"]) or restarted_by_torchrun(folder)
 
     if settings["resume"] or (continues and (folder / "latest").is_file()):
-        start = resume_start(folder, check_files=not settings["dry_run"])
+        start = resume_start(folder, cli_args, check_files=not settings["dry_run"])
         cli_args = {**cli_args, "train": _resumed_stage(train, start), "resume": True}
         settings = merge_settings(cli_args, start.state["args"])
         _check_optimizer(settings, start)
@@ -119,6 +121,8 @@ def describe_start(setup: RunSetup, progress: TrainState, rows: Rows, val_rows: 
     weights = setup.start.weights
     if progress.step:
         lines.append(f"resuming from {weights}: step {progress.step}, {progress.tokens:,} tokens seen")
+        if setup.start.extends:
+            lines.append("the run gets longer, so it continues from before its rate began to fall")
     elif weights:
         lines.append(f"starting from {weights}")
     elif setup.stage.kind != "text":
@@ -174,12 +178,31 @@ def run_folder_of(settings: dict[str, object], mixture: Mixture) -> Path:
     return Path(settings["save_checkpoint_dir"]) / name
 
 
-def resume_start(folder: Path, check_files: bool) -> Start:
-    """Return the newest checkpoint of a run, with its training state."""
+def resume_start(folder: Path, cli_args: dict[str, object], check_files: bool) -> Start:
+    """Return the newest checkpoint of a run, with its training state; that before the cool-down for a longer run."""
     weights = find_model(folder)
-    verify_once(partial(verify_checkpoint, weights, resumed=True), wanted=check_files)
     progress, state = load_state(weights)
-    return Start(weights, progress, state)
+
+    cooldown = state.get("cooldown_start")
+    extends = cooldown is not None and progress.step > cooldown and _is_longer(cli_args, state)
+    if extends:
+        weights = step_folder(folder, cooldown)
+        if not weights.is_dir():
+            raise UserError(
+                f"{weights}, from before the rate began to fall, is gone, so a longer run cannot continue from it: "
+                f"start a new one with --init_from {find_model(folder)} and its own --run_name"
+            )
+        progress, state = load_state(weights)
+
+    verify_once(partial(verify_checkpoint, weights, resumed=True), wanted=check_files)
+    return Start(weights, progress, state, extends)
+
+
+def _is_longer(cli_args: dict[str, object], state: dict) -> bool:
+    """Check whether the typed limit of a resumed run is past the end that it had."""
+    total_iters = cli_args.get("total_iters") or 0
+    epochs = cli_args.get("epochs") or 0
+    return total_iters > state["end"] or epochs > (state["args"]["epochs"] or math.inf)
 
 
 def initial_start(init_from: str, folder: Path, check_files: bool) -> Start:

@@ -7,7 +7,6 @@ from config import ModelArgs
 from dataloader.loader import Rows
 from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows, StreamRows, StreamValidation
-from dataprep.shards import TokenDataset
 from training.objectives import Objective, next_token, preference
 
 
@@ -17,8 +16,8 @@ class Stage:
 
     name: str
     kind: str  # of prepared data
-    rows: Callable[[TokenDataset, int, int], Rows]  # (dataset, block_size, seed)
-    validation_rows: Callable[[TokenDataset, int, int], Rows]
+    rows: Callable[..., Rows]  # (dataset, block_size, seed), texts also document_mask
+    validation_rows: Callable[..., Rows]
     objective: Callable[[ModelArgs], Objective]
     needs_reference: bool = False  # log-probs of the answers under the starting weights
 

@@ -42,6 +42,11 @@ class TrainState:
         return {"step": self.step, "cursor": self.rows_consumed, "tokens": self.tokens}
 
 
+def step_folder(run: Path, step: int) -> Path:
+    """Return the folder of a step of a run."""
+    return run / f"step_{step:06d}"
+
+
 def save(
     run: Path,
     progress: TrainState,
@@ -51,14 +56,16 @@ def save(
     training: dict,
     metadata: dict,
     keep: int = 0,
+    cooldown_start: int | None = None,
 ) -> Path:
     """Write the step's folder, name it in `latest`, and in `best` if it is; prune older ones. Return the folder.
 
-    `keep` is the number of steps to keep besides the needed ones (0 = all).
+    `keep` is the number of steps to keep besides the needed ones (0 = all). The step `cooldown_start` is needed: a
+    longer run continues from it.
     `training` holds the states of optimizers and scaler and the generators of each rank; `metadata` goes to state.json.
     Raises RunError when it cannot be written (the disk is full); existing checkpoints are then untouched.
     """
-    folder = run / f"step_{progress.step:06d}"
+    folder = step_folder(run, progress.step)
     partial = run / f".{folder.name}.tmp"
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -76,7 +83,7 @@ def save(
         write_text(run / "latest", folder.name)
         _update_best(run, folder)
         sync(run)
-        _prune(run, folder, keep)
+        _prune(run, folder, keep, cooldown_start)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(
@@ -119,19 +126,37 @@ def _validation_loss(folder: Path) -> float | None:
     return state.get("validation_loss")
 
 
-def _prune(run: Path, newest: Path, keep: int) -> None:
+def _prune(run: Path, newest: Path, keep: int, cooldown_start: int | None) -> None:
     """Remove old checkpoints, and what a killed run left half-written.
 
-    The newest `keep` (0 = all), the best one and those that another run started from stay.
+    The newest `keep` (0 = all), the best one, that of the step `cooldown_start` and those that another run started from
+    stay.
     """
     if keep:
         needed = {best_step(run), *starts_of_other_runs(run)}
+        if cooldown_start is not None:
+            needed.add(step_folder(run, cooldown_start))
         older = [path for path in steps(run) if path != newest]
         for old in older[: max(0, len(older) + 1 - keep)]:
             if old not in needed:
                 remove_folder(old)
     for leftover in run.glob(".step_*"):
         shutil.rmtree(leftover)
+
+
+def set_aside_later_steps(run: Path, step: int) -> None:
+    """Move checkpoints after a step out of the run's folder: the run is about to take these steps again, otherwise."""
+    later = [path for path in steps(run) if path.name > step_folder(run, step).name]
+    write_text(run / "latest", step_folder(run, step).name)
+    for path in later:
+        aside = run.with_name(f"{run.name}.{path.name}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = run.with_name(f"{run.name}.{path.name}.{number}")
+        path.rename(aside)
+        print(f"the model of {path} is now {aside}", file=sys.stderr)
+    sync(run)
 
 
 def starts_of_other_runs(run: Path) -> set[Path]:

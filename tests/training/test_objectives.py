@@ -411,9 +411,10 @@ def test_fast_steps_have_the_losses_of_plain_ones(
     args = ours.args.replace(train="S", micro_batch_size=2, gradient_accumulation_steps=2, max_lr=3e-3)
     rows, plain = PackedRows(prepared(tmp_path, "instruct", SPEAKING), 160, seed=0), deepcopy(ours)
     optimizers, scaler = build_optimizers(ours, args), torch.amp.GradScaler("cpu", enabled=False)
+    is_decayed = {p: p.dim() == 2 and "embed" not in name for name, p in plain.named_parameters()}
     groups = [
         {
-            "params": [p for p in plain.parameters() if (p.dim() == 2) == decays],
+            "params": [p for p in is_decayed if is_decayed[p] == decays],
             "weight_decay": args.weight_decay_optim * decays,
         }
         for decays in (True, False)

@@ -8,7 +8,16 @@ from torch import nn
 
 from config import ModelArgs
 from model import Llama
-from training.optimizers import Muon, build_optimizers, orthogonalize, schedule, set_lr
+from training.optimizers import (
+    Muon,
+    adapt_scale,
+    build_optimizers,
+    build_scaler,
+    cooldown_start,
+    orthogonalize,
+    schedule,
+    set_lr,
+)
 
 
 @pytest.fixture
@@ -52,12 +61,27 @@ def test_every_parameter_is_in_one_group(args: ModelArgs, optimizer: str, tied: 
     for name, (kind, group) in places.items():
         matrix = ".layers." in name and name.endswith("proj.weight")
         assert kind is (Muon if matrix and optimizer == "muon" else torch.optim.AdamW), name
-        assert group["weight_decay"] == (0.0 if "norm" in name else args.weight_decay_optim), name
+        decays = "norm" not in name and "embed" not in name
+        assert group["weight_decay"] == decays * args.weight_decay_optim, name
         assert group["peak_lr"] == (0.5 if kind is Muon else 1.0), name
     adamw = optimizers[0].param_groups[0]
     assert adamw["betas"] == (args.beta_1, args.beta_2)
     assert all(group["momentum"] == 0.7 for o in optimizers[1:] for group in o.param_groups)
     assert ("lm_head.weight" in places) != tied and any("norm" in name for name in places)
+
+
+def test_wsd_is_constant_then_linear(args: ModelArgs) -> None:
+    wsd = args.replace(lr_schedule="wsd", cooldown_iters=50)  # warm-up 10, rates 1.0 and 0.1
+    rates = [schedule(step, wsd, 110) for step in range(120)]
+    assert rates[4] == 0.5 and set(rates[10:61]) == {1.0} and set(rates[110:]) == {0.1}
+    assert rates[85] == pytest.approx(0.55) and sorted(rates[60:], reverse=True) == rates[60:]
+    assert cooldown_start(wsd, 110) == 60 and cooldown_start(args, 110) is None
+    assert cooldown_start(args.replace(lr_schedule="wsd"), 100) == 80  # a fifth
+    longer = [schedule(step, wsd, 200) for step in range(61)]
+    assert longer == rates[:61]  # so a longer run may continue from there
+    assert schedule(20, wsd, 30) == pytest.approx(
+        0.55
+    )  # a cool-down as long as the run begins after the warm-up
 
 
 def test_set_lr_scales_every_peak(args: ModelArgs) -> None:
@@ -66,10 +90,10 @@ def test_set_lr_scales_every_peak(args: ModelArgs) -> None:
         lr = set_lr(optimizers, step, args, 110)
         assert lr == schedule(step, args, 110)
         rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-        assert rates == pytest.approx([lr, lr, lr * 0.5])
+        assert rates == pytest.approx([lr, lr * 0.5])
 
 
-def test_norms_do_not_decay(args: ModelArgs) -> None:
+def test_norms_and_embedding_do_not_decay(args: ModelArgs) -> None:
     model = Llama(args)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
@@ -77,7 +101,8 @@ def test_norms_do_not_decay(args: ModelArgs) -> None:
     for optimizer in build_optimizers(model, args.replace(weight_decay_optim=0.25)):
         optimizer.step()
     for name, p in model.named_parameters():
-        assert torch.allclose(p, before[name] * (1 if "norm" in name else 0.75)), name
+        decays = "norm" not in name and "embed" not in name
+        assert torch.allclose(p, before[name] * (0.75 if decays else 1)), name
 
 
 def test_muon_follows_torchs_own() -> None:
@@ -132,3 +157,20 @@ def test_orthogonalize_brings_singular_values_near_one(shape: tuple[int, int, in
     assert values[1:].median() > 0.6 and (shape[1] == shape[2] or values[1:].min() > 0.5)
     alone = orthogonalize(matrices[1:2], group["ns_coefficients"], group["ns_steps"], group["eps"])
     assert torch.allclose(alone[0], result[1], atol=1e-5)  # matrices in a stack know nothing of each other
+
+
+def test_the_scale_of_float16_suits_a_sum_and_shrinks_once() -> None:
+    scaler = build_scaler(torch.device("cpu"), torch.float16, 2560)
+    assert scaler.get_scale() == 2.0**4  # 65,536 for a mean over 4,096 tokens
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.full((3,), 1.0)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler.scale(torch.zeros(()))
+    scaler.unscale_(optimizer)
+    assert adapt_scale(scaler, finite=False) and scaler.get_scale() == 2.0**3
+
+    scaler.update(2.0**-24)
+    scaler.unscale_(optimizer)
+    assert not adapt_scale(scaler, finite=False)  # it cannot get better
+    off = build_scaler(torch.device("cpu"), torch.bfloat16, 2560)
+    assert not off.is_enabled() and not adapt_scale(off, finite=False)

@@ -1,5 +1,8 @@
-"""The plan: its sums, its notes, its estimate of memory."""
+"""The plan: its sums, its notes, its words about attention, schedule and time."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from config import ModelArgs
@@ -31,12 +34,35 @@ def test_notes_name_what_is_not_as_it_seems():
     assert any("--lr_decay_iters 5 is inside --warmup_iters 700" in line for line in lines(lr_decay_iters=5))
 
 
-def test_estimates_grow_with_what_they_count():
-    small, large = ModelArgs(), ModelArgs(embeddings_dims=1024)
-    assert plan.memory_bytes(large, torch.float32) > 1.5 * plan.memory_bytes(small, torch.float32)
-    no_dropout = small.replace(attn_dropout=0.0)
-    assert plan.memory_bytes(no_dropout, torch.float32) < 0.9 * plan.memory_bytes(small, torch.float32)
+def test_time_in_words():
     assert [plan.duration(s) for s in (30, 600, 7200)] == ["30 seconds", "10 minutes", "2.0 hours"]
+
+
+def test_the_schedule_and_its_checkpoint_are_shown():
+    text = "\n".join(lines(steps=1000, lr_schedule="wsd", cooldown_iters=300))
+    assert "constant until step 700, linear until step 1,000" in text
+    assert "a cosine until step 1,000" in "\n".join(lines(steps=1000))
+    one = plan.checkpoint_bytes(ModelArgs())
+    assert plan.disk_bytes(ModelArgs(lr_schedule="wsd"), 10_000) == pytest.approx(6 * one)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "settings", "words"),
+    [
+        ("cpu", torch.float32, {}, "each document alone, on a CPU"),
+        ("cpu", torch.float32, {"document_mask": False}, "--no-document_mask"),
+        ("cpu", torch.float32, {"document_mask": False, "train": "S"}, "each document alone"),
+        ("mps", torch.float32, {}, "a mask over each row, because mps has no other form"),
+        ("cuda", torch.bfloat16, {"attn_dropout": 0.0}, "flash attention over the documents"),
+        ("cuda", torch.bfloat16, {}, "takes no --attn_dropout 0.1"),
+        ("cuda", torch.float32, {"attn_dropout": 0.0}, "takes 16 bits"),
+        ("cuda", torch.bfloat16, {"attn_dropout": 0.0, "head_dim": 12}, "no flash attention for heads of 12"),
+    ],
+)
+def test_the_form_of_attention_is_named_with_its_reason(device, dtype, settings, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9))
+    env = DistributedEnv(0, 0, 1, torch.device(device), dtype, "")
+    assert words in plan.attention(ModelArgs(**settings), env)
 
 
 def test_memory_disk_and_rates_are_shown():

@@ -13,8 +13,8 @@ import trainer
 from model import Llama
 from runtime import capacity
 from runtime.distributed import DistributedEnv
+from training.memory import BASE_BYTES
 from training.metrics import Metrics
-from training.plan import BASE_BYTES
 from training.run import NOT_STORED, Run
 from training.settings import resolve_run
 
