@@ -149,6 +149,8 @@ class Run:
         )
 
         self.train_model = self.model
+        if env.device.type == "cuda" and not self.may_compile:
+            torch.compiler.set_stance("force_eager")  # of the loss, too, which is compiled on CUDA by itself
         if self.may_compile and not sharded:
             self.train_model = compile_if_faster(
                 self.model, bool(args.compile), self.time_micro_batch, env, self.say
