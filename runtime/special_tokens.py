@@ -56,7 +56,7 @@ def _class_default(folder: Path, settings: dict) -> str | None:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True).eos_token
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False).eos_token
     except (OSError, ValueError, KeyError, AttributeError, ImportError):
         return None  # a class that transformers does not have, or one with code of its own
 

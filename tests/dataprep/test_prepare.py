@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -194,3 +195,15 @@ def test_a_book_beside_notes_gives_its_last_part_and_shares_of_machines_agree(
     for number in (1, 2, 3):
         assert command(*flags, "--shard", f"{number}/3")[0] == 0
     assert command(*flags)[0] == 0 and files(tmp_path / "data" / "mine") == expected
+
+
+def test_a_log_says_the_share_that_is_done(
+    inline: None, command: Callable, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.progress.LINE_SECONDS", 0)
+    code, out, err = command("--files", rows, "--name", "mine", "--tokenizer", "bytes")
+    assert code == 0
+    tokens = sum(int(number.replace(",", "")) for number in re.findall(r"([\d,]+) tokens", out))
+    lines = [line for line in err.splitlines() if line.startswith("preparing ")]
+    assert re.fullmatch(rf"preparing (\S+)/\1 MB: 100%, {tokens:,} tokens", lines[-1]), lines[-1]
+    assert "\r" not in err

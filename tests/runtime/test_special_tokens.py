@@ -67,6 +67,13 @@ def test_a_class_of_transformers_may_name_the_end(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path).eos_token == "</s>"
 
 
+def test_code_in_a_folder_is_neither_run_nor_asked_about(tmp_path: Path) -> None:
+    code = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    folder = folder_with(tmp_path, tokenizer_config=code, config={"eos_token_id": 257})
+    (folder / "own.py").write_text("raise SystemExit('this ran')")
+    assert load_tokenizer(folder).eos_token == "</s>"
+
+
 def test_the_model_beside_it_may_name_the_end(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, tokenizer_config=FAST, config={"eos_token_id": 258})
     assert load_tokenizer(folder).eos_token == "<s>"
