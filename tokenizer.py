@@ -228,7 +228,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     if name in BUILT_IN:
         return BUILT_IN[name]()
 
-    folder = Path(name)
+    folder = _newest_step(Path(name))
     if not has_tokenizer(folder):
         raise UserError(
             f"no tokenizer in {folder} ({TOKENIZER_FILE} is missing): use gpt2, bytes, or a folder with one"
@@ -247,6 +247,14 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             f'tokens as "eos_token" in {SETTINGS_FILE} or special_tokens_map.json'
         )
     return Tokenizer(hf, settings, _ranks(hf))
+
+
+def _newest_step(folder: Path) -> Path:
+    """Return the newest step of a run's folder, and any other folder as it is."""
+    latest = folder / "latest"
+    if has_tokenizer(folder) or not latest.is_file():
+        return folder
+    return folder / latest.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def from_ranks(ranks: dict[bytes, int]) -> Tokenizer:

@@ -94,7 +94,7 @@ def is_prepared(target: Path, config: PrepConfig, update: bool) -> bool:
     if not (target / "meta.json").is_file():
         return False
     stored = read_config(target)
-    if stored != config.to_json():
+    if not same_settings(stored, config):
         if update:
             return False
         raise UserError(
@@ -119,7 +119,7 @@ def start_or_continue(folder: Path, config: PrepConfig, tokenizer: Tokenizer, up
     Raises UserError if it holds finished units of another config, unless they are to be discarded.
     """
     stored = read_config(folder)
-    if stored == config.to_json():
+    if same_settings(stored, config):
         return
     if _only_skips_bad_rows(stored, config):
         write_json(folder / "plan.json", config.to_json())  # the finished units have no bad rows
@@ -142,18 +142,32 @@ def start_or_continue(folder: Path, config: PrepConfig, tokenizer: Tokenizer, up
     write_json(folder / "plan.json", config.to_json())
 
 
+def same_settings(stored: dict | None, config: PrepConfig) -> bool:
+    """Return True if a stored config is this one; one tokenizer may have several names, such as gpt2 and a folder."""
+    return _without_tokenizer_name(stored) == _without_tokenizer_name(config.to_json())
+
+
+def _without_tokenizer_name(config: dict | None) -> dict:
+    """Return a config as JSON, {} for none, in which the tokenizer is known by its hash alone."""
+    if not config or "tokenizer" not in config:
+        return config or {}
+    tokenizer = {key: value for key, value in config["tokenizer"].items() if key != "name"}
+    return {**config, "tokenizer": tokenizer}
+
+
 def _only_skips_bad_rows(stored: dict | None, config: PrepConfig) -> bool:
     """Return True if a config differs from a stored one in --skip_bad_rows alone, which is given now."""
     if stored is None or not config.rows.skip_bad_rows:
         return False
     stopping = replace(config, rows=replace(config.rows, skip_bad_rows=False))
-    return stored == stopping.to_json()
+    return same_settings(stored, stopping)
 
 
 def differences(stored: dict | None, config: PrepConfig) -> str:
     """Return the settings that differ, as the user knows them."""
-    current = config.to_json()
-    differ = [key for key in SETTINGS if stored is None or stored.get(key) != current[key]]
+    current = _without_tokenizer_name(config.to_json())
+    stored = _without_tokenizer_name(stored)
+    differ = [key for key in SETTINGS if stored.get(key) != current[key]]
     if len(differ) > 1:
         differ = [key for key in differ if key != "units"]  # it follows from the others
     return ", ".join(SETTINGS[key] for key in differ)

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataprep.existing import read_config
+from dataprep.existing import read_config, same_settings
 from dataprep.registry import PrepConfig
 from runtime.checksums import sha256_of
 from runtime.errors import UserError
@@ -61,7 +61,7 @@ def _check_share(share: Path, partial: Path, config: PrepConfig) -> None:
     entries = sorted(share.glob("unit-*.json"))
     if not entries and not (share / "plan.json").is_file():
         return  # a kill hit its first moments or its removal: there is nothing to keep
-    if read_config(share) != config.to_json():
+    if not same_settings(read_config(share), config):
         raise UserError(
             f"{share} was prepared with other settings (sources, revision, tokenizer, flags, or path or "
             "content of the files): prepare it again, or remove it"

@@ -315,3 +315,14 @@ def test_a_worker_process_gets_the_same_tokenizer(one: Tokenizer) -> None:
     assert sent.hf.encode(text).ids == one.hf.encode(text).ids and sent.hf.to_str() == one.hf.to_str()
     assert sent.decode([*one.encode(text), one.eos_id]) == text
     assert (sent.hash, sent.eos_id, sent.vocab_size) == (one.hash, one.eos_id, one.vocab_size)
+
+
+def test_the_folder_of_a_run_has_the_tokenizer_of_its_newest_step(tmp_path: Path) -> None:
+    for name, tokenizer in (("step_000001", gpt2()), ("step_000002", byte_level())):
+        (tmp_path / name).mkdir()
+        tokenizer.save(tmp_path / name)
+    (tmp_path / "latest").write_text("step_000002\n")
+    assert load_tokenizer(tmp_path).hash == byte_level().hash
+    (tmp_path / "latest").write_text("step_000009")
+    with pytest.raises(UserError, match="no tokenizer in .*step_000009"):
+        load_tokenizer(tmp_path)

@@ -23,7 +23,7 @@ from dataprep.registry import file_source
 from dataprep.trained_tokenizer import train
 from runtime.files import write_json
 
-inline, command, rows = prepared.inline, prepared.command, prepared.rows
+inline, command, rows, small = prepared.inline, prepared.command, prepared.rows, prepared.small
 
 WORDS = "the fox saw a small boat and the boat saw the fox "
 
@@ -114,3 +114,14 @@ def test_a_dataset_of_the_hub_is_prepared_once(tmp_path: Path) -> None:
     assert code == 2 and "alpaca is already prepared, with other settings (--val_fraction)" in err
     after = files(tmp_path / "data")
     assert {name: digest for name, digest in after.items() if ".verified" not in name} == before
+
+
+def test_a_tokenizer_by_another_name_is_no_other_setting(
+    inline: None, command: Callable, rows: Path, small: Path, tmp_path: Path
+) -> None:
+    flags = ("--files", rows, "--name", "mine", "--tokenizer")
+    assert command(*flags, "bytes")[0] == 0
+    code, out, err = command(*flags, tmp_path / "data" / "mine" / "tokenizer")
+    assert code == 0 and "already prepared" in out, err
+    code, _, err = command(*flags, small)
+    assert code == 2 and "with other settings (--tokenizer)" in err
