@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from kernels.attention import Segments
 from runtime.distributed import DistributedEnv, all_reduce_sum
 from runtime.errors import UserError
 
@@ -62,6 +63,18 @@ def _time_compiled(
     except BackendCompilerFailed as error:
         model.zero_grad(set_to_none=True)
         return math.inf, str(error).strip().splitlines()[0]
+
+
+def allow_any_segments(segments: Segments | None) -> None:
+    """Tell torch.compile that batches differ in their number of segments.
+
+    Else it compiles one graph for the first batch and, in the first steps of training, another one for all others.
+    """
+    if segments is None or segments.rows is not None:
+        return
+    for part in segments[1:]:
+        if part is not None:
+            torch._dynamo.maybe_mark_dynamic(part, 0)
 
 
 def compile_or_plain(function: Callable[Inputs, Result]) -> Callable[Inputs, Result]:

@@ -22,7 +22,7 @@ from runtime.watchdog import Watchdog
 from training import advice, budget, parallel, plan, plots
 from training import state as training_state
 from training.budget import Deadline
-from training.compilation import compile_if_faster
+from training.compilation import allow_any_segments, compile_if_faster
 from training.fitting import Fitting
 from training.memory import memory_bytes
 from training.memory_fit import micro_batch_sizes, with_micro_batch
@@ -150,7 +150,7 @@ class Run:
 
         self.train_model = self.model
         if env.device.type == "cuda" and not self.may_compile:
-            torch.compiler.set_stance("force_eager")  # of the loss, too, which is compiled on CUDA by itself
+            torch.compiler.set_stance("force_eager")  # of the loss, too, which has a compiled form on CUDA
         if self.may_compile and not sharded:
             self.train_model = compile_if_faster(
                 self.model, bool(args.compile), self.time_micro_batch, env, self.say
@@ -229,6 +229,7 @@ class Run:
         """Return the seconds of the fastest forward and backward of a micro-batch."""
         env = self.env
         batch = Loader(self.rows, self.args.micro_batch_size, env.rank, env.world_size).next(env.device)
+        allow_any_segments(batch.segments)
         best = math.inf
         for _ in range(TIMED_PASSES):
             self.watchdog.beat()
