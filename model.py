@@ -258,6 +258,10 @@ class Llama(nn.Module):
         mask = None
         if segments is None:
             mask = attention_mask(T, start, doc_ids, branches, tokens.device)
+        if mask is not None and tokens.device.type != "cpu":
+            # As what is added to scores: made once, not again in every layer, and kept once for backward.
+            added = torch.zeros(mask.shape, dtype=self._product_dtype(tokens.device), device=tokens.device)
+            mask = added.masked_fill(~mask, -torch.inf)
         context = Context(cos, sin, mask, segments, cache)
 
         x = self.dropout(self.model["embed_tokens"](tokens))  # B T C

@@ -14,12 +14,14 @@ All give the same values. A mask costs most: kernels with a mask compute the ful
 Shapes: B batch, T tokens, H query heads, K key and value heads, D head width, S segments.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -145,9 +147,18 @@ def attention(
         groups = q.shape[1] // k.shape[1]
         k = k.repeat_interleave(groups, dim=1)  # B H S D
         v = v.repeat_interleave(groups, dim=1)  # B H S D
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped, dropout_p=dropout
-    )
+    with _masked_kernels() if mask is not None and q.device.type == "cuda" else nullcontext():
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped, dropout_p=dropout
+        )
+
+
+def _masked_kernels() -> AbstractContextManager:
+    """Return a context in which torch does not take cuDNN's attention.
+
+    Its backward with a mask gives NaN at some lengths (pytorch/pytorch#196678).
+    """
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def attention_mask(

@@ -131,9 +131,20 @@ def test_no_kernel_gets_a_mask_together_with_grouped_heads(monkeypatch: pytest.M
     assert calls[0] == (True, False, 4) and calls[1] == (False, True, 2)
     assert {(masked, grouped) for masked, grouped, _ in calls} == {(True, False), (False, True)}
 
+    # On CUDA a mask does not meet cuDNN's kernel.
+    def of_mask(*_: object, **__: object) -> None:
+        calls.append(torch.backends.cuda.cudnn_sdp_enabled())
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", of_mask)
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))
+    calls.clear()
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    attention(*qkv, mask, None, dropout=0.1)
+    assert calls == [False] and torch.backends.cuda.cudnn_sdp_enabled() == enabled
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recording)
+
     # Where there is no flash attention, grouped heads are repeated without a mask too.
     monkeypatch.setattr(kernels, "has_flash", lambda *_: False)
-    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))
     calls.clear()
     attention(*qkv, None, None, dropout=0.0)
     assert calls == [(False, False, 4)]
