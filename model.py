@@ -37,7 +37,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).type_as(x)
+        y = F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+
+        # Under autocast, each product that follows would cast its input again, and keep it for backward.
+        if torch.is_autocast_enabled(x.device.type):
+            return y.to(torch.get_autocast_dtype(x.device.type))
+        return y.type_as(x)
 
 
 def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

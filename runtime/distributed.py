@@ -11,23 +11,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from runtime.data_sheets import data_sheet_flops
 from runtime.rendezvous import new_rendezvous_store
-
-# Dense bf16 peaks in FLOP/s from the vendors' data sheets, by a word of the device's name. First match wins.
-PEAK_FLOPS = {
-    "GH200": 989e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A10G": 70e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 5090": 209e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
 
 # How long ranks wait for each other; the watchdog ends a run that hangs sooner.
 TIMEOUT = timedelta(minutes=30)
@@ -133,6 +118,8 @@ def choose_dtype(requested: str | None, device: torch.device) -> tuple[torch.dty
     The note is the reason, if the choice is not the requested one, or advice; else empty.
     """
     if device.type == "cuda":
+        if requested == "float32":
+            return torch.float32, "its matrix products are in TF32"
         if requested:
             return getattr(torch, requested), ""
         fastest = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
@@ -187,12 +174,7 @@ def peak_flops(env: DistributedEnv) -> float | None:
         return benchmark_matmul(env.dtype)
     if env.device.type != "cuda":
         return None
-
-    name = torch.cuda.get_device_name(env.device)
-    for word, flops in PEAK_FLOPS.items():
-        if word in name:
-            return flops if env.dtype != torch.float32 else flops / 2  # TF32 has half the rate of bf16
-    return None
+    return data_sheet_flops(torch.cuda.get_device_name(env.device), env.dtype)
 
 
 def device_name(env: DistributedEnv) -> str:

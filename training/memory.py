@@ -1,4 +1,4 @@
-"""Memory that a run needs: an estimate, measured on CPUs and on an H100 (benchmarks/LOG.md)."""
+"""Memory that a run needs: an estimate, compared with CPUs, an H100 and torch's MemTracker (benchmarks/LOG.md)."""
 
 import torch
 
@@ -16,7 +16,7 @@ BYTES_PER_PARAMETER = 16
 # leave larger gaps. In mixed precision most are kept in 2 bytes, some in 4; those that are recomputed not at all.
 BYTES_32_BIT = {False: 4.4, True: 7.5}  # by whether gradients are accumulated
 BYTES_16_BIT = 3
-BYTES_16_BIT_CUDA = 1.7
+BYTES_16_BIT_CUDA = 1.5
 
 # Matrices of T x T scores that are kept of each head where a CPU's attention has dropout: probabilities, those dropped.
 KEPT_SCORES = 1.4
@@ -61,8 +61,8 @@ def _values_of_layer(args: ModelArgs, device: torch.device, dtype: torch.dtype) 
     heads = args.head_dim * (4 * args.no_of_heads + 4 * args.no_kv_heads)
     if device.type == "cuda":
         form = form_of_attention(device, dtype, args.head_dim, args.attn_dropout, packed=True)
-        if form == "mask":  # it has a value for each key, and keys and values are repeated for all heads
-            heads += args.row_tokens + 2 * args.head_dim * (args.no_of_heads - args.no_kv_heads)
+        if form == "mask":  # keys and values are repeated for all heads
+            heads += 2 * args.head_dim * (args.no_of_heads - args.no_kv_heads)
     elif args.attn_dropout:  # no kernel of a CPU that is free of the scores drops any of them
         heads += KEPT_SCORES * args.no_of_heads * args.block_size
     return norms_and_residuals + heads + 4 * args.hidden_dims
