@@ -227,10 +227,12 @@ STAGE_DEFAULTS: dict[str, dict[str, object]] = {
 }
 
 PRESETS: dict[str, dict[str, object]] = {
-    # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304
+    # 130.0M parameters at GPT-2's 50,257 tokens, 130.1M with the embedding rounded up to 50,304. Rates and schedule are
+    # carried over from modded-nanogpt (Muon 0.02, decay 0.05) and SmolLM2-135M (3e-3, the last fifth linear to 0).
     "smol-130m": dict(
         embeddings_dims=768, no_of_decoder_layers=15, no_of_heads=12, no_kv_heads=2, block_size=1024,
-        batch_size=32, dropout=0.0, attn_dropout=0.0,
+        batch_size=32, dropout=0.0, attn_dropout=0.0, optimizer="muon", muon_lr=0.02, max_lr=3e-3, min_lr=0.0,
+        weight_decay_optim=0.05, lr_schedule="wsd",
     ),
     # the quickstart: some minutes on two CPU cores, all three together; too short to gain from compiling
     "stories": dict(
