@@ -6,6 +6,8 @@ from forks import fork
 from safetensors.torch import load_file
 from toy import metrics, toy_dataset
 
+from runtime import distributed
+
 STILL = dict(dropout=0.0, attn_dropout=0.0, max_lr=1e-3, total_batch_size=256, save_checkpoint_iter=2)
 
 
@@ -82,3 +84,27 @@ def test_a_run_goes_from_parts_to_one_to_copies(alone):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(rows, metrics(alone / "runs" / "alone"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+
+
+def in_bfloat16(_rank):
+    """Let the run take bfloat16 on a CPU that has no instructions for it."""
+    distributed.choose_dtype = lambda *_: (torch.bfloat16, "")
+
+
+def test_parts_in_bfloat16_are_close_to_copies(alone):
+    """Weights are gathered in bfloat16, gradients added up in float32, moments and checkpoints in float32."""
+    runs = {}
+    for kind in ("ddp", "fsdp"):
+        name = f"half-{kind}"
+        done = fork(
+            alone, run_name=name, ranks=2, parallel=kind, micro_batch_size=2, before=in_bfloat16, **STILL
+        )
+        assert done.wait() == [0, 0], done.said
+        runs[kind] = metrics(alone / "runs" / name)
+    precise = metrics(alone / "runs" / "alone")
+    for copies, parts, full in zip(runs["ddp"], runs["fsdp"], precise, strict=True):
+        assert copies["loss"] != full["loss"], "the low precision is at work"
+        assert parts["loss"] == pytest.approx(copies["loss"], rel=5e-3)
+        assert parts["grad_norm"] == pytest.approx(copies["grad_norm"], rel=5e-2)
+    weights = load_file(alone / "runs" / "half-fsdp" / "step_000006" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
