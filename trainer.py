@@ -258,9 +258,12 @@ def plan_and_train(run: Run) -> None:
     plan = run.attach_hardware(env)
     finished = run.progress.step >= run.steps
     if finished:
+        reached = f"step {run.progress.step} of {run.steps}"
+        if run.progress.step > run.steps:
+            reached = f"step {run.progress.step}, past the end at step {run.steps},"
         plan.append(
-            f"nothing left to do: step {run.progress.step} of {run.steps} is in {run.setup.start.weights}; to train "
-            f"on, add to --resume --total_iters {2 * run.progress.step} or more --epochs"
+            f"nothing left to do: {reached} is in {run.setup.start.weights}; to train on, add to --resume "
+            f"--total_iters {2 * run.progress.step} or more --epochs"
         )
     if env.is_main_process:
         print("\n".join(plan), flush=True)

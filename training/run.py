@@ -85,7 +85,7 @@ class Run:
         seconds = step and run_seconds(
             args,
             step,
-            self.steps - self.progress.step,
+            max(0, self.steps - self.progress.step),
             len(self.rows),
             len(self.val_rows or ()),
             reference_pass,

@@ -60,6 +60,10 @@ class RunSetup:
 
 def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     """Return the set-up of the run that a command line describes. Raises UserError where something does not fit."""
+    if cli_args.get("resume") and cli_args.get("init_from"):
+        raise UserError(
+            f"--resume continues a run, --init_from {cli_args['init_from']} starts a new one: drop one of them"
+        )
     train, mixture = choose_stage_and_data(cli_args)
     cli_args = {**cli_args, "train": train}
     settings = merge_settings(cli_args)

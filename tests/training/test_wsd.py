@@ -42,6 +42,20 @@ def test_a_finished_run_gets_longer_from_before_its_cooldown(finished: Path) -> 
     assert all(ours[name].equal(value) for name, value in theirs.items())
 
 
+def test_a_run_that_is_past_its_end_says_so(finished: Path) -> None:
+    said = forked(finished, "--resume", run_name="long", total_iters=3)
+    assert (
+        "nothing left to do: step 10, past the end at step 3, is in" in said
+        and "time: about 0 seconds" in said
+    )
+    assert "--total_iters 20" in said
+
+
+def test_resume_and_init_from_exclude_each_other(finished: Path) -> None:
+    said = forked(finished, "--resume", run_name="long", init_from=finished / "runs" / "long", code=2)
+    assert "drop one of them" in said.strip().splitlines()[-1]
+
+
 def test_a_longer_run_needs_the_checkpoint_from_before(finished: Path) -> None:
     forked(finished, run_name="cosine", total_iters=4)
     said = forked(finished, "--resume", run_name="cosine", total_iters=6)
