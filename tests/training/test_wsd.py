@@ -44,10 +44,7 @@ def test_a_finished_run_gets_longer_from_before_its_cooldown(finished: Path) -> 
 
 def test_a_run_that_is_past_its_end_says_so(finished: Path) -> None:
     said = forked(finished, "--resume", run_name="long", total_iters=3)
-    assert (
-        "nothing left to do: step 10, past the end at step 3, is in" in said
-        and "time: about 0 seconds" in said
-    )
+    assert "nothing left to do: step 10, past the end at step 3, is in" in said
     assert "--total_iters 20" in said
 
 
