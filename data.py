@@ -3,6 +3,7 @@
     python data.py --stories                         the built-in story world, offline: texts, instructions, preferences
     python data.py --tinystories | --fw              texts from the Hugging Face hub (FineWeb sample-10BT is streamed)
     python data.py --alpaca | --dpo                  instructions, preferences (UltraFeedback) from the hub
+    python data.py --hub OWNER/NAME --kind text | instruct | preference                   any dataset of the hub
     python data.py --files a.txt b.jsonl c.parquet --name mine --kind text | instruct | preference
     python data.py --show NAME [--row N]             print a prepared row, the learned tokens in green, and counts
     python data.py --fw --shard 2/8                  the second eighth of the work, on one of eight machines
@@ -43,6 +44,7 @@ from dataprep.registry import (
     PrepConfig,
     Source,
     file_source,
+    hub_identity,
     hub_source,
     join_units,
     story_sources,
@@ -51,6 +53,7 @@ from dataprep.registry import (
 from dataprep.round_trip import check_tokenizer
 from dataprep.row_flags import ROW_FLAGS, add_row_flags, row_options
 from dataprep.shards import SPLITS
+from dataprep.sources import HubChoice
 from dataprep.turns import RowOptions
 from runtime.errors import UserError, run_cli
 from runtime.limits import usable_cores
@@ -60,18 +63,31 @@ NAMED = {
     "stories": "the built-in story world: texts, instructions, preferences",
     "tinystories": "TinyStories",
     "fw": "FineWeb sample-10BT",
+    "fw_edu": "FineWeb-Edu sample-10BT",
+    "climbmix": "ClimbMix, shuffled: the first 12B tokens",
+    "shakespeare": "Tiny Shakespeare",
     "alpaca": "Alpaca, cleaned: instructions",
+    "smoltalk": "smol-smoltalk: conversations",
     "dpo": "UltraFeedback, binarized: preferences",
 }
-FLAGS_WITH = {"kind": "files", "val_files": "files"}  # flag -> the flag that it goes with
+# flag -> the flags that it goes with
+FLAGS_WITH = {
+    "kind": ("files", "hub"),
+    "val_files": ("files",),
+    "hub_config": ("hub",),
+    "val_split": ("hub",),
+    "revision": ("hub",),
+    "split": ("hub", "show"),
+}
 POSITIVE = ("max_tokens", "num_proc", "row", "block_size")
 
 
 @dataclass(frozen=True)
 class DataArgs:
-    """Command line of this script: one of named, files and show is given."""
+    """Command line of this script: one of named, hub, files and show is given."""
 
     named: str | None
+    hub: HubChoice | None
     files: list[str] | None
     val_files: list[str] | None
     show: str | None
@@ -104,17 +120,21 @@ def build_parser() -> Parser:
         help="files, folders, globs or - (a pipe); .txt .md .jsonl .ndjson .json .parquet .arrow .csv .tsv, each also "
         "with .gz or .zst",
     )
+    which.add_argument("--hub", metavar="OWNER/NAME", help="any dataset of the Hugging Face hub")
     which.add_argument(
         "--show",
         metavar="NAME",
         help="print a row of a prepared dataset, the learned tokens in green, and counts",
     )
     parser.add_argument("--row", type=int, default=1, help="the row to show, from 1 (default: 1)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="the split to show (default: train)")
+    parser.add_argument(
+        "--split", help="the split to show, train or val; with --hub, the one to train on (default: train)"
+    )
     parser.add_argument("--block_size", type=int, help="show the row truncated to a context of this length")
 
     parser.add_argument("--name", help="name of the dataset (default for those of the hub: their flag)")
-    parser.add_argument("--kind", choices=KINDS, help="what the rows of --files are (default: text)")
+    parser.add_argument("--kind", choices=KINDS, help="what the rows of --files or --hub are (default: text)")
+    _add_hub_flags(parser)
     parser.add_argument(
         "--tokenizer",
         help="gpt2, bytes, bpe or bpe:SIZE (trained on this corpus), or a folder with a tokenizer (default: gpt2; "
@@ -146,11 +166,20 @@ def build_parser() -> Parser:
     return parser
 
 
+def _add_hub_flags(parser: Parser) -> None:
+    """Add the flags that go with --hub."""
+    parser.add_argument("--hub_config", help="config of the dataset on the hub, where it has several")
+    parser.add_argument(
+        "--val_split", help="split of --hub to validate on; nothing is held out of --split then"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of --hub (default: the newest commit)")
+
+
 def parse() -> DataArgs:
     """Return the checked command line of this script; a wrong one exits with code 2."""
     parser = build_parser()
     args = parser.parse_args()
-    name = args.name or args.named or args.show
+    name = args.name or args.named or args.show or (args.hub or "").rpartition("/")[2]
     _check_flags(parser, args, name)
 
     val_fraction = args.val_fraction
@@ -162,6 +191,7 @@ def parse() -> DataArgs:
     settings = resolve({flag: value for flag, value in vars(args).items() if value is not None})
     return DataArgs(
         named=args.named,
+        hub=_hub_choice(args),
         files=args.files,
         val_files=args.val_files,
         show=args.show,
@@ -174,7 +204,7 @@ def parse() -> DataArgs:
         num_proc=args.num_proc,
         share=_parse_share(parser, args),
         row=args.row,
-        split=args.split,
+        split=args.split or "train",
         block_size=args.block_size,
         update=args.update,
         data_dir=Path(settings.data_dir),
@@ -186,9 +216,11 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
     """Exit with code 2 for flags that do not go together or have a wrong value."""
     if not name:
         parser.error("--files needs --name NAME")
-    for flag, other in FLAGS_WITH.items():
-        if getattr(args, flag) and not getattr(args, other):
-            parser.error(f"--{flag} goes with --{other}")
+    for flag, others in FLAGS_WITH.items():
+        if getattr(args, flag) and not any(getattr(args, other) for other in others):
+            parser.error(f"--{flag} goes with --{' or --'.join(others)}")
+    if args.show and args.split and args.split not in SPLITS:
+        parser.error(f"--split {args.split}: a prepared dataset has {' and '.join(SPLITS)}")
     if Path(name).name != name or name.startswith("."):
         flag = "--show" if args.show else "--name"
         parser.error(
@@ -200,13 +232,14 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
         if getattr(args, flag) and (args.show or args.named == "stories"):
             parser.error(f"--{flag} says how rows of files or of the hub are read: drop it")
 
-    if args.val_files and args.val_fraction is not None:
-        parser.error(
-            "--val_files is the validation set, so --val_fraction holds out nothing: drop one of them"
-        )
+    for flag in ("val_files", "val_split"):
+        if getattr(args, flag) and args.val_fraction is not None:
+            parser.error(
+                f"--{flag} is the validation set, so --val_fraction holds out nothing: drop one of them"
+            )
 
     if args.name and (args.show or args.named == "stories"):
-        parser.error("--name goes with --files or one dataset of the hub")
+        parser.error("--name goes with --files, --hub or one dataset of the hub")
     if args.named == "stories" and trained_tokenizer.is_trained(args.tokenizer):
         parser.error(f"--tokenizer {args.tokenizer} is what --stories does anyway: drop it")
 
@@ -214,6 +247,13 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
         value = getattr(args, flag)
         if value is not None and value < 1:
             parser.error(f"--{flag} {value} must be 1 or more")
+
+
+def _hub_choice(args: argparse.Namespace) -> HubChoice | None:
+    """Return the dataset that --hub and its flags name, if they are given."""
+    if not args.hub:
+        return None
+    return HubChoice(args.hub, args.hub_config, args.split or "train", args.val_split, args.revision)
 
 
 def _parse_share(parser: Parser, args: argparse.Namespace) -> MachineShare | None:
@@ -238,9 +278,10 @@ def find_sources(args: DataArgs) -> list[Source]:
             for flag, paths in (("files", args.files), ("val_files", args.val_files))
         )
         return [file_source(args.name, args.kind, inputs, val_inputs)]
-    dataset = HUB[args.named]
-    stored = stored_source(args.data_dir, args.name, dataset.repo, dataset.kind, args.update)
-    return [stored or hub_source(args.name, dataset)]
+    dataset = args.hub or HUB[args.named]
+    kind = args.kind if args.hub else dataset.kind
+    stored = stored_source(args.data_dir, args.name, hub_identity(dataset), kind, args.update)
+    return [stored or hub_source(args.name, kind, dataset)]
 
 
 def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, dict]:

@@ -63,13 +63,16 @@ def stored_configs(data_dir: Path, name: str, finished: bool = True) -> Iterator
             yield folder, config
 
 
-def stored_source(data_dir: Path, name: str, repo: str, kind: str, update: bool) -> Source | None:
+def stored_source(
+    data_dir: Path, name: str, identity: dict[str, str | None], kind: str, update: bool
+) -> Source | None:
     """Return the dataset of the hub that a folder was prepared from, without asking the hub; None without one.
 
     So every run and every machine's share has one revision. With `update` a finished dataset does not count.
     """
     for _, config in stored_configs(data_dir, name, finished=not update):
-        if config["source"].get("repo") == repo:
+        stored = {key: value for key, value in config["source"].items() if key != "revision"}
+        if stored == identity:
             ranges = [FileRange.from_json(file_range) for unit in config["units"] for file_range in unit]
             return Source(name, kind, ranges, config["source"])
     return None

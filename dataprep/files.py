@@ -2,11 +2,13 @@
 
 import functools
 import io
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +16,8 @@ from runtime.errors import UserError
 from runtime.hub import hub_filesystem
 
 HUB_PREFIX = "hf://"  # of the path of a file on the hub
+HUB_PATH = re.compile(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)")  # repository, revision, file
+REMOTE_ENDINGS = (".parquet", ".json")  # of files on the hub that are read there
 TEXT_ENDINGS = (".txt", ".md")
 ROW_ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 TOKEN_ENDINGS = (".ds",)  # token ids, which another program has written (dataprep/token_files.py)
@@ -44,14 +48,22 @@ def is_readable(path: str) -> bool:
     return ending in TEXT_ENDINGS + ROW_ENDINGS or (ending in TOKEN_ENDINGS and not compression)
 
 
+def local_path(path: str) -> str:
+    """Return a path on this machine; a file of the hub is downloaded into the cache of its library, once."""
+    if not path.startswith(HUB_PREFIX):
+        return path
+    repo, revision, name = HUB_PATH.fullmatch(path).groups()
+    return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", revision=revision)
+
+
 def open_binary(path: str) -> BinaryIO:
-    """Open a local file, decompressed, or one on the hub (only the bytes that are read are downloaded)."""
-    if path.startswith(HUB_PREFIX):
+    """Open a file, decompressed; of a Parquet or JSON file on the hub only the bytes that are read are downloaded."""
+    ending, compression = split_ending(path)
+    if path.startswith(HUB_PREFIX) and ending in REMOTE_ENDINGS and not compression:
         return hub_filesystem().open(path, "rb", cache_type="none")
-    _, compression = split_ending(path)
     if not compression:
-        return open(path, "rb")
-    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(path), COMPRESSIONS[compression]))
+        return open(local_path(path), "rb")
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(local_path(path)), COMPRESSIONS[compression]))
 
 
 def open_text(path: str) -> io.TextIOWrapper:
@@ -101,7 +113,7 @@ def parquet_footer(path: str) -> pq.FileMetaData:
 
 def open_arrow(path: str) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
     """Open an .arrow file of either layout: with an index of its record batches, or a stream of them."""
-    source = pa.memory_map(path)
+    source = pa.memory_map(local_path(path))
     try:
         return pa.ipc.open_file(source)
     except pa.ArrowInvalid:

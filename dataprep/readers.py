@@ -15,6 +15,7 @@ from config import EOS
 from dataprep.files import (
     HUB_PREFIX,
     arrow_batches,
+    local_path,
     not_utf8,
     open_arrow,
     open_binary,
@@ -63,7 +64,7 @@ def iter_texts(file_range: FileRange) -> Iterator[tuple[str, bool]]:
 
 def _read_text(file_range: FileRange) -> tuple[str, bool]:
     """Return the text of a byte range, and True if the file ends with it."""
-    with open(file_range.path, "rb") as file:
+    with open(local_path(file_range.path), "rb") as file:
         file.seek(file_range.start)
         data = file.read(file_range.stop - file_range.start)
         is_at_end = not file.read(1)
@@ -169,7 +170,7 @@ class _LineName:
 
 def _json_rows(file_range: FileRange, _: Columns) -> Rows:
     path = file_range.path
-    is_on_hub = path.startswith(HUB_PREFIX)
+    is_on_hub = path.startswith(HUB_PREFIX) and path.endswith(".json")
     with _downloaded(file_range) if is_on_hub else open_text(path) as file:
         try:
             for number, row in enumerate(iter_values(file, path), 1):

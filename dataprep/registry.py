@@ -1,7 +1,7 @@
 """Datasets that have a name, and the settings by which any dataset is prepared.
 
-stories       the built-in story world: stories, stories_instruct, stories_preference, one tokenizer for all three
-fw, tinystories, alpaca, dpo       on the Hugging Face hub
+stories         the built-in story world: stories, stories_instruct, stories_preference, one tokenizer for all three
+those of HUB    on the Hugging Face hub; --hub names any other one there
 """
 
 import hashlib
@@ -13,15 +13,32 @@ from dataclasses import asdict, dataclass, replace
 
 from dataprep.inputs import InputFile, check_endings, content_digests
 from dataprep.ranges import FileRange, local_ranges
-from dataprep.sources import HubDataset, hub_ranges
+from dataprep.sources import HubChoice, HubDataset, hub_ranges
 from dataprep.turns import AS_IT_IS, RowOptions
 from stories.examples import conversation_at, instruction_at, preference_at, text_at
 from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
 
 HUB = {
     "fw": HubDataset("HuggingFaceFW/fineweb", {None: "sample/10BT/*.parquet"}),
+    "fw_edu": HubDataset("HuggingFaceFW/fineweb-edu", {None: "sample/10BT/*.parquet"}),
+    # of 6,543 shards of about 60M tokens the first 200
+    "climbmix": HubDataset("karpathy/climbmix-400b-shuffle", {None: "shard_00[01]*.parquet"}),
     "tinystories": HubDataset(
         "roneneldan/TinyStories", {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}
+    ),
+    # its own repository has a script, which no library runs any more: the hub's own conversion of it
+    "shakespeare": HubDataset(
+        "karpathy/tiny_shakespeare",
+        {
+            "train": "default/train/*.parquet",
+            "val": "default/validation/*.parquet default/test/*.parquet",
+        },
+        revision="refs/convert/parquet",
+    ),
+    "smoltalk": HubDataset(
+        "HuggingFaceTB/smol-smoltalk",
+        {"train": "data/train-*.parquet", "val": "data/test-*.parquet"},
+        "instruct",
     ),
     "alpaca": HubDataset("yahma/alpaca-cleaned", {None: "*.json"}, "instruct"),
     "dpo": HubDataset(
@@ -31,7 +48,7 @@ HUB = {
     ),
 }
 DEFAULT_VAL_FRACTION = 0.1  # of the documents, where a dataset has no split of its own
-VAL_FRACTION = {"fw": 0.2}
+VAL_FRACTION = {"fw": 0.2, "fw_edu": 0.01, "climbmix": 0.01}
 
 UNITS = 100  # about as many for each dataset, within the sizes below
 MIN_UNIT_BYTES = 1 << 20
@@ -99,10 +116,17 @@ def join_units(ranges: list[FileRange]) -> list[list[FileRange]]:
     return units
 
 
-def hub_source(name: str, dataset: HubDataset) -> Source:
-    """Return a dataset of the hub at its newest revision, under a name of this machine."""
+def hub_source(name: str, kind: str, dataset: HubDataset | HubChoice) -> Source:
+    """Return a dataset of the hub at its newest revision, or the one asked for, under a name of this machine."""
     ranges, revision = hub_ranges(dataset, MAX_UNIT_BYTES, None)
-    return Source(name, dataset.kind, ranges, {"repo": dataset.repo, "revision": revision})
+    return Source(name, kind, ranges, {**hub_identity(dataset), "revision": revision})
+
+
+def hub_identity(dataset: HubDataset | HubChoice) -> dict[str, str | None]:
+    """Return what identifies a dataset of the hub in meta.json, besides its revision."""
+    if isinstance(dataset, HubChoice):
+        return dataset.to_json()
+    return {"repo": dataset.repo}
 
 
 def file_source(

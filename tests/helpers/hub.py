@@ -42,6 +42,7 @@ class Hub:
 
     def __init__(self, repos: dict[str, dict[str, bytes]], models: dict[str, dict[str, bytes]] | None = None):
         self.repos, self.models, self.stored, self.faults, self.requests = repos, models or {}, {}, [], []
+        self.newest = ""  # a newer commit of all datasets, of which nothing is served
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -50,7 +51,7 @@ class Hub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
-            do_POST = do_PUT = do_GET
+            do_POST = do_PUT = do_HEAD = do_GET
 
             def log_message(self, *_) -> None:
                 pass
@@ -83,7 +84,7 @@ class Hub:
             if not fault.times:
                 self.faults.remove(fault)
             sleep(fault.stall)
-        if request.command == "GET":
+        if request.command in ("GET", "HEAD"):
             status, body, headers = self.content(path, request.headers.get("Range"))
         else:
             status, body, headers = self.accept(path, sent, request.headers.get("Authorization"))
@@ -102,7 +103,8 @@ class Hub:
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 request.send_header(name, value)
             request.end_headers()
-            request.wfile.write(body if not fault or fault.cut is None else body[: fault.cut])
+            if request.command != "HEAD":
+                request.wfile.write(body if not fault or fault.cut is None else body[: fault.cut])
         except OSError:
             request.close_connection = True  # the client gave up waiting
         request.close_connection |= bool(fault)
@@ -125,7 +127,8 @@ class Hub:
         for repo, files in self.repos.items():
             info, resolve = f"/api/datasets/{repo}", f"/datasets/{repo}/resolve/{REVISION}/"
             if path in (info, f"{info}/revision/{REVISION}"):
-                return 200, json.dumps({"id": repo, "sha": REVISION, "siblings": []}).encode(), {}
+                sha = self.newest if path == info and self.newest else REVISION
+                return 200, json.dumps({"id": repo, "sha": sha, "siblings": []}).encode(), {}
             if path.startswith(tree := f"{info}/tree/{REVISION}"):
                 folder = path.removeprefix(tree).strip("/")
                 rows = [
@@ -140,7 +143,7 @@ class Hub:
                 ]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
             if (name := path.removeprefix(resolve)) in files and span is None:
-                return 200, files[name], {}
+                return 200, files[name], {"ETag": f'"{blob(files[name])}"', "X-Repo-Commit": REVISION}
             if name in files:
                 first, last = (int(number) for number in span.removeprefix("bytes=").split("-"))
                 body = files[name][first : last + 1]
@@ -160,7 +163,8 @@ class Hub:
                 first = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
                 size = len(files[name])
                 return 206, files[name][first:], {"Content-Range": f"bytes {first}-{size - 1}/{size}"}
-        return 404, b"{}", {"X-Error-Code": "RepoNotFound"}
+        is_known = any(path.startswith(f"/datasets/{repo}/resolve/{REVISION}/") for repo in self.repos)
+        return 404, b"{}", {"X-Error-Code": "EntryNotFound" if is_known else "RepoNotFound"}
 
     def accept(self, path: str, sent: bytes, token: str | None) -> tuple[int, bytes, dict[str, str]]:
         """(status, body, headers) of something that is written."""
