@@ -79,6 +79,28 @@ def pairs(count: int) -> list[dict]:
     ]
 
 
+def chats(count: int) -> list[dict]:
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Say {n}"},
+                {"role": "assistant", "content": f"It is {text(n, 5)}"},
+            ]
+        }
+        for n in range(count)
+    ]
+
+
+FINEWEB_CONFIGS = b"""---
+configs:
+- config_name: default
+  data_files: data/*.parquet
+- config_name: sample-10BT
+  data_files: sample/10BT/*.parquet
+---
+"""
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the repository with the files that the pages name."""
@@ -105,7 +127,19 @@ def hub() -> Iterator[Hub]:
     stories = {"data/train-0.parquet": texts, "data/validation-0.parquet": parquet([text(9, 300)] * 4)}
     preferences = jsonl(pairs(80))
     repos = {
-        "HuggingFaceFW/fineweb": {"sample/10BT/000.parquet": texts},
+        "HuggingFaceFW/fineweb": {
+            "README.md": FINEWEB_CONFIGS,
+            "data/000.parquet": texts,
+            "sample/10BT/000.parquet": texts,
+        },
+        "HuggingFaceFW/fineweb-edu": {"sample/10BT/000.parquet": texts},
+        "karpathy/climbmix-400b-shuffle": {"shard_00000.parquet": texts, "shard_06542.parquet": texts},
+        "karpathy/tiny_shakespeare": {
+            f"default/{split}/0000.parquet": texts for split in ("train", "validation", "test")
+        },
+        "HuggingFaceTB/smol-smoltalk": {
+            f"data/{split}-0.parquet": preference_table(jsonl(chats(80))) for split in ("train", "test")
+        },
         "roneneldan/TinyStories": stories,
         "yahma/alpaca-cleaned": {"alpaca_data_cleaned.json": json.dumps(instructions(200)).encode()},
         "trl-lib/ultrafeedback_binarized": {
@@ -152,6 +186,7 @@ def run(command: str, folder: Path, hub: Hub) -> str:
     """Run a shell command as a person would, at most two minutes. Return what went wrong, or ""."""
     environment = os.environ | {
         "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(folder / "cache"),
         "HF_TOKEN": "hf_test",
         "HF_HUB_DISABLE_XET": "1",
         "WANDB_MODE": "disabled",

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from time import sleep  # by name: tests take the waiting out of time.sleep
 from urllib.parse import unquote, urlsplit
 
@@ -126,7 +127,7 @@ class Hub:
         """(status, body, headers) of a path without any fault."""
         for repo, files in self.repos.items():
             info, resolve = f"/api/datasets/{repo}", f"/datasets/{repo}/resolve/{REVISION}/"
-            if path in (info, f"{info}/revision/{REVISION}"):
+            if path in (info, f"{info}/revision/{REVISION}", f"{info}/revision/refs/convert/parquet"):
                 sha = self.newest if path == info and self.newest else REVISION
                 return 200, json.dumps({"id": repo, "sha": sha, "siblings": []}).encode(), {}
             if path.startswith(tree := f"{info}/tree/{REVISION}"):
@@ -138,7 +139,9 @@ class Hub:
                 ]
                 rows += [
                     {"type": "directory", "path": name, "oid": "0"}
-                    for name in {name.rpartition("/")[0] for name in files} - {""}
+                    for name in sorted(
+                        {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
+                    )
                     if name.rpartition("/")[0] == folder
                 ]
                 return 200, json.dumps(rows).encode(), {"Content-Type": "application/json"}
