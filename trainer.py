@@ -95,8 +95,8 @@ def train(run: Run, stop: StopSignal, bar: Progress) -> None:
 
         # Save every --save_checkpoint_iter steps, but no weights between failed steps; always at the end, and where
         # the rate of wsd begins to fall.
-        due = run.progress.step % args.save_checkpoint_iter == 0 and not run.skips.in_a_row
-        due = due or run.progress.step == run.cooldown_start
+        due = run.progress.step % args.save_checkpoint_iter == 0 or run.needs_cooldown_checkpoint
+        due = due and not run.skips.in_a_row
         if stopping or finished or due:
             run.save(needed=stopping or finished)
         if run.deadline:

@@ -35,6 +35,7 @@ class SamplingParams:
 
 UNCHANGED = SamplingParams()
 GREEDY = SamplingParams(temperature=0.0)
+DIVERGED = "the model's logits are not finite: its weights diverged in training, use an earlier checkpoint"
 NOT_FINITE = -1  # in place of a token, where the model's logits are not finite
 
 
@@ -110,7 +111,7 @@ def sample(logits: Tensor, params: SamplingParams, generators: Sequence[torch.Ge
     It is NOT_FINITE where the logits are: to raise an error here, the host would have to wait for a GPU.
     """
     if params.temperature == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1).where(~logits.isnan().any(-1), NOT_FINITE)
 
     probabilities = filter_logits(logits, params).softmax(-1)
     finite = probabilities.isfinite().all(-1)  # B
@@ -192,9 +193,7 @@ def generate_batch(
         # The host waits for the device here alone: one transfer for all rows.
         chosen, has_ended = torch.stack((next_tokens, ended.long())).tolist()
         if NOT_FINITE in chosen:
-            raise RunError(
-                "the model's logits are not finite: its weights diverged in training, use an earlier checkpoint"
-            )
+            raise RunError(DIVERGED)
         if all(has_ended):
             return
 
@@ -222,6 +221,8 @@ def beam_search(
 
     for length in range(1, max_new_tokens + 1):
         logps = _next_logits(model, tokens, cache).log_softmax(-1)
+        if logps.isnan().any():
+            raise RunError(DIVERGED)
         logps = penalize(logps, tokens, len(ids), params)  # beams V
 
         # Twice as many candidates as beams: enough to continue with if half of them end here.

@@ -47,26 +47,35 @@ PEAK_TFLOPS = {
 
 WITHOUT_TF32 = ("V100", "T4")  # their float32 products take no tensor cores: an eighth
 TF32_SHARE = 1 / 2  # of the 16-bit speed, on all others
-SLOWER_VARIANTS = {"Laptop", "Max-Q", "Mobile"}  # of cards whose name they share
+OTHER_CARDS = {
+    "Laptop",
+    "Max-Q",
+    "Mobile",
+    "MIG",
+}  # words of slower cards, and parts of cards, that share a name
+VARIANTS = {"Ti", "SUPER", "D", "PCIe", "NVL"}  # words after a name that make another card of it
 
 
 def data_sheet_flops(name: str, dtype: torch.dtype) -> float | None:
     """Return the peak FLOP/s of a GPU by its name, for products of a precision; None where it is not in the table."""
     words = re.split(r"[ -]", name)
-    if SLOWER_VARIANTS & set(words):
+    if OTHER_CARDS & set(words):
         return None
 
-    # The longest entry whose words stand one after another in the name: an L40 is no L4.
-    matches = [
-        entry
-        for entry in PEAK_TFLOPS
-        if any(words[n : n + len(entry.split())] == entry.split() for n in range(len(words)))
-    ]
-    if not matches:
+    entry = next((entry for entry in PEAK_TFLOPS if _names(words, entry.split())), None)
+    if entry is None:
         return None
-    entry = max(matches, key=len)
 
     share = 1.0
     if dtype == torch.float32:
         share = 1 / 8 if entry in WITHOUT_TF32 else TF32_SHARE
     return share * PEAK_TFLOPS[entry] * 1e12
+
+
+def _names(words: list[str], entry: list[str]) -> bool:
+    """Check whether a card's name has the words of an entry one after another, and is not a variant of it."""
+    for start in range(len(words)):
+        end = start + len(entry)
+        if words[start:end] == entry:
+            return end == len(words) or words[end] not in VARIANTS
+    return False

@@ -234,7 +234,7 @@ def split_into_chunks(
         chunk_size = max(MIN_CHUNK_TOKENS, MAX_CHUNK_LOGITS // vocab_size)
         count = max(1, round(positions / chunk_size))
         cuts = [positions * n // count for n in range(count + 1)]
-    if boundaries:
+    if boundaries and positions:
         nearest = {min(boundaries, key=lambda boundary: abs(boundary - cut)) for cut in cuts[1:]}
         cuts = sorted({0} | nearest)
     return [slice(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]

@@ -56,11 +56,13 @@ def _time_compiled(
     model: nn.Module, compiled: nn.Module, time_micro_batch: Callable[[nn.Module], float]
 ) -> tuple[float, str]:
     """Return the seconds of a micro-batch of the compiled model and ""; infinity and why, if the compiler fails."""
-    from torch._dynamo.exc import BackendCompilerFailed  # it takes seconds to import
+    from torch._dynamo.exc import (
+        ShortenTraceback,  # the base of a compiler's faults; it takes seconds to import
+    )
 
     try:
         return time_micro_batch(compiled), ""
-    except BackendCompilerFailed as error:
+    except ShortenTraceback as error:
         model.zero_grad(set_to_none=True)
         return math.inf, str(error).strip().splitlines()[0]
 
@@ -83,11 +85,11 @@ def compile_or_plain(function: Callable[Inputs, Result]) -> Callable[Inputs, Res
 
     def call(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Result:
         nonlocal compiled
-        from torch._dynamo.exc import BackendCompilerFailed
+        from torch._dynamo.exc import ShortenTraceback
 
         try:
             return compiled(*args, **kwargs)
-        except BackendCompilerFailed:
+        except ShortenTraceback:
             compiled = function
             return function(*args, **kwargs)
 

@@ -67,6 +67,12 @@ def cooldown_start(args: ModelArgs, end: int) -> int | None:
     return max(0, end - (args.cooldown_iters or max(1, end // COOLDOWN_SHARE)))
 
 
+def cools_down(args: ModelArgs, step: int, end: int) -> bool:
+    """Check whether the rate of wsd has begun to fall at a step."""
+    start = cooldown_start(args, end)
+    return start is not None and step >= start
+
+
 def set_lr(optimizers: list[torch.optim.Optimizer], step: int, args: ModelArgs, end: int) -> float:
     """Set the learning rate of every group, in proportion to its peak; return AdamW's."""
     lr = schedule(step, args, end)

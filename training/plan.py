@@ -3,7 +3,7 @@
 import torch
 
 from config import ModelArgs
-from kernels.attention import form_of_attention
+from kernels.attention import form_of_attention, has_flash
 from model import count_parameters
 from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
@@ -70,11 +70,11 @@ def _why_mask(args: ModelArgs, env: DistributedEnv) -> str:
     """Return why packed rows need a mask."""
     if env.device.type != "cuda":
         return f"{env.device.type} has no other form"
+    if not has_flash(env.device, torch.bfloat16, args.head_dim):
+        return f"this card has no flash attention for heads of {args.head_dim}"
     if env.dtype == torch.float32:
         return "flash attention takes 16 bits"
-    if args.attn_dropout:
-        return f"flash attention over documents takes no --attn_dropout {args.attn_dropout:g}"
-    return f"this card has no flash attention for heads of {args.head_dim}"
+    return f"flash attention over documents takes no --attn_dropout {args.attn_dropout:g}"
 
 
 def learning_rates(args: ModelArgs, steps: int) -> str:
@@ -86,7 +86,8 @@ def learning_rates(args: ModelArgs, steps: int) -> str:
     end = args.lr_decay_iters if args.explicit["lr_decay_iters"] else steps
     course = f"a cosine until step {end:,}"
     if args.lr_schedule == "wsd":
-        course = f"constant until step {cooldown_start(args, end):,}, linear until step {end:,}"
+        start = max(args.warmup_iters, cooldown_start(args, end))
+        course = f"constant until step {start:,}, linear until step {end:,}"
     return f"learning rate: {rates}; {args.warmup_iters} steps of warm-up, then {course}; dropout {args.dropout:g}"
 
 

@@ -29,7 +29,7 @@ from training.memory_fit import micro_batch_sizes, with_micro_batch
 from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
-from training.optimizers import build_optimizers, build_scaler, cooldown_start
+from training.optimizers import build_optimizers, build_scaler, cools_down
 from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
 from training.run_time import run_seconds, step_seconds
 from training.sample import generate_sample
@@ -55,6 +55,11 @@ class Run:
         self.watchdog = Watchdog(self.args.stall_minutes)
         self.shown_sample: list[int] = []
         self.given_advice: set[str] = set()
+        self.cooldown_checkpoint: int | None = (
+            None  # the step that was saved when the rate of wsd began to fall
+        )
+        if not setup.start.extends:
+            self.cooldown_checkpoint = (setup.start.state or {}).get("cooldown_checkpoint")
         self.validation_losses: dict[int, float] = {}  # of this process, by step
 
         self.objective = setup.stage.objective(self.args)
@@ -105,13 +110,16 @@ class Run:
         return lines
 
     @property
-    def cooldown_start(self) -> int | None:
-        """Return the step at which the rate of --lr_schedule wsd begins to fall; None for a cosine."""
-        return cooldown_start(self.args, self.decay_end)
+    def needs_cooldown_checkpoint(self) -> bool:
+        """Return True until the checkpoint that a longer run would continue from is saved."""
+        cools = cools_down(self.args, self.progress.step, self.decay_end)
+        return cools and self.cooldown_checkpoint is None
 
     def adapt_to_budget(self) -> None:
         """Let a run with a --budget end sooner or later, by its speed until now; all ranks follow the first."""
-        if not self.deadline or self.progress.step >= self.steps:
+        # Once the rate of wsd falls, its end stays.
+        step = self.progress.step
+        if not self.deadline or step >= self.steps or cools_down(self.args, step, self.decay_end):
             return
         steps = self.deadline.steps(self.progress.step, self.steps)
         if self.progress.step % max(1, self.steps // budget.REPLANS) == 0:
@@ -245,6 +253,8 @@ class Run:
     def save(self, needed: bool) -> None:
         """Write a checkpoint; every rank brings its part. Raises RunError when one that is needed cannot be written."""
         self.watchdog.beat()
+        if self.needs_cooldown_checkpoint and not self.skips.in_a_row:
+            self.cooldown_checkpoint = self.progress.step
         generators = distributed.gather_objects(training_state.rng_state(self.env))
         weights, optimizers = parallel.full_state_dicts(self.model, self.optimizers)
         fault = None
@@ -263,7 +273,7 @@ class Run:
                     training,
                     self.metadata(),
                     self.args.keep_checkpoints,
-                    self.cooldown_start,
+                    self.cooldown_checkpoint,
                 )
             except RunError as error:
                 newest = [step.name for step in checkpoint.steps(self.folder)[-1:]]
@@ -288,8 +298,8 @@ class Run:
             "sources": self.setup.mixture.sources,
             "validation_loss": self.validation_losses.get(self.progress.step),
             "skips": self.skips.to_dict(),
-            "end": self.decay_end,
-            "cooldown_start": self.cooldown_start,
+            "decay_end": self.decay_end,
+            "cooldown_checkpoint": self.cooldown_checkpoint,
             **self.origin,
         }
 

@@ -4,7 +4,6 @@
 one ModelArgs. Each step returns; nothing is written.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from training.mixture import Mixture, read_mixture
+from training.run_length import count_steps
 from training.sample import default_prompt_remains, encode_prompt, fitting_prompt
 from training.stages import STAGES, Stage
 from training.state import TrainState, load_state, step_folder
@@ -71,9 +71,11 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     continues = bool(settings["resume"]) or restarted_by_torchrun(folder)
 
     if settings["resume"] or (continues and (folder / "latest").is_file()):
-        start = resume_start(folder, cli_args, check_files=not settings["dry_run"])
+        start = resume_start(folder, check_files=not settings["dry_run"])
         cli_args = {**cli_args, "train": _resumed_stage(train, start), "resume": True}
         settings = merge_settings(cli_args, start.state["args"])
+        if cli_args.get("lr_schedule") == "cosine":
+            settings["cooldown_iters"] = None  # the stored one belongs to the other schedule
         _check_optimizer(settings, start)
         mixture = read_mixture(Path(settings["data_dir"]), settings["dataset"])
     elif settings["init_from"]:
@@ -101,6 +103,8 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     settings["vocab_size"] = resolve_vocab_size(settings["vocab_size"], tokenizer)
     names = {"dataset": mixture.name, "run_name": folder.name}
     args = ModelArgs(**{**settings, **names})
+    if start.state and not restarted_by_torchrun(folder):
+        start = start_of_longer_run(start, args, cli_args, mixture)
 
     stage = STAGES[args.train]
     if default_prompt_remains(cli_args, start.state):
@@ -182,31 +186,45 @@ def run_folder_of(settings: dict[str, object], mixture: Mixture) -> Path:
     return Path(settings["save_checkpoint_dir"]) / name
 
 
-def resume_start(folder: Path, cli_args: dict[str, object], check_files: bool) -> Start:
-    """Return the newest checkpoint of a run, with its training state; that before the cool-down for a longer run."""
+def resume_start(folder: Path, check_files: bool) -> Start:
+    """Return the newest checkpoint of a run, with its training state."""
     weights = find_model(folder)
-    progress, state = load_state(weights)
-
-    cooldown = state.get("cooldown_start")
-    extends = cooldown is not None and progress.step > cooldown and _is_longer(cli_args, state)
-    if extends:
-        weights = step_folder(folder, cooldown)
-        if not weights.is_dir():
-            raise UserError(
-                f"{weights}, from before the rate began to fall, is gone, so a longer run cannot continue from it: "
-                f"start a new one with --init_from {find_model(folder)} and its own --run_name"
-            )
-        progress, state = load_state(weights)
-
     verify_once(partial(verify_checkpoint, weights, resumed=True), wanted=check_files)
-    return Start(weights, progress, state, extends)
+    progress, state = load_state(weights)
+    return Start(weights, progress, state)
 
 
-def _is_longer(cli_args: dict[str, object], state: dict) -> bool:
-    """Check whether the typed limit of a resumed run is past the end that it had."""
-    total_iters = cli_args.get("total_iters") or 0
-    epochs = cli_args.get("epochs") or 0
-    return total_iters > state["end"] or epochs > (state["args"]["epochs"] or math.inf)
+def start_of_longer_run(
+    start: Start, args: ModelArgs, cli_args: dict[str, object], mixture: Mixture
+) -> Start:
+    """Return the checkpoint from before the cool-down where typed limits make a wsd run longer, else the start.
+
+    Raises UserError where that checkpoint is gone.
+    """
+    step = start.state.get("cooldown_checkpoint")
+    typed = {"total_iters", "epochs", "budget", "lr_decay_iters"} & cli_args.keys()
+    if step is None or start.progress.step <= step or not typed or args.lr_schedule != "wsd":
+        return start
+
+    # A --budget is not known in steps yet; it was typed to train on.
+    if "budget" not in typed:
+        end = args.lr_decay_iters
+        if not args.explicit["lr_decay_iters"]:
+            rows = mixture.rows(args.block_size, args.seed)
+            end = count_steps(args, len(rows), start.progress.step, start.progress.rows_consumed)
+        if end <= start.state["decay_end"]:
+            return start
+
+    run = start.weights.parent
+    weights = step_folder(run, step)
+    if not weights.is_dir():
+        raise UserError(
+            f"{weights}, from before the rate began to fall, is gone, so a longer run cannot continue from it: "
+            f"start a new one with --init_from {start.weights} and its own --run_name"
+        )
+    verify_once(partial(verify_checkpoint, weights, resumed=True), wanted=not args.dry_run)
+    progress, state = load_state(weights)
+    return Start(weights, progress, state, extends=True)
 
 
 def initial_start(init_from: str, folder: Path, check_files: bool) -> Start:

@@ -21,7 +21,15 @@ from model import Llama
 from runtime.checksums import write_checksums
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError, UserError
-from runtime.files import commit_folder, folder_lock, remove_folder, sync, write_json, write_text
+from runtime.files import (
+    commit_folder,
+    folder_lock,
+    link_or_copy,
+    remove_folder,
+    sync,
+    write_json,
+    write_text,
+)
 from tokenizer import Tokenizer
 from training.parallel import load_optimizers
 from training.plan import SMALL_FILES
@@ -56,12 +64,12 @@ def save(
     training: dict,
     metadata: dict,
     keep: int = 0,
-    cooldown_start: int | None = None,
+    cooldown_checkpoint: int | None = None,
 ) -> Path:
     """Write the step's folder, name it in `latest`, and in `best` if it is; prune older ones. Return the folder.
 
-    `keep` is the number of steps to keep besides the needed ones (0 = all). The step `cooldown_start` is needed: a
-    longer run continues from it.
+    `keep` is the number of steps to keep besides the needed ones (0 = all). The step `cooldown_checkpoint` is
+    needed: a longer run continues from it.
     `training` holds the states of optimizers and scaler and the generators of each rank; `metadata` goes to state.json.
     Raises RunError when it cannot be written (the disk is full); existing checkpoints are then untouched.
     """
@@ -83,7 +91,7 @@ def save(
         write_text(run / "latest", folder.name)
         _update_best(run, folder)
         sync(run)
-        _prune(run, folder, keep, cooldown_start)
+        _prune(run, folder, keep, cooldown_checkpoint)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(
@@ -126,16 +134,16 @@ def _validation_loss(folder: Path) -> float | None:
     return state.get("validation_loss")
 
 
-def _prune(run: Path, newest: Path, keep: int, cooldown_start: int | None) -> None:
+def _prune(run: Path, newest: Path, keep: int, cooldown_checkpoint: int | None) -> None:
     """Remove old checkpoints, and what a killed run left half-written.
 
-    The newest `keep` (0 = all), the best one, that of the step `cooldown_start` and those that another run started from
-    stay.
+    The newest `keep` (0 = all), the best one, that of the step `cooldown_checkpoint` and those that another run started
+    from stay.
     """
     if keep:
         needed = {best_step(run), *starts_of_other_runs(run)}
-        if cooldown_start is not None:
-            needed.add(step_folder(run, cooldown_start))
+        if cooldown_checkpoint is not None:
+            needed.add(step_folder(run, cooldown_checkpoint))
         older = [path for path in steps(run) if path != newest]
         for old in older[: max(0, len(older) + 1 - keep)]:
             if old not in needed:
@@ -145,18 +153,33 @@ def _prune(run: Path, newest: Path, keep: int, cooldown_start: int | None) -> No
 
 
 def set_aside_later_steps(run: Path, step: int) -> None:
-    """Move checkpoints after a step out of the run's folder: the run is about to take these steps again, otherwise."""
+    """Move checkpoints after a step out of the run's folder: the run is about to take these steps again, otherwise.
+
+    A kill at any moment leaves each of them in at least one place. Those that other runs started from stay.
+    """
     later = [path for path in steps(run) if path.name > step_folder(run, step).name]
-    write_text(run / "latest", step_folder(run, step).name)
     for path in later:
         aside = run.with_name(f"{run.name}.{path.name}")
         number = 1
         while aside.exists():
             number += 1
             aside = run.with_name(f"{run.name}.{path.name}.{number}")
-        path.rename(aside)
+        partial = aside.with_name(f".{aside.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(path, partial, copy_function=_link)
+        partial.rename(aside)
         print(f"the model of {path} is now {aside}", file=sys.stderr)
+
+    write_text(run / "latest", step_folder(run, step).name)
+    needed = starts_of_other_runs(run)
+    for path in later:
+        if path not in needed:
+            remove_folder(path)
     sync(run)
+
+
+def _link(source: str, target: str) -> None:
+    link_or_copy(Path(source), Path(target))
 
 
 def starts_of_other_runs(run: Path) -> set[Path]:

@@ -298,8 +298,9 @@ def test_a_model_that_has_diverged_is_reported(tiny: ModelArgs) -> None:
     assert sample(logits, UNCHANGED, [None, None]).tolist() == [NOT_FINITE, 0]
     diverged = Llama(tiny).eval()
     diverged.model["norm"].weight.data.fill_(math.nan)
-    with pytest.raises(RunError, match="diverged"):
-        list(generate(diverged, PROMPT, 3))
+    for params in (UNCHANGED, GREEDY, SamplingParams(num_beams=2)):
+        with pytest.raises(RunError, match="diverged"):
+            list(generate(diverged, PROMPT, 3, params=params))
 
 
 def test_on_cuda_no_token_casts_a_matrix(

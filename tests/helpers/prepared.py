@@ -138,12 +138,13 @@ def kill_a_worker(process: subprocess.Popen, workers: list[int], partial: Path) 
 
 def press_ctrl_c(process: subprocess.Popen, workers: list[int], partial: Path) -> None:
     """Interrupt the workers and then the main process, as a terminal does."""
-    os.kill(workers[0], signal.SIGSTOP)  # so that the work does not end before, however fast the machine
     for pid in workers:
+        os.kill(pid, signal.SIGSTOP)  # so that the work does not end before, however fast the machine
         os.kill(pid, signal.SIGINT)
-    time.sleep(0.3)  # in which they could complain
     process.send_signal(signal.SIGINT)
-    os.kill(workers[0], signal.SIGCONT)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(0.3)  # in which they could complain
 
 
 def kill_main(process: subprocess.Popen, workers: list[int], partial: Path) -> None:

@@ -29,6 +29,10 @@ from runtime.data_sheets import data_sheet_flops
         ("NVIDIA RTX A6000", 155),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA GeForce GTX 1080", None),
+        ("NVIDIA GeForce RTX 4070 SUPER", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA H800 PCIe", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("AMD Instinct MI300X", None),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from forks import forked
 from safetensors.torch import load_file
-from toy import metrics, toy_dataset
+from toy import metrics, toy_dataset, trainer
 
 WSD = {"lr_schedule": "wsd", "cooldown_iters": 3, "save_checkpoint_iter": 2, "keep_checkpoints": 1}
 
@@ -72,3 +72,48 @@ def test_without_the_document_mask_rows_are_one_document(finished: Path) -> None
     assert "attention: --no-document_mask" in plain
     losses = [metrics(finished / "runs" / name)[0]["loss"] for name in ("masked", "plain")]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], abs=0.1)
+
+
+def test_the_same_command_does_not_begin_the_fall_again(finished: Path) -> None:
+    """A run that another limit than --total_iters has ended, or whose fall ends before it."""
+    limits = {"epochs": 1, "total_iters": 10_000, "total_batch_size": 4096, "batch_size": 64}
+    settings = {**WSD, **limits, "run_name": "epoch"}
+    forked(finished, **settings)
+    assert "nothing left to do" in forked(finished, "--resume", **settings)
+
+    settings = {**WSD, "run_name": "early", "total_iters": 6, "lr_decay_iters": 4, "cooldown_iters": 2}
+    forked(finished, **settings)
+    assert "nothing left to do" in forked(finished, "--resume", **settings)
+    said = forked(finished, "--resume", **{**settings, "total_iters": 8})
+    assert "began to fall" not in said and len(metrics(finished / "runs" / "early")) == 8
+
+
+def test_more_epochs_make_a_run_longer_too(finished: Path) -> None:
+    forked(finished, run_name="steps", total_iters=6, **WSD)
+    settings = {name: value for name, value in WSD.items() if name != "cooldown_iters"}
+    said = forked(
+        finished, "--resume", run_name="steps", epochs=1, total_iters=900, cooldown_iters=3, **settings
+    )
+    assert "from before its rate began to fall" in said
+    rates = [row["lr"] for row in metrics(finished / "runs" / "steps")]
+    assert rates[3] == rates[-10] == max(rates), "constant until the new fall"
+
+
+def test_between_failed_steps_no_checkpoint_is_taken_for_the_fall(finished: Path) -> None:
+    """The one that a rollback needs is not pruned for it."""
+    code = "import math, trainer as t\n" + (
+        "old = t.train_step\n"
+        "def failing(*given):\n"
+        "    result = old(*given)\n"
+        "    failing.step += 1\n"
+        "    if failing.step in (6, 7):\n"
+        "        return t.StepResult(result.means, t.NotFinite(math.nan, math.nan, []))\n"
+        "    return result\n"
+        "failing.step = 0\n"
+        "t.train_step = failing\n"
+    )
+    settings = {**WSD, "save_checkpoint_iter": 4, "total_iters": 9, "run_name": "sound"}
+    done = trainer(finished, code=code, **settings)
+    assert done.returncode == 0, done.stderr
+    kept = sorted(path.name for path in (finished / "runs" / "sound").glob("step_*"))
+    assert kept == ["step_000008", "step_000009"], "the first sound step of the fall, and the end"
