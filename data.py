@@ -57,7 +57,8 @@ from dataprep.sources import HubChoice
 from dataprep.turns import RowOptions
 from runtime.errors import UserError, run_cli
 from runtime.limits import usable_cores
-from tokenizer import CHAT_TEMPLATE, Tokenizer, load_tokenizer
+from tokenization.prompt_template import CHAT_TEMPLATE
+from tokenizer import Tokenizer, load_tokenizer
 
 NAMED = {
     "stories": "the built-in story world: texts, instructions, preferences",

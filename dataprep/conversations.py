@@ -30,7 +30,7 @@ from dataprep.turns import (
     refuse_unread,
     require_text,
 )
-from tokenizer import instruction_text
+from tokenization.prompt_template import instruction_text
 
 
 def text(row: object, row_name: object, options: RowOptions = AS_IT_IS) -> str:

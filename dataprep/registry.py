@@ -16,7 +16,8 @@ from dataprep.ranges import FileRange, local_ranges
 from dataprep.sources import HubChoice, HubDataset, hub_ranges
 from dataprep.turns import AS_IT_IS, RowOptions
 from stories.examples import conversation_at, instruction_at, preference_at, text_at
-from tokenizer import HEADINGS, Tokenizer, instruction_text, train_bpe
+from tokenization.prompt_template import HEADINGS, instruction_text
+from tokenizer import Tokenizer, train_bpe
 
 HUB = {
     "fw": HubDataset("HuggingFaceFW/fineweb", {None: "sample/10BT/*.parquet"}),

@@ -16,7 +16,8 @@ from config import ModelArgs
 from generation.generate import SamplingParams, generate
 from model import Llama
 from runtime.errors import UserError
-from tokenizer import LEGACY_PROMPT, Tokenizer
+from tokenization.prompt_template import LEGACY_PROMPT
+from tokenizer import Tokenizer
 
 STAGE_OF_MODEL_TYPE = {"pretrained": "P", "sft": "S", "dpo": "D"}
 Messages = Sequence[Mapping[str, str]]  # {"role": system | user | assistant, "content"}

@@ -11,7 +11,8 @@ from gguf import GGMLQuantizationType, LlamaFileType, TokenType
 from config import EOS, ModelArgs
 from model import Llama
 from runtime.errors import UserError
-from tokenizer import CHAT_TEMPLATE, HEADINGS, Tokenizer
+from tokenization.prompt_template import CHAT_TEMPLATE, HEADINGS
+from tokenizer import Tokenizer
 
 # Precision -> (type of the matrices, llama.cpp's name for such a file).
 TYPES = {

@@ -36,7 +36,7 @@ from stories.tasks import (
 )
 from stories.world import Tale, capital, story_at, words_of
 from stories.world_tables import BOYS, GIRLS
-from tokenizer import instruction_text
+from tokenization.prompt_template import instruction_text
 
 # How often each flaw is drawn: the harder to see, the more often.
 FLAWS = {"subject": 2, "unkind": 3, "repetitive": 1, "broken": 3, "wrong": 2}

@@ -16,7 +16,7 @@ from functools import cache
 from stories.task_tables import GROUPS, NUMBERS, OPPOSITES, PHRASINGS, PLURALS, UNKIND_DEEDS, UNKIND_WORDS
 from stories.world import Tale, capital, sample_tale, tell, with_article, words_of
 from stories.world_tables import BOYS, GIRLS
-from tokenizer import instruction_text
+from tokenization.prompt_template import instruction_text
 
 # How often each kind is drawn. Questions without a story are short rows with many answers: they are drawn most.
 STORIES = {"about": 7, "wish": 7, "continue": 7}

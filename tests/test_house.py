@@ -17,6 +17,7 @@ LADDER = (
     "runtime",
     "config",
     "kernels",
+    "tokenization",
     "model tokenizer",
     "checkpoint",
     "generation",
@@ -29,7 +30,7 @@ LADDER = (
 )
 SCRIPTS = "data trainer evaluation inference_sft export download_model_weight".split()
 RUNG = {name: number for number, names in enumerate(LADDER) for name in names.split()}
-PACKAGES = "runtime kernels generation stories dataprep dataloader training publishing"
+PACKAGES = "runtime kernels tokenization generation stories dataprep dataloader training publishing"
 FILES = sorted(
     path for folder in (".", *(d for d in LADDER if " " not in d)) for path in (ROOT / folder).glob("*.py")
 )

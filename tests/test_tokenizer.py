@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 import tiktoken.load
-import tokenizers
 import transformers
 from our_tokenizers import CORPUS, KINDS, make_tokenizers, save
-from tokenizers import models, pre_tokenizers
 
 import tokenizer as module
 from config import EOS
 from runtime.errors import UserError
-from tokenizer import Tokenizer, byte_level, from_ranks, gpt2, load_tokenizer, train_bpe
+from tokenizer import Tokenizer, byte_level, gpt2, load_tokenizer, train_bpe
 
 HARD = [
     "",
@@ -178,65 +176,6 @@ def test_transformers_gives_our_ids(one: Tokenizer, tmp_path: Path) -> None:
     for text in TEXTS:
         assert EOS in text or reference(text, add_special_tokens=False).input_ids == one.encode(text)
         assert reference.decode(one.encode(text)) == text
-
-
-def foreign(kind: str) -> tokenizers.Tokenizer:
-    """Return a tokenizer that is not one of ours."""
-    if kind == "words":
-        hf = tokenizers.Tokenizer(
-            models.WordLevel({"[UNK]": 0, "Once": 1, "upon": 2, EOS: 3}, unk_token="[UNK]")
-        )
-        hf.pre_tokenizer = pre_tokenizers.Whitespace()
-        return hf
-    if kind == "metaspace":
-        hf = tokenizers.Tokenizer(models.BPE({"\u2581": 0, "a": 1, "\u2581a": 2, EOS: 3}, [("\u2581", "a")]))
-        hf.pre_tokenizer = pre_tokenizers.Metaspace()
-        return hf
-    if kind == "unigram":
-        hf = tokenizers.Tokenizer(
-            models.Unigram([("\u0120", -1.0), ("a", -1.0), ("1", -2.0), (EOS, -9.0)], unk_id=0)
-        )
-        hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        return hf
-    hf = tokenizers.Tokenizer.from_str(from_ranks(RANKS).hf.to_str())
-    if kind == "digits":  # cuts numbers before ByteLevel sees them, as Llama 3 does
-        hf.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)]
-        )
-    elif kind == "prefix space":
-        hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    elif kind == "normalizer":
-        hf.normalizer = tokenizers.normalizers.Lowercase()
-    elif kind == "added word":
-        hf.add_tokens(["time"])
-    elif kind == "fewer merges":
-        hf.model = models.BPE(json.loads(hf.to_str())["model"]["vocab"], [("1", "2")])
-    return hf
-
-
-RANKS = {bytes([i]): i for i in range(256)} | {b" a": 256, b"12": 257}
-FOREIGN = [
-    "words",
-    "metaspace",
-    "unigram",
-    "digits",
-    "prefix space",
-    "normalizer",
-    "added word",
-    "fewer merges",
-]
-
-
-@pytest.mark.parametrize("kind", [*FOREIGN, "ours"])
-def test_a_foreign_tokenizer_keeps_its_own_ids(kind: str, tmp_path: Path) -> None:
-    hf, own = foreign(kind), from_ranks(RANKS)
-    hf.save(str(tmp_path / "tokenizer.json"))
-    loaded = load_tokenizer(tmp_path)
-    assert bool(loaded.fast) == (kind == "ours")
-    text = "a Once upon 1212 a\u00e9 time"
-    ids = hf.encode(text, add_special_tokens=False).ids
-    assert loaded.encode(text) == ids
-    assert (ids == own.encode(text)) == (kind == "ours")  # tiktoken would have given others
 
 
 def test_a_vocabulary_may_have_holes(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from dataprep.left_out import LeftOutRows
 from dataprep.ranges import local_ranges
 from dataprep.turns import AS_IT_IS, BadRow, RowOptions
 from runtime.errors import UserError
-from tokenizer import Tokenizer, instruction_text
+from tokenization.prompt_template import instruction_text
+from tokenizer import Tokenizer
 
 ALPACA = [
     {"instruction": f"Add {n} and 1", "input": "" if n % 3 else f"n is {n}", "output": f"{n + 1} é"}

@@ -13,7 +13,8 @@ from model import Llama
 from runtime.errors import UserError
 from stories import evaluate
 from stories.tasks import QUESTIONS, STORIES, UNRELATED, Task, task_at, unkind
-from tokenizer import Tokenizer, byte_level, instruction_text
+from tokenization.prompt_template import instruction_text
+from tokenizer import Tokenizer, byte_level
 
 ROOMY = SimpleNamespace(args=ModelArgs(block_size=100_000))  # of a model that is never run
 

@@ -20,7 +20,7 @@ from stories.examples import (
 )
 from stories.tasks import MAX_WORDS, about_the_tale, complete, names, repetition, story_task, task_at, unkind
 from stories.world import story_at
-from tokenizer import instruction_text
+from tokenization.prompt_template import instruction_text
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import transformers
 from our_tokenizers import KINDS, make_tokenizers, save
 
 from config import EOS
-from tokenizer import Tokenizer, instruction_text, turn_text
+from tokenization.prompt_template import instruction_text, turn_text
+from tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

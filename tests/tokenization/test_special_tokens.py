@@ -10,7 +10,7 @@ import transformers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from runtime.errors import UserError
-from runtime.special_tokens import spelling_copy
+from tokenization.special_tokens import spelling_copy
 from tokenizer import Tokenizer, byte_level, load_tokenizer
 
 NAMES = ["</s>", "<s>", "<end>"]

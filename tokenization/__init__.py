@@ -1,0 +1,1 @@
+"""Parts of a tokenizer: ranked byte-level BPE, special tokens, prompt templates."""
