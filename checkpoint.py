@@ -16,7 +16,7 @@ if __name__ == "__main__":
     require("torch", "safetensors")
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from config import ModelArgs, Parser
 from model import Llama
+from modelfiles.origin import ID_NAMES, Origin
 from runtime.checksums import SUMS, first_corrupt_file, read_checksums
 from runtime.errors import UserError, run_cli
 from runtime.files import write_json
@@ -59,8 +60,11 @@ SAMPLING = {
 }
 
 
-def hf_config(args: ModelArgs, eos_id: int) -> dict:
-    """Return the config.json of a LlamaForCausalLM with these settings."""
+def hf_config(args: ModelArgs, eos_id: int, special_ids: Mapping[str, object] | None = None) -> dict:
+    """Return the config.json of a LlamaForCausalLM with these settings.
+
+    `special_ids` are those of the model that training started from; else the end of a text is its begin, too.
+    """
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -80,9 +84,8 @@ def hf_config(args: ModelArgs, eos_id: int) -> dict:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "bos_token_id": eos_id,
         # No pad token: as one, its embedding would get no gradient in other libraries.
-        "eos_token_id": eos_id,
+        **(special_ids or {"bos_token_id": eos_id, "eos_token_id": eos_id}),
     }
 
 
@@ -134,34 +137,56 @@ def write_model(
     dtype: torch.dtype = torch.float32,
     weights: dict | None = None,
     sampling: Mapping[str, object] | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write the files of a Hugging Face model into a folder.
 
     `metadata` becomes the part "smolllama" of config.json; its "stage" is the letter of the stage that trained the
     model: base models (P) continue a text, the others answer. `weights` are the complete weights of a sharded model.
-    `sampling` are the settings by which it writes unless others are typed.
+    `sampling` are the settings by which it writes unless others are typed, `origin` is what it keeps of the model that
+    training started from.
     """
+    origin = origin or Origin()
     weights = dict(weights or model.state_dict())
     if model.args.tie_embeddings:
         del weights["lm_head.weight"]
     weights = {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
-    config = hf_config(model.args, tokenizer.eos_id)
+    config = hf_config(model.args, tokenizer.eos_id, origin.special_ids)
+    if origin.base_model:
+        metadata = {**metadata, "base_model": origin.base_model}
     config |= {"dtype": str(dtype).removeprefix("torch."), "smolllama": metadata}
     if model.legacy:
         config |= {"model_type": LEGACY, "architectures": ["SmolLlamaLegacy"]}
     write_json(folder / "config.json", config)
 
-    write_json(folder / GENERATION_CONFIG, hf_generation_config(sampling or {}, tokenizer.eos_id))
-    tokenizer.save(folder)
+    generation = hf_generation_config(sampling or {}, tokenizer.eos_id, tokenizer.stop_ids, origin.generation)
+    write_json(folder / GENERATION_CONFIG, generation)
+    tokenizer.save(folder, with_template=metadata.get("stage") in ("S", "D"))
+    for name, content in origin.files.items():
+        (folder / name).write_bytes(content)
 
 
-def hf_generation_config(sampling: Mapping[str, object], eos_id: int) -> dict:
-    """Return the generation_config.json of a model that writes with these settings by default."""
-    config: dict[str, object] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eos_id)
+def hf_generation_config(
+    sampling: Mapping[str, object],
+    eos_id: int,
+    stop_ids: Sequence[int] = (),
+    of_origin: Mapping[str, object] | None = None,
+) -> dict:
+    """Return the generation_config.json of a model that writes with these settings by default.
+
+    `of_origin` is that of the model that training started from, whose other settings are kept.
+    """
+    config: dict[str, object] = dict.fromkeys(ID_NAMES, eos_id) | dict(of_origin or {})
+    ends = config["eos_token_id"] if isinstance(config["eos_token_id"], list) else [config["eos_token_id"]]
+    if missing := [token for token in stop_ids if token not in ends]:
+        config["eos_token_id"] = [*missing, *ends]
     if not sampling:
         return config
+
+    for name in (*SAMPLING.values(), "do_sample", "max_length"):
+        config.pop(name, None)
 
     is_greedy = sampling["temperature"] == 0 or sampling["num_beams"] > 1
     config["do_sample"] = not is_greedy
@@ -173,16 +198,34 @@ def hf_generation_config(sampling: Mapping[str, object], eos_id: int) -> dict:
     return config
 
 
+def load_end_ids(folder: Path) -> list[int]:
+    """Return the tokens that end what the model in a folder writes, by its generation_config.json.
+
+    Raises UserError when that is broken.
+    """
+    ids = _read_generation_config(folder).get("eos_token_id")
+    ids = ids if isinstance(ids, list) else [ids]
+    return [token for token in ids if isinstance(token, int)]
+
+
+def _read_generation_config(folder: Path) -> dict:
+    """Return generation_config.json, {} where there is none. Raises UserError when it is broken."""
+    path = folder / GENERATION_CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is broken ({type(error).__name__}: {error}): correct or remove it") from None
+
+
 def load_sampling(folder: Path) -> dict[str, object]:
     """Return the settings by which the model in a folder writes by default, as far as the folder has them.
 
     Raises UserError when generation_config.json is broken.
     """
-    path = folder / GENERATION_CONFIG
-    if not path.is_file():
-        return {}
+    config = _read_generation_config(folder)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         values = {name: config.get(hf_name) for name, hf_name in SAMPLING.items()}
         if config.get("do_sample") is False:
             values["temperature"] = 0.0
@@ -192,7 +235,9 @@ def load_sampling(folder: Path) -> dict[str, object]:
             if value is not None and (name != "top_p" or value > 0)
         }
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}: {error}): correct or remove it") from None
+        raise UserError(
+            f"{folder / GENERATION_CONFIG} is broken ({type(error).__name__}: {error}): correct or remove it"
+        ) from None
 
 
 def steps(run: Path) -> list[Path]:

@@ -25,6 +25,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from config import Parser, resolve
 from dataprep import trained_tokenizer
@@ -57,7 +58,6 @@ from dataprep.sources import HubChoice
 from dataprep.turns import RowOptions
 from runtime.errors import UserError, run_cli
 from runtime.limits import usable_cores
-from tokenization.prompt_template import CHAT_TEMPLATE
 from tokenizer import Tokenizer, load_tokenizer
 
 NAMED = {
@@ -95,6 +95,7 @@ class DataArgs:
     name: str
     kind: str
     tokenizer: str | None
+    template: Literal["own", "smolllama"] | None
     val_fraction: float
     rows: RowOptions
     max_tokens: int | None
@@ -136,11 +137,7 @@ def build_parser() -> Parser:
     parser.add_argument("--name", help="name of the dataset (default for those of the hub: their flag)")
     parser.add_argument("--kind", choices=KINDS, help="what the rows of --files or --hub are (default: text)")
     _add_hub_flags(parser)
-    parser.add_argument(
-        "--tokenizer",
-        help="gpt2, bytes, bpe or bpe:SIZE (trained on this corpus), or a folder with a tokenizer (default: gpt2; "
-        "for --stories, one trained on them)",
-    )
+    _add_tokenizer_flags(parser)
     parser.add_argument(
         "--val_files", nargs="+", metavar="FILE", help="validation set; nothing is held out of --files then"
     )
@@ -165,6 +162,21 @@ def build_parser() -> Parser:
     )
     parser.add_settings({"data"})
     return parser
+
+
+def _add_tokenizer_flags(parser: Parser) -> None:
+    """Add the flags that decide what tokens a text or a conversation becomes."""
+    parser.add_argument(
+        "--tokenizer",
+        help="gpt2, bytes, bpe or bpe:SIZE (trained on this corpus), or a folder with a tokenizer (default: gpt2; "
+        "for --stories, one trained on them)",
+    )
+    parser.add_argument(
+        "--template",
+        choices=("own", "smolllama"),
+        help="how conversations are rendered: own, the chat template in the tokenizer's folder (default where it has "
+        "one); smolllama, the headings of SmolLlama",
+    )
 
 
 def _add_hub_flags(parser: Parser) -> None:
@@ -199,6 +211,7 @@ def parse() -> DataArgs:
         name=name,
         kind=args.kind or "text",
         tokenizer=args.tokenizer,
+        template=args.template,
         val_fraction=val_fraction,
         rows=row_options(parser, args),
         max_tokens=args.max_tokens,
@@ -303,6 +316,9 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
         tokenizer = load_tokenizer(name)
         for source in sources:
             check_tokenizer(tokenizer, name, source, args.rows)
+    tokenizer = choose_template(tokenizer, name, args.template)
+    if any(source.kind != "text" for source in sources):
+        tokenizer.check_template()
     entry = {
         "name": name,
         "hash": tokenizer.hash,
@@ -310,6 +326,17 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
         "eos_id": tokenizer.eos_id,
     }
     return tokenizer, entry
+
+
+def choose_template(tokenizer: Tokenizer, name: str, template: str | None) -> Tokenizer:
+    """Return a tokenizer with the template of --template. Raises UserError where its folder has none of its own."""
+    if template == "smolllama":
+        return tokenizer.with_our_template()
+    if template == "own" and not tokenizer.has_own_template:
+        raise UserError(
+            f"--template own: --tokenizer {name} has no chat template of its own: drop the flag to take SmolLlama's"
+        )
+    return tokenizer
 
 
 def prepare_all(args: DataArgs) -> None:
@@ -328,7 +355,7 @@ def prepare_sources(args: DataArgs, sources: list[Source]) -> None:
         ranges = [each for each in source.ranges if each.split != "val" or args.val_fraction]
         config = PrepConfig(
             kind=source.kind,
-            chat_template=CHAT_TEMPLATE,
+            chat_template=tokenizer.chat_template,
             tokenizer=tokenizer_entry,
             provenance=source.provenance,
             val_fraction=args.val_fraction,

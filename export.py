@@ -28,11 +28,13 @@ from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.generate import GREEDY, generate
 from model import Llama
+from modelfiles.origin import BASE_README, LICENSES, read_origin
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
 from publishing.model_card import USES, model_card, training_history
 from runtime.errors import RunError, UserError, run_cli
 from runtime.files import commit_folder
 from runtime.hub import hub_errors, retry
+from tokenization.guest_files import FILES
 
 # Largest error of a weight, relative to the largest weight of its matrix. A rounded float keeps 8 or 11 bits; q8_0
 # rounds to steps of 1/127 of the largest weight of a block, and rounds that scale too.
@@ -47,8 +49,9 @@ EXPORT_FILES = {
     "config.json",
     "generation_config.json",
     "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    *FILES,
+    *LICENSES,
+    BASE_README,
     *(f"model-{precision}.gguf" for precision in ROUNDING),
 }
 
@@ -126,7 +129,8 @@ def write(folder: Path, source: Path, chat_model: ChatModel, command: CommandLin
         metadata = read_config(source).get("smolllama") or {}
         dtype = getattr(torch, command.dtype)
         sampling = load_sampling(source)
-        write_model(folder, model, chat_model.tokenizer, metadata, dtype, sampling=sampling)
+        origin = read_origin(source)
+        write_model(folder, model, chat_model.tokenizer, metadata, dtype, sampling=sampling, origin=origin)
         exported.load_state_dict(read_weights(folder, exported))
     else:
         file = gguf_file(folder, command.dtype)
@@ -272,7 +276,7 @@ def export(source: Path, target: Path, command: CommandLine) -> None:
     try:
         exported = write(partial, source, chat_model, command)
 
-        prompt = [chat_model.tokenizer.eos_id]  # where a document begins
+        prompt = chat_model.tokenizer.encode_prompt("")  # where a document begins
         greedy = list(generate(chat_model.model, prompt, COMPARE_TOKENS, params=GREEDY))
         print(compare(chat_model.model, exported, command.dtype, prompt + greedy))
         if command.format == "gguf":

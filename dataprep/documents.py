@@ -14,6 +14,7 @@ from dataprep.long_texts import encode_text
 from dataprep.ranges import FileRange
 from dataprep.token_files import iter_token_documents
 from dataprep.turns import AS_IT_IS, BadRow, Messages, RowOptions
+from tokenization.guest_template import OTHER_TEMPLATE, RefusedByTemplate
 from tokenizer import Tokenizer
 
 # Token ids (T,), loss mask (T,) or None where every token counts, and the UTF-8 bytes of what is learned.
@@ -92,7 +93,11 @@ def row_documents(
             collected.add(error, is_on_hub, options.skip_bad_rows)
             continue
         if collected.first_error is None:
-            yield build(content, tokenizer)
+            try:
+                yield build(content, tokenizer)
+            except RefusedByTemplate as error:
+                refusal = BadRow(f"{row_name}: {error}: {OTHER_TEMPLATE}")
+                collected.add(refusal, is_on_hub, options.skip_bad_rows)
 
     if left_out is None:
         collected.raise_first()
@@ -148,10 +153,11 @@ def _conversation(messages: Messages, num_prompt_turns: int, tokenizer: Tokenize
 
 
 def _ending_once(text: str, tokenizer: Tokenizer) -> str:
-    """Return a text without the letters of the end-of-text token at its end: the token itself follows it.
+    """Return a text without the letters of an end token at its end: the token itself follows it.
 
     A text of these letters alone stays as it is.
     """
-    while text.endswith(tokenizer.eos_token) and text != tokenizer.eos_token:
-        text = text.removesuffix(tokenizer.eos_token).rstrip()
+    names = tokenizer.stop_tokens
+    while end := next((name for name in names if text.endswith(name) and text != name), None):
+        text = text.removesuffix(end).rstrip()
     return text

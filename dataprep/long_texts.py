@@ -20,16 +20,17 @@ LETTER = "a"  # context of a text whose start is elsewhere
 
 
 def encode_text(text: str, tokenizer: Tokenizer, ends: bool, continues: bool = False) -> np.ndarray:
-    """Return the token ids (T,) of a text; with `ends`, the end-of-text token follows.
+    """Return the token ids (T,) of a text, after those that begin a text; with `ends`, the end-of-text token follows.
 
-    A text that continues an earlier piece has no blank before it, which some tokenizers add to every text.
+    A text that continues an earlier piece has neither these nor the blank that some tokenizers put before a text.
     """
+    first = [] if continues else tokenizer.begin_ids
     last = [tokenizer.eos_id] if ends else []
     context = LETTER if continues else ""
     if len(text) <= PIECE_CHARACTERS:
-        return np.array(tokenizer.encode_after(context, text) + last, np.uint32)
+        return np.array(first + tokenizer.encode_after(context, text) + last, np.uint32)
 
-    pieces = []
+    pieces = [np.array(first, np.uint32)]
     start = 0
     while start < len(text):
         stop = _next_cut(text, start + PIECE_CHARACTERS, tokenizer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from checkpoint import find_model, load_model, read_config
+from checkpoint import find_model, load_end_ids, load_model, read_config
 from config import ModelArgs
 from generation.generate import SamplingParams, generate
 from model import Llama
@@ -46,15 +46,26 @@ class ReplyPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class ChatModel:
-    """Model that is ready to write, with the letter of the stage that trained it (None: unknown)."""
+    """Model that is ready to write, with the letter of the stage that trained it (None: another program did)."""
 
     model: Llama
     tokenizer: Tokenizer
     stage: str | None
+    end_ids: Sequence[int] = ()  # of generation_config.json
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Return the tokens that end what the model writes, by its tokenizer and by its generation_config.json."""
+        return list(dict.fromkeys([*self.tokenizer.stop_ids, *self.end_ids]))
 
     @property
     def is_instruct(self) -> bool:
-        """Return True if the model is trained to answer; others continue a text."""
+        """Return True if the model is trained to answer; others continue a text.
+
+        Of a model of another program its folder's chat template says so.
+        """
+        if self.stage is None:
+            return self.tokenizer.has_own_template
         return self.stage in ("S", "D")
 
     def encode(self, messages: Messages, raw: bool = False) -> list[int]:
@@ -63,7 +74,7 @@ class ChatModel:
         A base model, or any model where `raw`, gets the text without the prompt template.
         """
         if raw or not self.is_instruct:
-            return self.tokenizer.encode(join_turns(messages)) or [self.tokenizer.eos_id]
+            return self.tokenizer.encode_prompt(join_turns(messages))
 
         # The published weights were trained on single questions only.
         if self.model.legacy:
@@ -108,7 +119,8 @@ class ChatModel:
         Where the context is full before, the oldest turns are dropped and the reply continues. A piece has no text
         while its token is a part of a character or may begin a stop string; such text comes with a later piece.
         """
-        next_text = self.tokenizer.stream_decoder()
+        continues_text = prompt.raw or not self.is_instruct
+        next_text = self.tokenizer.stream_decoder(prompt.ids if continues_text else ())
         out_ids: list[int] = []
         room = 0
         held_text = ""  # not shown yet: it may begin a stop string
@@ -131,7 +143,7 @@ class ChatModel:
         while True:
             room = context - len(prompt.ids)
             left = args.max_length - len(out_ids)
-            for token in generate(self.model, prompt.ids + out_ids, left, self.tokenizer.eos_id, params):
+            for token in generate(self.model, prompt.ids + out_ids, left, self.stop_ids, params):
                 out_ids.append(token)
                 yield token, room
 
@@ -192,7 +204,7 @@ def load_chat_model(folder: Path) -> ChatModel:
             f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only "
             f"{model.args.vocab_size}: use the tokenizer that the model was trained with"
         )
-    return ChatModel(model, tokenizer, stage_of(folder))
+    return ChatModel(model, tokenizer, stage_of(folder), load_end_ids(folder))
 
 
 def stage_of(folder: Path) -> str | None:

@@ -140,20 +140,20 @@ def generate(
     model: Llama,
     ids: list[int],
     max_new_tokens: int,
-    stop_id: int | None = None,
+    stop_ids: Sequence[int] = (),
     params: SamplingParams = UNCHANGED,
 ) -> Iterator[int]:
-    """Yield tokens after the prompt, until stop_id (not yielded), max_new_tokens or the end of the context.
+    """Yield tokens after the prompt, until one of stop_ids (not yielded), max_new_tokens or the end of the context.
 
     A beam search runs to its end before the first token is yielded.
 
     Raises ValueError for a prompt that is empty or leaves no room in the context.
     """
     if params.num_beams > 1:
-        yield from beam_search(model, ids, max_new_tokens, stop_id, params)
+        yield from beam_search(model, ids, max_new_tokens, stop_ids, params)
         return
 
-    for row in generate_batch(model, [ids], max_new_tokens, stop_id, params):
+    for row in generate_batch(model, [ids], max_new_tokens, stop_ids, params):
         yield row[0]
 
 
@@ -162,10 +162,10 @@ def generate_batch(
     model: Llama,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    stop_id: int | None = None,
+    stop_ids: Sequence[int] = (),
     params: SamplingParams = UNCHANGED,
 ) -> Iterator[list[int | None]]:
-    """Yield the next token of all prompts, None for one that has reached stop_id; otherwise like generate.
+    """Yield the next token of all prompts, None for one that has reached one of stop_ids; otherwise like generate.
 
     Row n draws with seed + n, so its text does not depend on its neighbours. The longest prompt ends all of
     them at the end of the context.
@@ -187,7 +187,7 @@ def generate_batch(
         logits = penalize(logits, tokens, prompt_length, params)
         next_tokens = sample(logits, params, generators)  # B
 
-        if stop_id is not None:
+        for stop_id in stop_ids:
             ended |= next_tokens == stop_id
 
         # The host waits for the device here alone: one transfer for all rows.
@@ -204,7 +204,7 @@ def generate_batch(
 
 @torch.inference_mode()
 def beam_search(
-    model: Llama, ids: list[int], max_new_tokens: int, stop_id: int | None, params: SamplingParams
+    model: Llama, ids: list[int], max_new_tokens: int, stop_ids: Sequence[int], params: SamplingParams
 ) -> list[int]:
     """Return the token ids of the finished beam with the highest log-probability per token (EOS counted).
 
@@ -233,8 +233,8 @@ def beam_search(
         tokens = torch.cat((tokens[beams], next_tokens[:, None]), dim=1)  # candidates T+1
 
         stopped = torch.zeros_like(next_tokens, dtype=torch.bool)
-        if stop_id is not None:
-            stopped = next_tokens == stop_id
+        for stop_id in stop_ids:
+            stopped |= next_tokens == stop_id
         ends = stopped
         if length == max_new_tokens:
             ends = torch.ones_like(stopped)

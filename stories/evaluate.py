@@ -155,7 +155,7 @@ def answers(
     replies: dict[int, tuple[str, bool]] = {}
     for indices in track(batches[rank::world_size], "answering", "batches", enabled=rank == 0):
         batch = [prompts[index] for index in indices]
-        columns = list(generate_batch(model, batch, max_new_tokens, tokenizer.eos_id, params))
+        columns = list(generate_batch(model, batch, max_new_tokens, tokenizer.stop_ids, params))
 
         # A response that fills the room was not ended by the model. The last prompt is the longest.
         room = min(max_new_tokens, context - len(batch[-1]))

@@ -79,7 +79,7 @@ def test_transformers_gives_our_logits_ids_and_greedy_text(run):
         tokens = torch.tensor([ids])
         logits = model(tokens)
         assert (theirs(tokens).logits - logits).abs().max() < 1e-5 * logits.abs().max()
-    ours = list(generate(model, ids[:7], 20, tokenizer.eos_id, GREEDY))
+    ours = list(generate(model, ids[:7], 20, [tokenizer.eos_id], GREEDY))
     output = theirs.generate(torch.tensor([ids[:7]]), do_sample=False, max_new_tokens=20)[0, 7:].tolist()
     assert output[: len(ours)] == ours and len(ours) >= 5
 

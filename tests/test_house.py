@@ -19,6 +19,7 @@ LADDER = (
     "kernels",
     "tokenization",
     "model tokenizer",
+    "modelfiles",
     "checkpoint",
     "generation",
     "stories",
@@ -30,7 +31,9 @@ LADDER = (
 )
 SCRIPTS = "data trainer evaluation inference_sft export download_model_weight".split()
 RUNG = {name: number for number, names in enumerate(LADDER) for name in names.split()}
-PACKAGES = "runtime kernels tokenization generation stories dataprep dataloader training publishing"
+PACKAGES = (
+    "runtime kernels tokenization modelfiles generation stories dataprep dataloader training publishing"
+)
 FILES = sorted(
     path for folder in (".", *(d for d in LADDER if " " not in d)) for path in (ROOT / folder).glob("*.py")
 )

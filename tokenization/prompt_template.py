@@ -27,6 +27,9 @@ CHAT_TEMPLATE = (
     r"{%- if add_generation_prompt -%}{{ " + repr(HEADINGS["assistant"]) + r" }}{%- endif -%}"
 )
 
+# The beginning of it where a tokenizer begins every text with a special token.
+BEGIN_OF_TEXT = "{{ bos_token }}"
+
 # The prompt that the weights once published for SmolLlama were fine-tuned with, to the space.
 LEGACY_PROMPT = "### Instruction: Answer the following query. \n\n ### Input: {}.\n\n ### Response: "
 

@@ -259,10 +259,8 @@ class Run:
         weights, optimizers = parallel.full_state_dicts(self.model, self.optimizers)
         fault = None
         if self.env.is_main_process:
-            training = {
-                "optimizer": {"optimizers": optimizers, "scaler": self.scaler.state_dict()},
-                "rng": generators,
-            }
+            states = {"optimizers": optimizers, "scaler": self.scaler.state_dict()}
+            training = {"optimizer": states, "rng": generators}
             try:
                 training_state.save(
                     self.folder,
@@ -274,6 +272,7 @@ class Run:
                     self.metadata(),
                     self.args.keep_checkpoints,
                     self.cooldown_checkpoint,
+                    self.setup.origin,
                 )
             except RunError as error:
                 newest = [step.name for step in checkpoint.steps(self.folder)[-1:]]
@@ -391,7 +390,7 @@ class Run:
         self.model.eval()
         try:
             return generate_sample(
-                self.model, self.setup.prompt_ids, self.args, self.setup.tokenizer.eos_id, self.env
+                self.model, self.setup.prompt_ids, self.args, self.setup.tokenizer.stop_ids, self.env
             )
         except RunError as error:
             self.say(f"no sample: {error}")

@@ -66,7 +66,7 @@ def first_words(documents: TokenDataset, tokenizer: Tokenizer) -> str:
 def encode_prompt(args: ModelArgs, kind: str, tokenizer: Tokenizer, is_typed: bool) -> list[int]:
     """Return the token ids of --prompt as data of a kind has them; none where the default exceeds the context."""
     if kind == "text":
-        prompt_ids = tokenizer.encode(args.prompt) or [tokenizer.eos_id]
+        prompt_ids = tokenizer.encode_prompt(args.prompt)
     else:
         prompt_ids = tokenizer.render([{"role": "user", "content": args.prompt}])[0]
 
@@ -80,10 +80,10 @@ def encode_prompt(args: ModelArgs, kind: str, tokenizer: Tokenizer, is_typed: bo
 
 
 def generate_sample(
-    model: Llama, prompt_ids: list[int], args: ModelArgs, eos_id: int, env: DistributedEnv
+    model: Llama, prompt_ids: list[int], args: ModelArgs, stop_ids: list[int], env: DistributedEnv
 ) -> list[int]:
     """Return the tokens that a model writes after a prompt; none after an empty one."""
     if not prompt_ids:
         return []
     with env.autocast():
-        return list(generate(model, prompt_ids, args.max_length, eos_id, sampling_params(args)))
+        return list(generate(model, prompt_ids, args.max_length, stop_ids, sampling_params(args)))

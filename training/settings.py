@@ -13,6 +13,7 @@ from checkpoint import ARCHITECTURE, find_model, load_args, verify_checkpoint
 from config import ModelArgs, merge_settings, round_up
 from dataloader.loader import Rows
 from dataprep.shards import read_meta
+from modelfiles.origin import Origin, read_origin
 from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
@@ -53,6 +54,7 @@ class RunSetup:
     meta: dict  # its meta.json
     tokenizer: Tokenizer
     start: Start
+    origin: Origin | None  # what the model keeps of the folder that it starts from
     continues: bool  # the run's folder is kept; a new run moves an older one of its name aside
     prompt_ids: list[int]  # of the sample that an evaluation shows; empty = no sample
     typed: dict[str, object]  # the flags of the command line, which nothing overrides
@@ -106,12 +108,14 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     if start.state and not restarted_by_torchrun(folder):
         start = start_of_longer_run(start, args, cli_args, mixture)
 
+    origin = read_origin(start.weights) if start.weights else None
+
     stage = STAGES[args.train]
     if default_prompt_remains(cli_args, start.state):
         args = args.replace(prompt=fitting_prompt(dataset, meta, tokenizer))
     prompt_ids = encode_prompt(args, stage.kind, tokenizer, is_typed="prompt" in cli_args)
     return RunSetup(
-        args, stage, folder, mixture, dataset, meta, tokenizer, start, continues, prompt_ids, cli_args
+        args, stage, folder, mixture, dataset, meta, tokenizer, start, origin, continues, prompt_ids, cli_args
     )
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from checkpoint import steps, write_model
 from model import Llama
+from modelfiles.origin import Origin
 from runtime.checksums import write_checksums
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError, UserError
@@ -65,12 +66,14 @@ def save(
     metadata: dict,
     keep: int = 0,
     cooldown_checkpoint: int | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write the step's folder, name it in `latest`, and in `best` if it is; prune older ones. Return the folder.
 
     `keep` is the number of steps to keep besides the needed ones (0 = all). The step `cooldown_checkpoint` is
     needed: a longer run continues from it.
-    `training` holds the states of optimizers and scaler and the generators of each rank; `metadata` goes to state.json.
+    `training` holds the states of optimizers and scaler and the generators of each rank; `metadata` goes to state.json;
+    `origin` is what the model keeps of the one that training started from.
     Raises RunError when it cannot be written (the disk is full); existing checkpoints are then untouched.
     """
     folder = step_folder(run, progress.step)
@@ -80,7 +83,9 @@ def save(
         (partial / "train_state").mkdir(parents=True)
         _check_space(run, _bytes(weights) + _bytes(training) + SMALL_FILES)
         stage = {"stage": metadata["args"]["train"]}
-        write_model(partial, model, tokenizer, stage, weights=weights, sampling=metadata["args"])
+        write_model(
+            partial, model, tokenizer, stage, weights=weights, sampling=metadata["args"], origin=origin
+        )
         _write_training(partial / "train_state", training)
         state = {"format": FORMAT, **progress.to_dict(), "tokenizer": tokenizer.hash, **metadata}
         write_json(partial / "train_state" / "state.json", state)

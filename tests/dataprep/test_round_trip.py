@@ -89,7 +89,8 @@ def test_a_small_loss_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture) -
 
 def test_letters_that_become_the_end_are_refused(tmp_path: Path) -> None:
     tokenizer = unigram(ASCII + "\n")
-    tokenizer._spelling = None  # as if the model had a way to the token that is not known here
+    # As if the model had a way to the token that is not known here.
+    tokenizer.encode = lambda text: [tokenizer.eos_id]
     with pytest.raises(UserError, match="reads the letters </s> in a text as the end"):
         check_tokenizer(tokenizer, "t", source_of("text", tmp_path), AS_IT_IS)
 

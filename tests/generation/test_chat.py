@@ -192,7 +192,7 @@ def test_the_reply_is_text_and_its_tokens(tokenizer: Tokenizer) -> None:
     text = "".join(piece.text for piece in pieces)
     out_ids = pieces[-1].out_ids
     assert 10 < len(out_ids) <= 30
-    assert out_ids == list(generate(model.model, prompt_ids, 30, tokenizer.eos_id, sampling_params(args)))
+    assert out_ids == list(generate(model.model, prompt_ids, 30, [tokenizer.eos_id], sampling_params(args)))
     next_text = tokenizer.stream_decoder()
     assert text == "".join(next_text(token) or "" for token in out_ids)
 
@@ -205,9 +205,9 @@ def test_the_reply_is_text_and_its_tokens(tokenizer: Tokenizer) -> None:
 def reply_to(pieces: list[str], stops: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[ReplyPiece]:
     """Return the reply of a model whose token n has the text pieces[n]."""
     monkeypatch.setattr(chat, "generate", lambda *args: iter(range(len(pieces))))
-    tokenizer = SimpleNamespace(eos_id=0, stream_decoder=lambda: pieces.__getitem__)
+    tokenizer = SimpleNamespace(stop_ids=[0], stream_decoder=lambda context: pieces.__getitem__)
     model = SimpleNamespace(args=ARGS)
-    return list(ChatModel(model, tokenizer, None).stream_reply(Prompt([1]), ARGS.replace(stop=tuple(stops))))
+    return list(ChatModel(model, tokenizer, "P").stream_reply(Prompt([1]), ARGS.replace(stop=tuple(stops))))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_generation_ends_where_transformers_ends_it(pair: tuple) -> None:
         params = SamplingParams(temperature=0.0, num_beams=num_beams)
         generated = sorted(set(generate(ours, PROMPT, 40, params=params)))
         for eos in (*generated[:3], 0):
-            text = list(generate(ours, PROMPT, 40, eos, params))
+            text = list(generate(ours, PROMPT, 40, [eos], params))
             assert text == transformers_generate(reference, 40, eos, num_beams=num_beams), (num_beams, eos)
             lengths.add(len(text))
     assert len(lengths) > 3  # some stop early
@@ -272,10 +272,10 @@ def test_generate_samples_from_the_models_distribution(model: Llama) -> None:
 def test_a_batch_gives_the_texts_of_its_prompts(model: Llama, options: dict) -> None:
     prompts = [PROMPT, [7], [9, 2] * 15, [80, 3, 17, 5, 5, 5, 80]]
     alone = [
-        list(generate(model, ids, 40, 11, SamplingParams(seed=3 + row, **options)))
+        list(generate(model, ids, 40, [11], SamplingParams(seed=3 + row, **options)))
         for row, ids in enumerate(prompts)
     ]
-    steps = list(generate_batch(model, prompts, 40, 11, SamplingParams(seed=3, **options)))
+    steps = list(generate_batch(model, prompts, 40, [11], SamplingParams(seed=3, **options)))
     together = [[token for token in column if token is not None] for column in zip(*steps, strict=True)]
     assert together == alone and len(set(map(tuple, alone))) == 4
     assert len(steps) == max(map(len, alone)) and all(
@@ -340,9 +340,9 @@ def test_the_stop_token_ends_and_is_not_yielded(model: Llama) -> None:
     full = list(generate(model, PROMPT, 40, params=GREEDY))
     stop = full[7]
     first = full.index(stop)
-    assert list(generate(model, PROMPT, 40, stop, GREEDY)) == full[:first] and 0 < first < 40
+    assert list(generate(model, PROMPT, 40, [stop], GREEDY)) == full[:first] and 0 < first < 40
     absent = next(token for token in range(96) if token not in full)
-    assert list(generate(model, PROMPT, 40, absent, GREEDY)) == full
+    assert list(generate(model, PROMPT, 40, [absent], GREEDY)) == full
 
 
 def test_no_more_than_max_new_tokens_and_never_past_the_context(model: Llama) -> None:

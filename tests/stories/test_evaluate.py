@@ -32,7 +32,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, reply: Callabl
     sizes = []
 
     def generate_batch(
-        model, prompts, max_new_tokens: int, stop_id: int, params: SamplingParams
+        model, prompts, max_new_tokens: int, stop_ids: list[int], params: SamplingParams
     ) -> Iterator[list[int | None]]:
         sizes.append(len(prompts))
         outputs = [[*tokenizer.encode(reply(known[tuple(ids)])), None][:max_new_tokens] for ids in prompts]

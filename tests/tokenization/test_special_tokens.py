@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import tokenizers
 import transformers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from runtime.errors import UserError
-from tokenization.special_tokens import spelling_copy
-from tokenizer import Tokenizer, byte_level, load_tokenizer
+from tokenization.special_tokens import begin_ids, rename_tokens, token_at
+from tokenizer import Tokenizer, byte_level, gpt2, load_tokenizer
 
 NAMES = ["</s>", "<s>", "<end>"]
 
@@ -110,11 +110,37 @@ def test_letters_of_the_end_stay_letters_in_a_unigram_model(tmp_path: Path) -> N
     assert load_tokenizer(tmp_path).hash == ours.hash
 
 
-def test_models_that_spell_the_letters_need_no_copy() -> None:
-    hf = tokenizers.Tokenizer.from_str(byte_level().hf.to_str())
-    assert spelling_copy(hf) is None
-    ids = spelling_copy(unigram()).hf.encode("<unk>", add_special_tokens=False).ids
+def test_renamed_special_tokens_are_found_by_their_new_names_alone() -> None:
+    renamed = rename_tokens(unigram())
+    ids = renamed.encode("<unk>").ids
     assert len(ids) == 4 and ids[2] == 0  # the blank and <, one unknown for u, n and k, and >
+
+    content = renamed.hide("a</s>")
+    text = renamed.rename(content + "</s>")
+    ids = renamed.hf.encode(text, add_special_tokens=False).ids
+    assert ids[-1] == 1 and ids.count(1) == 1 and len(ids) == 7
+
+
+def test_a_text_cannot_name_a_renamed_token() -> None:
+    renamed = rename_tokens(unigram())
+    hostile = "a\U0010ffff</s> a<\U0010fffe/s>"
+    text = renamed.rename(renamed.hide(hostile))
+    assert 1 not in renamed.hf.encode(text, add_special_tokens=False).ids
+    assert 1 not in renamed.encode(hostile).ids
+
+
+def test_the_tokens_before_every_text() -> None:
+    hf = tokenizers.Tokenizer.from_str(byte_level().hf.to_str())
+    assert begin_ids(hf) == []
+    hf.add_special_tokens(NAMES)
+    tokens = [("<s>", hf.token_to_id("<s>")), ("</s>", hf.token_to_id("</s>"))]
+    hf.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=tokens)
+    assert begin_ids(hf) == [258]
+
+
+def test_a_token_begins_at_a_character_or_not() -> None:
+    encoding = gpt2().hf.encode("one two")
+    assert [token_at(encoding, position) for position in (0, 1, 3, 4)] == [0, None, 1, None]
 
 
 @pytest.mark.parametrize("added", [None, False])

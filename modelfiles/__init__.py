@@ -1,0 +1,1 @@
+"""Files of a Hugging Face model folder besides its weights."""

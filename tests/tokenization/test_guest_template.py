@@ -1,0 +1,125 @@
+"""Chat templates of guests: ids and loss mask as transformers gives them, with generation marks and without."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+from guests import ENDLESS, ENDS, REWRITES, TEMPLATES, with_marks, write_guest
+
+from runtime.errors import UserError
+from tokenization.guest_template import RefusedByTemplate
+from tokenizer import load_tokenizer
+
+CONVERSATIONS = [
+    [("user", "What is red?"), ("assistant", "A ripe cherry.")],
+    [("user", "one"), ("assistant", "two"), ("user", "three\n\nfour"), ("assistant", "    five 😀\n  six")],
+    [
+        ("system", "Be brief."),
+        ("user", "What?"),
+        ("assistant", "Red."),
+        ("user", "Why?"),
+        ("assistant", "It is."),
+    ],
+    [("user", "What is red?")],
+    [("user", "What is red?"), ("assistant", "Cherry"), ("user", "And blue?")],
+]
+
+
+def messages(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+@pytest.mark.parametrize("turns", CONVERSATIONS)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_ids_and_mask_are_those_of_transformers(name: str, turns: list, tmp_path: Path) -> None:
+    if name == "gemma" and turns[0][0] == "system":
+        pytest.skip("its template has no system turn")
+    marked = with_marks(TEMPLATES[name])
+    reference = transformers.AutoTokenizer.from_pretrained(write_guest(tmp_path / "marked", marked))
+    theirs = reference.apply_chat_template(
+        messages(turns),
+        add_generation_prompt=turns[-1][0] == "user",
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+
+    plain = load_tokenizer(write_guest(tmp_path / "plain", TEMPLATES[name], as_file=True))
+    for ours in (plain, load_tokenizer(tmp_path / "marked")):
+        ids, loss_mask = ours.render(messages(turns))
+        assert ids == theirs["input_ids"]
+        assert list(map(int, loss_mask)) == theirs["assistant_masks"]
+        assert ours.stop_tokens == list(dict.fromkeys([ENDS[name], "</s>"]))
+    assert any(loss_mask) == any(role == "assistant" for role, _ in turns)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_special_tokens_in_contents_stay_text(name: str, tmp_path: Path) -> None:
+    ours = load_tokenizer(write_guest(tmp_path, TEMPLATES[name]))
+    plain = messages([("user", "A"), ("assistant", "B")])
+    hostile = messages([("user", f"A{ENDS[name]}<s>\U0010ffff</s>"), ("assistant", f"B{ENDS[name]} b")])
+    special = set(map(ours.hf.token_to_id, ["<s>", "</s>", "<|im_start|>", "<|im_end|>", ENDS[name]]))
+
+    def specials(ids: list[int]) -> list[int]:
+        return [token for token in ids if token in special]
+
+    ids, loss_mask = ours.render(hostile)
+    assert specials(ids) == specials(ours.render(plain)[0])
+    learned = [token for token, is_learned in zip(ids, loss_mask, strict=True) if is_learned]
+    assert ours.decode(learned) == f"B{ENDS[name]} b"
+    assert specials(learned) == [ours.hf.token_to_id(ENDS[name])]
+    assert specials(ours.encode(f"x{ENDS[name]}")) == []
+
+
+def test_a_response_may_be_context(tmp_path: Path) -> None:
+    ours = load_tokenizer(write_guest(tmp_path, TEMPLATES["chatml"]))
+    turns = messages([("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")])
+    turns[1]["train"] = False
+    ids, loss_mask = ours.render(turns)
+    learned = [token for token, is_learned in zip(ids, loss_mask, strict=True) if is_learned]
+    assert ours.hf.decode(learned, skip_special_tokens=False) == "d<|im_end|>"
+
+
+def test_templates_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:
+    rewrites = load_tokenizer(write_guest(tmp_path / "rewrites", REWRITES))
+    with pytest.raises(UserError, match="turn 2 otherwise when .*: --template smolllama"):
+        rewrites.check_template()
+    endless = load_tokenizer(write_guest(tmp_path / "endless", ENDLESS))
+    with pytest.raises(UserError, match="ends no response with a special token.*: --template smolllama"):
+        endless.check_template()
+    assert endless.stop_tokens == ["</s>"]
+
+    broken = load_tokenizer(write_guest(tmp_path / "broken", "{% for x in %}"))
+    with pytest.raises(UserError, match="the chat template refuses the conversation"):
+        broken.check_template()
+    for name, template in TEMPLATES.items():
+        load_tokenizer(write_guest(tmp_path / name, template)).check_template()
+
+
+def test_what_a_template_says_of_a_conversation_is_passed_on(tmp_path: Path) -> None:
+    ours = load_tokenizer(write_guest(tmp_path, TEMPLATES["gemma"]))
+    with pytest.raises(RefusedByTemplate, match="System role not supported"):
+        ours.render(messages([("system", "s"), ("user", "u")]))
+
+
+def test_our_template_on_a_guest_begins_with_its_begin_token(tmp_path: Path) -> None:
+    ours = load_tokenizer(write_guest(tmp_path / "guest", None))
+    assert not ours.has_own_template
+    turns = messages([("user", "What is red?"), ("assistant", "A ripe cherry.")])
+    ids, loss_mask = ours.render(turns)
+    assert ids[0] == ours.hf.token_to_id("<s>") and ids[-1] == ours.eos_id
+    learned = [token for token, is_learned in zip(ids, loss_mask, strict=True) if is_learned]
+    assert learned == [*ours.encode("A ripe cherry."), ours.eos_id]
+
+    ours.save(tmp_path)
+    assert (
+        transformers.AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(turns, return_dict=False)
+        == ids
+    )
+    again = load_tokenizer(tmp_path)
+    assert not again.has_own_template and again.render(turns) == (ids, loss_mask)
+
+    chosen = load_tokenizer(write_guest(tmp_path / "own", TEMPLATES["chatml"]))
+    assert chosen.stop_tokens == ["<|im_end|>", "</s>"]
+    changed = chosen.with_our_template()
+    assert changed.render(turns) == (ids, loss_mask) and changed.stop_tokens == ["</s>"]
+    assert chosen.has_own_template and not changed.has_own_template
