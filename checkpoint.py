@@ -161,7 +161,7 @@ def write_model(
         config |= {"model_type": LEGACY, "architectures": ["SmolLlamaLegacy"]}
     write_json(folder / "config.json", config)
 
-    generation = hf_generation_config(sampling or {}, tokenizer.eos_id, tokenizer.stop_ids, origin.generation)
+    generation = hf_generation_config(sampling or {}, tokenizer.eos_id, tokenizer.stop_ids, origin)
     write_json(folder / GENERATION_CONFIG, generation)
     tokenizer.save(folder, with_template=metadata.get("stage") in ("S", "D"))
     for name, content in origin.files.items():
@@ -172,13 +172,14 @@ def hf_generation_config(
     sampling: Mapping[str, object],
     eos_id: int,
     stop_ids: Sequence[int] = (),
-    of_origin: Mapping[str, object] | None = None,
+    origin: Origin | None = None,
 ) -> dict:
     """Return the generation_config.json of a model that writes with these settings by default.
 
-    `of_origin` is that of the model that training started from, whose other settings are kept.
+    The other settings of the model that training started from are kept.
     """
-    config: dict[str, object] = dict.fromkeys(ID_NAMES, eos_id) | dict(of_origin or {})
+    origin = origin or Origin()
+    config: dict[str, object] = dict.fromkeys(ID_NAMES, eos_id) | origin.special_ids | origin.generation
     ends = config["eos_token_id"] if isinstance(config["eos_token_id"], list) else [config["eos_token_id"]]
     if missing := [token for token in stop_ids if token not in ends]:
         config["eos_token_id"] = [*missing, *ends]

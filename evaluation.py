@@ -150,9 +150,13 @@ def dataset_scores(
     | margin        | with a reference only: mean difference of the rewards                                 |
     """
     meta = read_meta(data)
-    if meta["tokenizer"]["hash"] != tokenizer.hash:
+    own_template = (
+        meta["kind"] == "text" or meta.get("template", tokenizer.chat_template) == tokenizer.chat_template
+    )
+    if meta["tokenizer"]["hash"] != tokenizer.hash or not own_template:
+        what = "chat template" if meta["tokenizer"]["hash"] == tokenizer.hash else "tokenizer"
         raise UserError(
-            f"{data} was prepared with another tokenizer than the model's: prepare it with "
+            f"{data} was prepared with another {what} than the model's: prepare it with "
             "data.py --tokenizer and the model's folder"
         )
 

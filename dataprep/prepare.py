@@ -157,6 +157,7 @@ def make_meta(
         "format": FORMAT,
         "name": name,
         "kind": config.kind,
+        "template": config.chat_template,
         "tokenizer": config.tokenizer,
         "source": config.provenance,
         "left_out": dict(sum((Counter(entry["left_out"]) for entry in entries), Counter())),

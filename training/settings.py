@@ -16,6 +16,7 @@ from dataprep.shards import read_meta
 from modelfiles.origin import Origin, read_origin
 from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
+from tokenization.guest_files import read_files, read_template
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
 from training.mixture import Mixture, read_mixture
 from training.run_length import count_steps
@@ -139,9 +140,22 @@ def describe_start(setup: RunSetup, progress: TrainState, rows: Rows, val_rows: 
         lines.append(f"starting from {weights}")
     elif setup.stage.kind != "text":
         lines.append("starting from random weights (--init_from FOLDER takes a trained model)")
+    if setup.stage.kind != "text":
+        lines.append(describe_template(setup.tokenizer))
+        template = read_template(read_files(weights)) if weights else None
+        if template not in (None, setup.tokenizer.chat_template):
+            lines.append(
+                f"note: {weights} was trained on another template: data.py --tokenizer {weights} prepares data in it"
+            )
     if weights and not has_tokenizer(weights):
         lines.append(f"note: {weights} has no tokenizer; its ids are taken to be those of the data")
     return lines
+
+
+def describe_template(tokenizer: Tokenizer) -> str:
+    """Return a line of the plan: how conversations are rendered, and what ends a response."""
+    whose = "the chat template of its tokenizer" if tokenizer.has_own_template else "SmolLlama's"
+    return f"template: {whose}; a response ends with {tokenizer.stop_tokens[0]}"
 
 
 def choose_stage_and_data(cli_args: dict[str, object]) -> tuple[str, Mixture]:
