@@ -36,6 +36,7 @@ from dataloader.batch import Batch
 from dataloader.loader import fixed_batches
 from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows, StreamValidation
+from dataprep.existing import check_tokens_are_for
 from dataprep.shards import TokenDataset, read_meta, require_name
 from generation.cpu_decoder import quantize
 from generation.generate import SamplingParams
@@ -150,16 +151,7 @@ def dataset_scores(
     | margin        | with a reference only: mean difference of the rewards                                 |
     """
     meta = read_meta(data)
-    own_template = (
-        meta["kind"] == "text" or meta.get("template", tokenizer.chat_template) == tokenizer.chat_template
-    )
-    if meta["tokenizer"]["hash"] != tokenizer.hash or not own_template:
-        what = "chat template" if meta["tokenizer"]["hash"] == tokenizer.hash else "tokenizer"
-        raise UserError(
-            f"{data} was prepared with another {what} than the model's: prepare it with "
-            "data.py --tokenizer and the model's folder"
-        )
-
+    check_tokens_are_for(tokenizer, data, meta)
     store = TokenDataset(data, "val", meta)
     if not len(store):
         raise UserError(
