@@ -72,8 +72,14 @@ class PageHandlers:
         html = self.show_conversation(conversation, stage, writing=True)
         return "", conversation, True, html, *start_and_stop(running=True)
 
-    def stream_chat(self, conversation: list[dict], stage: str, *values: float) -> Iterator[tuple]:
-        """Yield the conversation with the growing reply.
+    def show_system(self, stage: str) -> dict:
+        """Show the box of the system prompt where the stage's model answers; a base model has none."""
+        return gr.update(visible=PAGE_STAGES[stage].instruct)
+
+    def stream_chat(
+        self, conversation: list[dict], stage: str, system: str, *values: float
+    ) -> Iterator[tuple]:
+        """Yield the conversation with the growing reply; the system prompt is the turn before it.
 
         Yields nothing if no message waits for a reply, as after a message that stayed in its box.
         """
@@ -83,7 +89,8 @@ class PageHandlers:
         try:
             check_prompt(conversation[-1]["content"])
             args = args_from_form(self.models.args, values)
-            for reply in throttle(self.models.stream_reply(stage, conversation, args)):
+            messages = [*system_turn(system, stage), *conversation]
+            for reply in throttle(self.models.stream_reply(stage, messages, args)):
                 answered = [*conversation, {"role": "assistant", "content": reply.text}]
                 html = self.show_conversation(answered, stage, writing=reply.end_reason is None)
                 yield answered, html, views.note(reply.summary)
@@ -206,6 +213,14 @@ class PageHandlers:
     def finish_look(self) -> tuple:
         """Show that nothing is being written."""
         return start_and_stop(running=False)
+
+
+def system_turn(system: str, stage: str) -> list[dict]:
+    """Return the turn of a system prompt; none where the box is empty or hidden, as for a base model."""
+    if not system.strip() or not PAGE_STAGES[stage].instruct:
+        return []
+    check_prompt(system)
+    return [{"role": "system", "content": system}]
 
 
 def is_unanswered(conversation: list[dict]) -> bool:

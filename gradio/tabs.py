@@ -20,6 +20,17 @@ def chat_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Compon
     conversation = gr.State([])
     writing = gr.State(False)
     stage, model_line = stage_choice(page)
+    system = gr.Textbox(
+        label="System prompt",
+        placeholder="System prompt: who answers, and how (may stay empty)",
+        show_label=False,
+        lines=1,
+        max_lines=4,
+        max_length=MAX_PROMPT_CHARS,
+        container=False,
+        visible=PAGE_STAGES[page.newest_stage()].instruct,
+        elem_id="system",
+    )
     html = gr.HTML(views.conversation([], instruct=True), elem_id="conversation")
     status = gr.HTML(elem_id="chat-status")
     box, send, stop = prompt_row("Message", "Send", "Write a message")
@@ -37,7 +48,9 @@ def chat_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Compon
         ],
         stop=stop,
         begin=Handler(page.add_message, [conversation, stage, writing], chat_state),
-        stream=Handler(page.stream_chat, [conversation, stage, *sampling], [conversation, html, status]),
+        stream=Handler(
+            page.stream_chat, [conversation, stage, system, *sampling], [conversation, html, status]
+        ),
         finish=Handler(page.finish_chat, [conversation, stage], chat_state),
         api_name="chat",
     )
@@ -45,8 +58,9 @@ def chat_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Compon
     # Clear: stop the reply, then empty the conversation.
     wire_cancel(clear, streams, Handler(page.clear_chat, [stage], [*chat_state, status]))
 
-    # Another model: show the same conversation in its style.
+    # Another model: show the same conversation in its style, and the system prompt where it has one.
     stage.change(page.show_conversation, [conversation, stage], html, **NO_QUEUE)
+    stage.change(page.show_system, stage, system, **NO_QUEUE)
     return [stage, model_line]
 
 

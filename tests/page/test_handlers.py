@@ -21,7 +21,7 @@ def test_without_a_model_every_tab_shows_how_to_make_one(tmp_path, env):
     args = ARGS.replace(save_checkpoint_dir=str(tmp_path))
     page = PageHandlers(StageModels(args, env), tmp_path / "votes.jsonl")
     values = (5, *SAMPLING, 1)
-    assert "trainer.py --train S" in next(page.stream_chat(MESSAGES, "sft", *values))[-1]
+    assert "trainer.py --train S" in next(page.stream_chat(MESSAGES, "sft", "", *values))[-1]
     assert page.finish_chat(MESSAGES, "sft")[:2] == ("hi", [])
     assert "trainer.py --train P" in next(page.stream_comparison("hi", *values))[-1]
     assert "trainer.py --train D" in next(page.stream_look("hi", "dpo", *values))[-1]
@@ -37,7 +37,25 @@ def test_the_page_opens_with_the_last_stage(page):
 def test_a_message_during_a_reply_changes_nothing(page):
     updates = page.add_message("second", MESSAGES, "sft", writing=True)
     assert all(update == {"__type__": "update"} for update in updates)
-    assert list(page.stream_chat([*MESSAGES, {"role": "assistant", "content": "yes"}], "sft")) == []
+    assert list(page.stream_chat([*MESSAGES, {"role": "assistant", "content": "yes"}], "sft", "")) == []
+
+
+def test_the_system_prompt_is_the_first_turn_of_models_that_answer(page, monkeypatch):
+    seen = []
+
+    def stream_reply(stage, messages, args):
+        seen.append([message["role"] for message in messages])
+        return iter(())
+
+    monkeypatch.setattr(page.models, "stream_reply", stream_reply)
+    values = (5, *SAMPLING, 1)
+    for stage, system in (("sft", "Be brief."), ("sft", " "), ("pretrained", "Be brief.")):
+        list(page.stream_chat(MESSAGES, stage, system, *values))
+    assert seen == [["system", "user"], ["user"], ["user"]]
+
+    *_, status = next(page.stream_chat(MESSAGES, "sft", "x" * 1_000_000, *values))
+    assert "shorten it" in status
+    assert page.show_system("dpo")["visible"] and not page.show_system("pretrained")["visible"]
 
 
 def test_each_comparison_has_a_random_order(page):
