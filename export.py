@@ -2,7 +2,7 @@
 
     python export.py --model dpo --to my-model --dtype bfloat16
     python export.py --model dpo --to my-model-gguf --format gguf --dtype q8_0
-    python export.py --model dpo --to my-model --push_to_hub OWNER/NAME
+    python export.py --model dpo --to my-model --push_to_hub OWNER/NAME --license mit [--private]
     python export.py --model dpo --to my-model --card                               the model card alone
 
 The files are read again and compared with the checkpoint before their folder gets its name. The same command may be run
@@ -16,11 +16,10 @@ if __name__ == "__main__":
 
 import importlib.util
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import huggingface_hub
 import torch
 
 from checkpoint import load_sampling, read_config, read_weights, write_model
@@ -30,10 +29,10 @@ from generation.generate import GREEDY, generate
 from model import Llama
 from modelfiles.origin import BASE_README, LICENSES, read_origin
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
+from publishing.hub_push import check_license, push, repository
 from publishing.model_card import USES, model_card, training_history
 from runtime.errors import RunError, UserError, run_cli
 from runtime.files import commit_folder
-from runtime.hub import hub_errors, retry
 from tokenization.guest_files import FILES
 
 # Largest error of a weight, relative to the largest weight of its matrix. A rounded float keeps 8 or 11 bits; q8_0
@@ -66,6 +65,8 @@ class CommandLine:
     dtype: str
     card: bool
     push_to_hub: str | None
+    private: bool
+    license: str | None
     settings: dict[str, object]
     args: ModelArgs
 
@@ -97,6 +98,10 @@ def parse_command_line() -> CommandLine:
         type=lambda name: LLAMA_CPP_NAMES.get(name, name),
         help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0; also f32, bf16, f16",
     )
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument(
+        "--license", metavar="ID", help="licence of the model, such as mit (default: that of its base model)"
+    )
     parser.add_argument("--card", action="store_true", help="write only the model card, README.md")
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the folder to this repository")
     parser.add_settings({"save_checkpoint_dir", *SAMPLE_SETTINGS})
@@ -115,6 +120,8 @@ def parse_command_line() -> CommandLine:
         dtype=flags["dtype"],
         card=flags["card"],
         push_to_hub=flags["push_to_hub"],
+        private=flags["private"],
+        license=flags["license"],
         settings={name: flags[name] for name in SAMPLE_SETTINGS if name in flags},
         args=args,
     )
@@ -210,24 +217,6 @@ def samples(chat_model: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
     return [(args.prompt, text) for text in texts]
 
 
-def push(folder: Path, repo: str, names: set[str]) -> None:
-    """Upload files of a folder to the hub. Raises UserError when the hub refuses them."""
-
-    def upload() -> None:
-        api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            allow_patterns=sorted(names),
-            commit_message="Export from SmolLlama",
-        )
-
-    with hub_errors(repo) as endpoint:
-        api = huggingface_hub.HfApi()
-        retry(lambda: api.create_repo(repo, exist_ok=True), repo)
-        retry(upload, repo)
-        print(f"uploaded to {endpoint}/{repo}", flush=True)
-
-
 def check_target(target: Path, source: Path) -> None:
     """Raise UserError if a folder must not be replaced: it holds something other than an earlier export."""
     if not target.exists():
@@ -261,8 +250,22 @@ def write_card(folder: Path, source: Path, target: Path, chat_model: ChatModel, 
         short=name.split("/")[-1],
         file=gguf_file(folder, command.dtype).name,
     )
-    text = model_card(name, stages, chat_model.model, use, samples(chat_model, args))
+    base_model = read_origin(source).base_model
+    text = model_card(
+        name,
+        stages,
+        chat_model.model,
+        use,
+        samples(chat_model, args),
+        base_model,
+        find_license(command, source),
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def find_license(command: CommandLine, source: Path) -> str | None:
+    """Return the licence of --license, or that of the model that training began with; None if there is none."""
+    return command.license or (read_origin(source).base_model or {}).get("license")
 
 
 def export(source: Path, target: Path, command: CommandLine) -> None:
@@ -293,6 +296,9 @@ def main() -> None:
     command = parse_command_line()
     source = choose_model(command.model, command.args)
     target = command.to or source
+    if command.push_to_hub:  # before anything is written
+        check_license(find_license(command, source), command.push_to_hub)
+        command = replace(command, push_to_hub=repository(command.push_to_hub))
 
     try:
         if command.card:
@@ -306,7 +312,8 @@ def main() -> None:
         ) from None
 
     if command.push_to_hub:
-        push(target, command.push_to_hub, {"README.md"} if command.card else EXPORT_FILES)
+        names = {"README.md"} if command.card else EXPORT_FILES
+        push(target, command.push_to_hub, names, command.private)
     print(target)
 
 

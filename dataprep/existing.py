@@ -71,7 +71,8 @@ def stored_source(
     So every run and every machine's share has one revision. With `update` a finished dataset does not count.
     """
     for _, config in stored_configs(data_dir, name, finished=not update):
-        stored = {key: value for key, value in config["source"].items() if key != "revision"}
+        answered = ("revision", "license")  # by the hub
+        stored = {key: value for key, value in config["source"].items() if key not in answered}
         if stored == identity:
             ranges = [FileRange.from_json(file_range) for unit in config["units"] for file_range in unit]
             return Source(name, kind, ranges, config["source"])

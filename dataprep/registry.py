@@ -119,12 +119,12 @@ def join_units(ranges: list[FileRange]) -> list[list[FileRange]]:
 
 def hub_source(name: str, kind: str, dataset: HubDataset | HubChoice) -> Source:
     """Return a dataset of the hub at its newest revision, or the one asked for, under a name of this machine."""
-    ranges, revision = hub_ranges(dataset, MAX_UNIT_BYTES, None)
-    return Source(name, kind, ranges, {**hub_identity(dataset), "revision": revision})
+    ranges, provenance = hub_ranges(dataset, MAX_UNIT_BYTES, None)
+    return Source(name, kind, ranges, {**hub_identity(dataset), **provenance})
 
 
 def hub_identity(dataset: HubDataset | HubChoice) -> dict[str, str | None]:
-    """Return what identifies a dataset of the hub in meta.json, besides its revision."""
+    """Return what identifies a dataset of the hub in meta.json, besides its revision and licence."""
     if isinstance(dataset, HubChoice):
         return dataset.to_json()
     return {"repo": dataset.repo}

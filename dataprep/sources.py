@@ -58,15 +58,16 @@ class HubChoice:
 
 def hub_ranges(
     dataset: HubDataset | HubChoice, target: int, revision: str | None
-) -> tuple[list[FileRange], str]:
-    """Return the ranges of a dataset on the hub and its revision (None as argument: the newest).
+) -> tuple[list[FileRange], dict[str, str]]:
+    """Return the ranges of a dataset on the hub, and its revision (None as argument: the newest) and licence.
 
     Raises UserError when the hub refuses or fails, or has no such config or split.
     """
     repo = dataset.repo
     try:
         with hub_errors(f"datasets/{repo}"), valid_answers(repo):
-            sha = _resolve(repo, revision or dataset.revision)
+            provenance = _resolve(repo, revision or dataset.revision)
+            sha = provenance["revision"]
             if isinstance(dataset, HubChoice):
                 files = _files_of_choice(dataset, sha)
             else:
@@ -77,17 +78,21 @@ def hub_ranges(
                 for path in paths
                 for file_range in _hub_file_ranges(path, target)
             ]
-            return ranges, sha
+            return ranges, provenance
     except READ_ERRORS as error:  # no error of the hub's own, so an answer that was cut short
         raise UserError(
             f"the hub sent no complete answer about {repo} ({short_error(error)}): rerun later"
         ) from None
 
 
-def _resolve(repo: str, revision: str | None) -> str:
-    """Return the commit that a branch, a tag or None, the newest, is now."""
+def _resolve(repo: str, revision: str | None) -> dict[str, str]:
+    """Return the commit that a branch, a tag or None, the newest, is now, and the licence that its card names."""
     info = retry(lambda: huggingface_hub.HfApi().dataset_info(repo, revision=revision), repo)
-    return checked_revision(info.sha)
+    provenance = {"revision": checked_revision(info.sha)}
+    license_id = info.card_data.get("license") if info.card_data else None
+    if isinstance(license_id, str):
+        provenance["license"] = license_id
+    return provenance
 
 
 def _files_of_choice(choice: HubChoice, sha: str) -> dict[str | None, list[str]]:

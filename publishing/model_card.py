@@ -1,6 +1,6 @@
 """Model card, written from the records of the run itself: data, settings, losses, hardware, hours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,24 +12,30 @@ from training.metrics import read_metrics
 from training.state import TrainState, initial_weights_folder, load_state
 
 DATA_HASH_LENGTH = 12  # leading characters of the hash of prepared data
-SETTINGS = (
-    "optimizer",
-    "max_lr",
-    "min_lr",
-    "warmup_iters",
-    "weight_decay_optim",
-    "beta_1",
-    "beta_2",
-    "clip",
-    "tokens_per_step",
-    "block_size",
-    "epochs",
-    "dropout",
-    "attn_dropout",
-    "dtype",
-    "seed",
-)
-DPO_SETTINGS = ("beta", "dpo_loss", "label_smoothing")
+# Settings of a stage, each with the condition under which it mattered to it.
+SETTINGS: dict[str, Callable[[ModelArgs], bool]] = {
+    "optimizer": lambda args: True,
+    "max_lr": lambda args: True,
+    "muon_lr": lambda args: args.optimizer == "muon",
+    "muon_momentum": lambda args: args.optimizer == "muon",
+    "min_lr": lambda args: True,
+    "lr_schedule": lambda args: True,
+    "warmup_iters": lambda args: True,
+    "cooldown_iters": lambda args: args.lr_schedule == "wsd",
+    "weight_decay_optim": lambda args: True,
+    "beta_1": lambda args: True,
+    "beta_2": lambda args: True,
+    "clip": lambda args: True,
+    "tokens_per_step": lambda args: True,
+    "block_size": lambda args: True,
+    "dropout": lambda args: args.dropout > 0,
+    "attn_dropout": lambda args: args.attn_dropout > 0,
+    "dtype": lambda args: True,
+    "seed": lambda args: True,
+    "beta": lambda args: args.train == "D",
+    "dpo_loss": lambda args: args.train == "D",
+    "label_smoothing": lambda args: args.train == "D" and args.label_smoothing > 0,
+}
 COLUMNS = (
     "stage",
     "data",
@@ -40,6 +46,10 @@ COLUMNS = (
     "validation scores",
     "hours of steps",
     "hardware",
+)
+SCORES_COMMAND = (
+    "Losses are nats a token with a label, of the last step and of the newest evaluation. SmolLlama measures a model "
+    "again with `python evaluation.py --model FOLDER --dataset NAME`."
 )
 # By format: {name} is the repository or folder, {short} its last part, {file} the GGUF file.
 USES = {
@@ -114,17 +124,26 @@ def training_history(folder: Path) -> list[StageRecord]:
 
 
 def model_card(
-    name: str, stages: Sequence[StageRecord], model: Llama, use: str, samples: Sequence[tuple[str, str]]
+    name: str,
+    stages: Sequence[StageRecord],
+    model: Llama,
+    use: str,
+    samples: Sequence[tuple[str, str]],
+    base_model: Mapping[str, str] | None = None,
+    license_id: str | None = None,
 ) -> str:
-    """Return the card of a model as Markdown; `use` is the text of the last section, samples are (prompt, text)."""
+    """Return the card of a model as Markdown; `use` is the text of the last section, samples are (prompt, text).
+
+    `base_model` is the model of another program that training began with, {"name", "revision", "license"}.
+    """
     parts = [
-        f"---\n{_metadata(stages)}\n---",
+        f"---\n{_metadata(stages, base_model, license_id)}\n---",
         f"# {name.split('/')[-1]}",
-        _introduction(stages, model),
+        _introduction(stages, model, base_model),
     ]
 
     if stages:
-        parts += ["## Training", _stage_table(stages)]
+        parts += ["## Training", _stage_table(stages), SCORES_COMMAND]
         parts += [_data_line(stage) for stage in stages]
         parts += ["## Settings", _settings_table(stages)]
 
@@ -132,16 +151,21 @@ def model_card(
         parts += ["## Samples", "The first ones drawn, none omitted."]
         parts += [f"> **{_quote(prompt)}** {_quote(text)}" for prompt, text in samples]
 
-    parts += ["## How to use it", use]
+    parts += ["## Limits", _limits(stages, model, base_model), "## How to use it", use]
     return "\n\n".join(parts)
 
 
-def _metadata(stages: Sequence[StageRecord]) -> str:
+def _metadata(
+    stages: Sequence[StageRecord], base_model: Mapping[str, str] | None, license_id: str | None
+) -> str:
     """Return the card's header as YAML, which the hub reads."""
     sources = [source for stage in stages for source in stage.state.get("sources", {}).values()]
     repos = [source["repo"] for source in sources if "repo" in source]
     stage_tags = [stage.name.replace(" ", "-") for stage in stages]
+    is_on_hub = base_model is not None and "/" in base_model["name"]
     data = ModelCardData(
+        license=license_id,
+        base_model=base_model["name"] if is_on_hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["smolllama", "llama", *stage_tags],
@@ -150,16 +174,51 @@ def _metadata(stages: Sequence[StageRecord]) -> str:
     return data.to_yaml()
 
 
-def _introduction(stages: Sequence[StageRecord], model: Llama) -> str:
+def _introduction(stages: Sequence[StageRecord], model: Llama, base_model: Mapping[str, str] | None) -> str:
+    """Return what the model is, and what it was made from, as far as that is recorded."""
     args = model.args
     num_parameters = sum(weight.numel() for weight in model.parameters())
-    training = " then ".join(stage.name for stage in stages) or "training"
+    training = " then ".join(stage.name for stage in stages)
+    if base_model:
+        origin = f"made from {_base_name(base_model)}"
+        origin += f" by {training} with SmolLlama" if stages else ", its weights unchanged"
+    elif not stages:
+        origin = "trained with SmolLlama; its runs are not recorded here"
+    elif stages[0].state["init_from"]:
+        origin = f"trained by {training} with SmolLlama; the runs before these are not recorded here"
+    else:
+        origin = f"trained from scratch by {training} with SmolLlama"
     return (
-        f"A small Llama of {num_parameters:,} parameters, trained from scratch by {training} with SmolLlama: "
-        f"{args.no_of_decoder_layers} layers, width {args.embeddings_dims}, {args.no_of_heads} query and "
-        f"{args.no_kv_heads} key-value heads, a vocabulary of {args.vocab_size}, a context of {args.block_size} "
-        "tokens. Its output may be wrong or harmful: nothing filters it."
+        f"A Llama of {num_parameters:,} parameters, {origin}: {args.no_of_decoder_layers} layers, width "
+        f"{args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, a vocabulary of "
+        f"{args.vocab_size}, a context of {args.block_size} tokens."
     )
+
+
+def _base_name(base_model: Mapping[str, str]) -> str:
+    """Return the name of a base model, as a link if it is on the hub, with its revision and licence."""
+    name = base_model["name"]
+    described = f"[{name}](https://hf.co/{name})" if "/" in name else name
+    facts = []
+    if "revision" in base_model:
+        facts.append(f"revision {base_model['revision']}")
+    if "license" in base_model:
+        facts.append(f"licence {base_model['license']}")
+    return f"{described} ({', '.join(facts)})" if facts else described
+
+
+def _limits(stages: Sequence[StageRecord], model: Llama, base_model: Mapping[str, str] | None) -> str:
+    """Return what the model should not be trusted with."""
+    lines = ["Nothing filters its output, which may be wrong, made up or offensive."]
+    if stages:
+        tokens = sum(stage.progress.tokens for stage in stages)
+        knows = f"It has seen {tokens:,} tokens of the data above"
+        lines.append(
+            f"{knows}, besides what its base model knows." if base_model else f"{knows} and nothing else."
+        )
+    lines.append(f"It reads and writes at most {model.args.block_size} tokens in all.")
+    lines.append("Do not rely on it where a wrong answer does harm.")
+    return " ".join(lines)
 
 
 def _stage_table(stages: Sequence[StageRecord]) -> str:
@@ -195,7 +254,8 @@ def _origin(source: dict) -> str:
     """Return where a dataset comes from."""
     if "repo" in source:
         url = f"https://hf.co/datasets/{source['repo']}"
-        return f"[{source['repo']}]({url}) at revision {source['revision']}"
+        licence = source.get("license") or "not recorded"
+        return f"[{source['repo']}]({url}) at revision {source['revision']}, licence {licence}"
     if "files" in source:  # by name only: the path of a file is private
         files = [f"{Path(file['path']).name} ({file['bytes']:,} bytes)" for file in source["files"]]
         return f"local files: {', '.join(files)}"
@@ -205,15 +265,13 @@ def _origin(source: dict) -> str:
 
 
 def _settings_table(stages: Sequence[StageRecord]) -> str:
-    names = SETTINGS
-    if stages[-1].args.train == "D":
-        names += DPO_SETTINGS
-
+    """Return the settings that mattered to at least one stage, "-" where they did not."""
     heads = " | ".join(stage.name for stage in stages)
     lines = [f"| setting | {heads} |", "|---" * (1 + len(stages)) + "|"]
-    for name in names:
-        cells = [str(getattr(stage.args, name)) for stage in stages]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, mattered in SETTINGS.items():
+        cells = [str(getattr(stage.args, name)) if mattered(stage.args) else "-" for stage in stages]
+        if set(cells) != {"-"}:
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub import Hub, connect
 
 from config import ModelArgs
 from dataprep.shards import FORMAT, ShardWriter, TokenDataset, id_dtype
@@ -113,3 +114,12 @@ def make_store(tmp_path: Path) -> Callable[..., TokenDataset]:
         return TokenDataset(folder, split, meta)
 
     return write
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Yield a hub that this process writes to and reads from, with a token, without waiting."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with Hub({}) as served, connect(served, monkeypatch):
+        yield served

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from exports import call, train_two_runs
-from hub import Hub, connect
 from toy import QUIET
 from transformers.utils.import_utils import is_serve_available
 
@@ -118,15 +117,6 @@ def test_legacy_weights_and_tiny_contexts_are_exported_too(tmp_path, tiny, monke
     assert "no other library has this architecture" in text and "## Samples" not in text
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    """Yield a hub that this process writes to and reads from, with a token, without waiting."""
-    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with Hub({}) as hub, connect(hub, monkeypatch):
-        yield hub
-
-
 def greedy_text(folder) -> str:
     """Return the greedy answer of the model in a folder."""
     chat_model = load_chat_model(find_model(folder))
@@ -138,7 +128,7 @@ def greedy_text(folder) -> str:
 def test_pushed_and_downloaded_models_write_the_same_text(runs, tmp_path, hub, monkeypatch, capsys):
     hub.fault("/api/repos/create", status=503)
     hub.fault("/commit/main", status=503)
-    words = ["--to", tmp_path / "made", "--push_to_hub", "someone/small-fox"]
+    words = ["--to", tmp_path / "made", "--push_to_hub", "someone/small-fox", "--license", "mit"]
     lines = call(export, monkeypatch, capsys, "--model", runs / "S-asked", *words)
     assert (
         lines[-2:] == [f"uploaded to {hub.url}/someone/small-fox", str(tmp_path / "made")] and not hub.faults
@@ -163,7 +153,18 @@ def test_pushed_and_downloaded_models_write_the_same_text(runs, tmp_path, hub, m
 
 def test_card_alone_goes_to_the_hub_alone(runs, hub, monkeypatch, capsys):
     step = runs / "P-toy" / (runs / "P-toy" / "latest").read_text()
-    call(export, monkeypatch, capsys, "--model", step, "--card", "--push_to_hub", "someone/fox")
+    call(
+        export,
+        monkeypatch,
+        capsys,
+        "--model",
+        step,
+        "--card",
+        "--push_to_hub",
+        "someone/fox",
+        "--license",
+        "mit",
+    )
     assert list(hub.models["someone/fox"]) == ["README.md"]
 
 
@@ -189,8 +190,10 @@ def test_a_hub_that_does_not_take_it_is_one_line(
             tmp_path / "made",
             "--push_to_hub",
             repo,
+            "--license",
+            "mit",
         )
-    assert not hub.models
+    assert not hub.models and not (tmp_path / "made").exists()
 
 
 @pytest.mark.slow

@@ -67,8 +67,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def read(split: str | None = None) -> list[str]:
     """Return the rows of a split of the corpus, or of both."""
-    ranges, revision = hub_ranges(DATASET, 1, None)
-    assert revision == REVISION and len(ranges) == 10
+    ranges, provenance = hub_ranges(DATASET, 1, None)
+    assert provenance == {"revision": REVISION} and len(ranges) == 10
     return texts([file_range for file_range in ranges if split in (None, file_range.split)])
 
 

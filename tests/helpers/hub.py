@@ -43,6 +43,7 @@ class Hub:
 
     def __init__(self, repos: dict[str, dict[str, bytes]], models: dict[str, dict[str, bytes]] | None = None):
         self.repos, self.models, self.stored, self.faults, self.requests = repos, models or {}, {}, [], []
+        self.private: dict[str, bool] = {}  # of repositories that were made
         self.newest = ""  # a newer commit of all datasets, of which nothing is served
         hub = self
 
@@ -52,7 +53,7 @@ class Hub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
-            do_POST = do_PUT = do_HEAD = do_GET
+            do_POST = do_PUT = do_HEAD = do_DELETE = do_GET
 
             def log_message(self, *_) -> None:
                 pass
@@ -85,7 +86,7 @@ class Hub:
             if not fault.times:
                 self.faults.remove(fault)
             sleep(fault.stall)
-        if request.command in ("GET", "HEAD"):
+        if request.command in ("GET", "HEAD") and path != "/api/whoami-v2":
             status, body, headers = self.content(path, request.headers.get("Range"))
         else:
             status, body, headers = self.accept(path, sent, request.headers.get("Authorization"))
@@ -178,11 +179,10 @@ class Hub:
             return 200, b'{"errors": [], "warnings": []}', {}
         if not token:
             return 401, b"{}", {}
-        if path == "/api/repos/create":
-            asked = json.loads(sent)
-            repo = f"{asked['organization']}/{asked['name']}"
-            self.models.setdefault(repo, {})
-            return 200, json.dumps({"url": f"{self.url}/{repo}"}).encode(), {}
+        if path == "/api/whoami-v2":
+            return 200, b'{"type": "user", "name": "someone"}', {}
+        if path.startswith("/api/repos/"):
+            return self.change_repository(path.removeprefix("/api/repos/"), json.loads(sent))
         if path.endswith("/preupload/main"):
             names = [file["path"] for file in json.loads(sent)["files"]]
             modes = [
@@ -210,6 +210,18 @@ class Hub:
                 files[what["path"]] = self.stored[what["oid"]]
         made = {"success": True, "commitOid": REVISION, "commitUrl": f"{self.url}/{repo}/commit/{REVISION}"}
         return 200, json.dumps(made).encode(), {}
+
+    def change_repository(self, change: str, asked: dict) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of making or removing a repository."""
+        repo = f"{asked['organization']}/{asked['name']}"
+        if change == "delete":
+            self.models.pop(repo, None)
+            return 200, b"", {}
+        status = 409 if repo in self.models else 200
+        if status == 200:
+            self.models[repo] = {}
+            self.private[repo] = asked.get("visibility") == "private" or bool(asked.get("private"))
+        return status, json.dumps({"url": f"{self.url}/{repo}"}).encode(), {}
 
 
 @contextlib.contextmanager
