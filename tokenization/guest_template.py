@@ -17,7 +17,7 @@ PROBE = (
     {"role": "user", "content": "one"},
     {"role": "assistant", "content": "two"},
     {"role": "user", "content": "three"},
-    {"role": "assistant", "content": "four"},
+    {"role": "assistant", "content": "four", "train": False},
 )
 OTHER_TEMPLATE = "--template smolllama takes SmolLlama's prompt template instead"
 MAX_MESSAGE = 150  # characters of an error that a template raises
@@ -36,13 +36,14 @@ class GuestTemplate:
     def __init__(self, source: str, settings: Mapping[str, object], tokens: RenamedTokens):
         self.source = source
         self.tokens = tokens
+        self.ends = re.compile(rf"(?:{tokens.names.pattern})\Z")
         self.variables = {name: settings[name] for name in NAMED if isinstance(settings.get(name), str)}
 
     def render(self, messages: Messages) -> tuple[list[int], list[bool]]:
         """Return the token ids of a conversation, as apply_chat_template gives them, and its loss mask.
 
         The mask is True for what is inside the template's generation marks; without marks, for what a response adds to
-        the conversation before it, up to its last special token. A response with "train": False is context. If the
+        the conversation before it, as in TRL's training templates. A response with "train": False is context. If the
         last message is not the assistant's, the generation prompt follows. Special tokens in contents stay text.
 
         Raises RefusedByTemplate where the template raises an error or does not show which tokens a response is.
@@ -68,13 +69,13 @@ class GuestTemplate:
         return encoding.ids, loss_mask
 
     def end_ids(self) -> list[int]:
-        """Return the special tokens that end a response, one or none.
+        """Return the special tokens that end a response, one or none; not what may end the entire conversation.
 
         Raises RefusedByTemplate where `render` does for a plain conversation of two questions and answers.
         """
         ids, loss_mask = self.render(PROBE)
-        last = max(position for position, is_learned in enumerate(loss_mask) if is_learned)
-        return [ids[last]] if self._is_special(ids[last]) else []
+        learned = [token_id for token_id, is_learned in zip(ids, loss_mask, strict=True) if is_learned]
+        return [token_id for token_id in learned if self._is_special(token_id)][-1:]
 
     def _text(self, turns: Messages, add_generation_prompt: bool) -> tuple[str, list[Span]]:
         """Return turns as text, and the spans inside generation marks."""
@@ -99,18 +100,14 @@ class GuestTemplate:
         """Return the span that the response `index` adds to the conversation before it."""
         before, _ = self._text(turns[:index], add_generation_prompt=True)
         after, _ = self._text(turns[: index + 1], add_generation_prompt=False)
-        end = self._end(after, len(before))
-        if not after.startswith(before) or not text.startswith(after[:end]):
+        while not text.startswith(after) and (end := self.ends.search(after)):
+            after = after[: end.start()]  # some put a token at the end of every conversation
+        if not after.startswith(before) or not text.startswith(after):
             raise RefusedByTemplate(
                 f"the chat template renders turn {index + 1} otherwise when it is followed by another, or when it "
                 "is still to be generated, so it does not show which tokens a response is"
             )
-        return len(before), end
-
-    def _end(self, text: str, start: int) -> int:
-        """Return the end of the last special token of a rendered text from `start` on, or the text's end."""
-        ends = [name.end() for name in self.tokens.names.finditer(text, start)]
-        return ends[-1] if ends else len(text)
+        return len(before), len(after)
 
     def _positions(self, encoding: tokenizers.Encoding, text: str, span: Span) -> range:
         """Return the positions of the tokens of a span of the rendered text, as transformers maps characters."""

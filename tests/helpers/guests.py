@@ -11,7 +11,7 @@ from tokenizer import train_bpe
 # What a message adds to a conversation is between two comments.
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{#(#}{{ message['content'] + '<|im_end|>' }}{#)#}{{ '\\n' }}{% endfor %}"
+    "{#(#}{{ message['content'] + '<|im_end|>' }}{{ '\\n' }}{#)#}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 LLAMA3 = (
@@ -22,7 +22,7 @@ LLAMA3 = (
 )
 ZEPHYR = (
     "{% for message in messages %}\n{{ '<|' + message['role'] + '|>\\n' }}"
-    "{#(#}{{ message['content'] + eos_token }}{#)#}{{ '\\n' }}\n"
+    "{#(#}{{ message['content'] + eos_token }}{{ '\\n' }}{#)#}\n"
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>' }}\n{% endif %}{% endfor %}"
 )
 GEMMA = (
@@ -30,7 +30,7 @@ GEMMA = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
     "{{ '<start_of_turn>' + role + '\\n' }}"
-    "{#(#}{{ message['content'] | trim + '<end_of_turn>' }}{#)#}{{ '\\n' }}{% endfor %}"
+    "{#(#}{{ message['content'] | trim + '<end_of_turn>' }}{{ '\\n' }}{#)#}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
 MINIMIND = (
@@ -39,7 +39,7 @@ MINIMIND = (
     "{% else %}{{ '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}{% endif %}"
     "{% for message in messages %}{% set content = message['content'] %}{% if message['role'] == 'user' %}"
     "{{ '<|im_start|>user\\n' + content + '<|im_end|>\\n<|im_start|>assistant\\n' }}"
-    "{% elif message['role'] == 'assistant' %}{#(#}{{ content + '<|im_end|>' }}{#)#}{{ '\\n' }}"
+    "{% elif message['role'] == 'assistant' %}{#(#}{{ content + '<|im_end|>' }}{{ '\\n' }}{#)#}"
     "{% endif %}{% endfor %}"
 )
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "zephyr": ZEPHYR, "gemma": GEMMA, "minimind": MINIMIND}

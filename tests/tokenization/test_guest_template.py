@@ -65,7 +65,7 @@ def test_special_tokens_in_contents_stay_text(name: str, tmp_path: Path) -> None
     ids, loss_mask = ours.render(hostile)
     assert specials(ids) == specials(ours.render(plain)[0])
     learned = [token for token, is_learned in zip(ids, loss_mask, strict=True) if is_learned]
-    assert ours.decode(learned) == f"B{ENDS[name]} b"
+    assert ours.decode(learned).rstrip("\n") == f"B{ENDS[name]} b"
     assert specials(learned) == [ours.hf.token_to_id(ENDS[name])]
     assert specials(ours.encode(f"x{ENDS[name]}")) == []
 
@@ -76,7 +76,17 @@ def test_a_response_may_be_context(tmp_path: Path) -> None:
     turns[1]["train"] = False
     ids, loss_mask = ours.render(turns)
     learned = [token for token, is_learned in zip(ids, loss_mask, strict=True) if is_learned]
-    assert ours.hf.decode(learned, skip_special_tokens=False) == "d<|im_end|>"
+    assert ours.hf.decode(learned, skip_special_tokens=False) == "d<|im_end|>\n"
+
+
+def test_a_token_at_the_end_of_every_conversation_ends_no_response(tmp_path: Path) -> None:
+    ends = TEMPLATES["chatml"] + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    ours = load_tokenizer(write_guest(tmp_path, ends))
+    turns = messages([("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")])
+    ids, loss_mask = ours.render(turns)
+    learned = [token for token, is_learned in zip(ids, loss_mask, strict=True) if is_learned]
+    assert ours.hf.decode(learned, skip_special_tokens=False) == "b<|im_end|>\nd<|im_end|>\n</s>"
+    assert ours.stop_tokens == ["<|im_end|>", "</s>"]
 
 
 def test_templates_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:
