@@ -332,6 +332,7 @@ def from_ranks(ranks: dict[bytes, int]) -> Tokenizer:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": EOS,
         "eos_token": EOS,
+        "pad_token": EOS,
         "clean_up_tokenization_spaces": False,
     }
     return Tokenizer(ranked_bpe(ranks), settings, ranks)
