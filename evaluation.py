@@ -36,8 +36,7 @@ from dataloader.batch import Batch
 from dataloader.loader import fixed_batches
 from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows, StreamValidation
-from dataprep.existing import check_tokens_are_for
-from dataprep.shards import TokenDataset, read_meta, require_name
+from dataprep.shards import TokenDataset, check_tokens_are_for, read_meta, require_name
 from generation.cpu_decoder import quantize
 from generation.generate import SamplingParams
 from model import Llama

@@ -4,6 +4,7 @@
     python inference_sft.py --model sft --prompt "Name the color of a ripe cherry."   the newest SFT model
     python inference_sft.py --model dpo --chat [--system "Be brief."]                 a conversation
     cat question.txt | python inference_sft.py --model dpo
+    python inference_sft.py --model dpo --prompts questions.jsonl --to replies.jsonl
 
 stdout gets only the model's text; notes go to stderr. Base models continue the text; fine-tuned ones answer
 in the prompt template, unless --raw.
@@ -14,20 +15,21 @@ from runtime.requirements import require
 if __name__ == "__main__":
     require("torch", "safetensors")
 
-import itertools
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from checkpoint import load_sampling
 from config import ModelArgs, Parser, resolve
-from generation.chat import ChatModel, Messages, Prompt, choose_model, load_chat_model
+from generation.chat import ChatModel, choose_model, load_chat_model
+from generation.conversation import Conversation, note, say, system_turn
 from generation.cpu_decoder import quantize
 from generation.generate import move_for_generation
+from generation.reply_file import write_replies
 from runtime import distributed
-from runtime.errors import UserError, run_cli
+from runtime.distributed import DistributedEnv
+from runtime.errors import run_cli
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class CommandLine:
 
     model: str | None
     system: str | None
+    prompts: Path | None
+    to: Path | None
     chat: bool
     raw: bool
     quantize: Literal["int8"] | None
@@ -56,7 +60,19 @@ def parse_command_line() -> CommandLine:
     parser.add_argument(
         "--chat",
         action="store_true",
-        help="a conversation: --prompt, then each line of stdin, is a turn",
+        help="a conversation: --prompt, then each line of stdin, is a turn; /help lists its commands",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='JSONL with {"prompt": TEXT} or {"messages": [...]} in each row',
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="JSONL for the replies to --prompts; an unfinished one is continued",
     )
     parser.add_argument("--raw", action="store_true", help="no prompt template: continue the text as it is")
     parser.add_argument(
@@ -65,80 +81,21 @@ def parse_command_line() -> CommandLine:
     parser.add_settings({"sampling", "device", "save_checkpoint_dir"})
 
     flags = vars(parser.parse_args())
+    if (flags["prompts"] is None) != (flags["to"] is None):
+        parser.error("--prompts FILE and --to FILE go together")
+    if flags["prompts"] and (flags["chat"] or "prompt" in flags):
+        parser.error("--prompts has its prompts in a file: drop --chat and --prompt")
     return CommandLine(
         model=flags["model"],
         system=flags["system"],
+        prompts=flags["prompts"],
+        to=flags["to"],
         chat=flags["chat"],
         raw=flags["raw"],
         quantize=flags["quantize"],
         typed=flags,
         args=resolve(flags),
     )
-
-
-def say(chat_model: ChatModel, prompt: Prompt, args: ModelArgs) -> str:
-    """Stream the reply to stdout and its speed to stderr; return the text."""
-    text = ""
-    num_tokens = 0
-    room = chat_model.model.args.block_size - len(prompt.ids)
-    start = time.perf_counter()
-
-    for piece in chat_model.stream_reply(prompt, args):
-        print(piece.text, end="", flush=True)
-        text += piece.text
-        num_tokens = len(piece.out_ids)
-        room = piece.room
-
-    seconds = time.perf_counter() - start
-    print(flush=True)
-    note(
-        f"{num_tokens} tokens, {num_tokens / seconds:.0f} tokens/s{cut_note(num_tokens, room, args.max_length)}"
-    )
-    return text
-
-
-def cut_note(num_tokens: int, room: int, max_length: int) -> str:
-    """Return what to say of a reply that did not end but was cut; empty for one that ended."""
-    if num_tokens < min(room, max_length):
-        return ""
-    if room <= max_length:
-        return f"; cut: the context has no room for more than {room} tokens after this prompt"
-    return f"; cut at --max_length {max_length}: a larger one lets it continue"
-
-
-def chat(
-    chat_model: ChatModel, first_lines: list[str], args: ModelArgs, raw: bool, system: Messages = ()
-) -> None:
-    """Answer each line, first_lines and then stdin's, as a turn of one conversation, which `system` begins.
-
-    A turn that does not fit is skipped and is no part of the conversation.
-    """
-    messages = list(system)
-    for line in itertools.chain(first_lines, read_lines()):
-        question = {"role": "user", "content": line}
-        try:
-            prompt = chat_model.build_prompt([*messages, question], args.max_length, raw)
-        except UserError as error:
-            note(f"error: {error}")
-            continue
-
-        if prompt.dropped:
-            note(f"the context is full: the oldest {prompt.dropped} turns are dropped")
-        answer = {"role": "assistant", "content": say(chat_model, prompt, args)}
-        messages += [question, answer]
-
-
-def read_lines() -> Iterator[str]:
-    """Yield the lines of stdin that are not empty, with a prompt sign on a terminal."""
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", file=sys.stderr, flush=True)
-
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.rstrip("\n")
 
 
 def read_prompt(command: CommandLine) -> str:
@@ -150,53 +107,42 @@ def read_prompt(command: CommandLine) -> str:
     return command.args.prompt
 
 
-def system_turn(command: CommandLine, chat_model: ChatModel) -> Messages:
-    """Return the turn of --system, [] without it. Raises UserError where there is no prompt template to hold it."""
-    if command.system is None:
-        return []
-    if command.raw or not chat_model.is_instruct:
-        what_continues = "--raw" if command.raw else "a base model"
-        raise UserError(
-            f"--system is a turn of the prompt template, and {what_continues} continues a text: drop it"
-        )
-    return [{"role": "system", "content": command.system}]
-
-
-def note(text: str) -> None:
-    """Write a line to stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    """Stream a model's reply to one prompt, or hold a conversation."""
-    command = parse_command_line()
-    env = distributed.init(command.args.device, command.args.dtype)
-
-    folder = choose_model(command.model, command.args)
+def load(name: str | None, command: CommandLine, env: DistributedEnv) -> tuple[ChatModel, ModelArgs]:
+    """Load a model onto the device; return it with the settings that it writes by, and say what it does."""
+    folder = choose_model(name, command.args)
     chat_model = load_chat_model(folder)
-    args = resolve({**load_sampling(folder), **command.typed})
     if command.quantize:
         quantize(chat_model.model)
     move_for_generation(chat_model.model, env)
 
-    mode = "continues the text"
+    does = "continues the text"
     if chat_model.is_instruct and not command.raw:
-        mode = "answers in the prompt template"
-    description = f"{folder} on {env.device}: {mode}"
-    system = system_turn(command, chat_model)
+        does = "answers in the prompt template"
+    dtype = f" in {str(env.dtype).removeprefix('torch.')}" if "dtype" in command.typed else ""
+    note(f"{folder} on {env.device}{dtype}: {does}")
+    return chat_model, resolve({**load_sampling(folder), **command.typed})
 
-    if command.chat:
-        note(description)
-        first_lines = [args.prompt] if "prompt" in command.typed else []
-        with env.autocast():
-            chat(chat_model, first_lines, args, command.raw, system)
-        return
 
-    question = {"role": "user", "content": read_prompt(command)}
-    prompt = chat_model.build_prompt([*system, question], args.max_length, command.raw)
-    note(description)
+def main() -> None:
+    """Stream a model's reply to one prompt, hold a conversation, or answer a file of prompts."""
+    command = parse_command_line()
+    env = distributed.init(command.args.device, command.args.dtype)
+    chat_model, args = load(command.model, command, env)
+    system = system_turn(command.system, chat_model, command.raw)
+
     with env.autocast():
-        say(chat_model, prompt, args)
+        if command.prompts and command.to:
+            count = write_replies(chat_model, command.prompts, command.to, args, system, command.raw)
+            note(f"{count} replies in {command.to}")
+        elif command.chat:
+            talk = Conversation(
+                chat_model, args, command.system, command.raw, lambda name: load(name, command, env)
+            )
+            talk.run([args.prompt] if "prompt" in command.typed else [])
+        else:
+            question = {"role": "user", "content": read_prompt(command)}
+            prompt = chat_model.build_prompt([*system, question], args.max_length, command.raw)
+            say(chat_model, prompt, args)
 
 
 if __name__ == "__main__":

@@ -90,20 +90,6 @@ def stored_tokenizer(data_dir: Path, source: Source, name: str) -> Tokenizer | N
     return None
 
 
-def check_tokens_are_for(tokenizer: Tokenizer, folder: Path, meta: dict) -> None:
-    """Raise UserError if a dataset was prepared with another tokenizer or chat template than a model's."""
-    differs = None
-    if meta["tokenizer"]["hash"] != tokenizer.hash:
-        differs = "tokenizer"
-    elif meta["kind"] != "text" and meta.get("template", tokenizer.chat_template) != tokenizer.chat_template:
-        differs = "chat template"
-    if differs:
-        raise UserError(
-            f"{folder} was prepared with another {differs} than the model's: prepare it with data.py --tokenizer and "
-            "the model's folder, under another --name"
-        )
-
-
 def is_prepared(target: Path, config: PrepConfig, update: bool) -> bool:
     """Return True if a dataset was prepared with this config and its files are undamaged.
 

@@ -24,6 +24,7 @@ import numpy as np
 from runtime.checksums import first_corrupt_file
 from runtime.errors import UserError
 from runtime.limits import open_files
+from tokenizer import Tokenizer
 
 FORMAT = 1
 SPLITS = ("train", "val")
@@ -218,6 +219,20 @@ def verify_dataset(folder: Path) -> None:
     """Raise UserError when a file of a prepared dataset was changed; unchanged ones are read only once."""
     if fault := first_corrupt_file(folder, remember=True):
         raise UserError(f"{fault}: prepare the dataset again with the data.py command that made it")
+
+
+def check_tokens_are_for(tokenizer: Tokenizer, folder: Path, meta: dict) -> None:
+    """Raise UserError if a dataset was prepared with another tokenizer or chat template than a model's."""
+    differs = None
+    if meta["tokenizer"]["hash"] != tokenizer.hash:
+        differs = "tokenizer"
+    elif meta["kind"] != "text" and meta.get("template", tokenizer.chat_template) != tokenizer.chat_template:
+        differs = "chat template"
+    if differs:
+        raise UserError(
+            f"{folder} was prepared with another {differs} than the model's: prepare it with data.py --tokenizer and "
+            "the model's folder, under another --name"
+        )
 
 
 def read_meta(folder: Path) -> dict:

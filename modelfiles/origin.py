@@ -8,8 +8,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 ID_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id")
 LICENSES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "COPYING", "NOTICE", "USE_POLICY.md")
 README = "README.md"
@@ -61,6 +59,8 @@ def read_origin(folder: Path, name: str | None = None, revision: str | None = No
 
 def read_license(readme: str) -> str | None:
     """Return the licence that the metadata of a model card names; None without one."""
+    import yaml  # only guests have such a card, and some scripts do without the package
+
     _, *parts = readme.split("---\n", 2)
     if len(parts) < 2 or not readme.startswith("---"):
         return None

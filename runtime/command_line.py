@@ -73,7 +73,7 @@ def flag_options(hint: type, field: dataclasses.Field) -> dict:
     if hint is bool:
         return {**options, "action": argparse.BooleanOptionalAction}
     if typing.get_origin(hint) is tuple:
-        return {**options, "nargs": "+", "metavar": "TEXT"}
+        return {**options, "nargs": "+", "action": "extend", "metavar": "TEXT"}
     return {**options, "type": hint, "metavar": hint.__name__.upper()}
 
 
