@@ -19,14 +19,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
 
 from config import ModelArgs, Parser
 from model import Llama
+from modelfiles.llama_config import parse_config, read_config, rope_config
 from modelfiles.origin import ID_NAMES, Origin
+from modelfiles.weights import read_weights
 from runtime.checksums import SUMS, first_corrupt_file, read_checksums
 from runtime.errors import UserError, run_cli
 from runtime.files import write_json
@@ -34,19 +34,6 @@ from tokenizer import Tokenizer, load_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
-ARCHITECTURE = (
-    "block_size",
-    "vocab_size",
-    "embeddings_dims",
-    "no_of_decoder_layers",
-    "no_of_heads",
-    "no_kv_heads",
-    "head_dim",
-    "hidden_dims",
-    "eps",
-    "rope_theta",
-    "tie_embeddings",
-)
 
 # Sampling settings that generation_config.json carries, by our name and by Hugging Face's.
 SAMPLING = {
@@ -78,8 +65,7 @@ def hf_config(args: ModelArgs, eos_id: int, special_ids: Mapping[str, object] | 
         "head_dim": args.head_dim,
         "max_position_embeddings": args.block_size,
         "rms_norm_eps": args.eps,
-        "rope_theta": args.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": args.rope_theta},
+        **rope_config(args),
         "tie_word_embeddings": args.tie_embeddings,
         "hidden_act": "silu",
         "attention_bias": False,
@@ -87,46 +73,6 @@ def hf_config(args: ModelArgs, eos_id: int, special_ids: Mapping[str, object] | 
         # No pad token: as one, its embedding would get no gradient in other libraries.
         **(special_ids or {"bos_token_id": eos_id, "eos_token_id": eos_id}),
     }
-
-
-def args_from_hf(config: dict, where: Path) -> ModelArgs:
-    """Return the settings of the model in a Hugging Face config.json. Raises UserError for what our Llama is not."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    required = {
-        f"model_type {config.get('model_type')}": config.get("model_type") == "llama",
-        f"rope_type {rope_type}": rope_type == "default",
-        f"hidden_act {config.get('hidden_act')}": config.get("hidden_act", "silu") == "silu",
-        "attention_bias": not config.get("attention_bias"),
-        "mlp_bias": not config.get("mlp_bias"),
-    }
-    if different := [feature for feature, supported in required.items() if not supported]:
-        raise UserError(f"{where} is not a plain Llama ({', '.join(different)}), so it cannot be used as one")
-
-    heads = config["num_attention_heads"]
-    args = ModelArgs(
-        vocab_size=config["vocab_size"],
-        embeddings_dims=config["hidden_size"],
-        hidden_dims=config["intermediate_size"],
-        no_of_decoder_layers=config["num_hidden_layers"],
-        no_of_heads=heads,
-        no_kv_heads=config.get("num_key_value_heads", heads),
-        head_dim=config.get("head_dim"),
-        block_size=config["max_position_embeddings"],
-        eps=config["rms_norm_eps"],
-        rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
-        tie_embeddings=config.get("tie_word_embeddings", False),
-        dropout=0.0,
-        attn_dropout=0.0,
-    )
-
-    # A config.json may hold "768" or 768.0 where a number of rows is meant.
-    default = ModelArgs()
-    for name in ARCHITECTURE:
-        value = getattr(args, name)
-        if type(value) not in (type(getattr(default, name)), int):
-            raise TypeError(f"{name} is {value!r}")
-    return args
 
 
 def write_model(
@@ -266,52 +212,7 @@ def find_model(folder: str | Path) -> Path:
 
 def load_args(folder: Path) -> ModelArgs:
     """Return the architecture of the model in a folder. Raises UserError when config.json is not a Llama's."""
-    return _parse_config(folder, read_config(folder))
-
-
-def read_config(folder: Path) -> dict:
-    """Return the contents of config.json. Raises UserError when it is broken."""
-    try:
-        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'} is broken ({type(error).__name__}: {error})") from None
-
-
-def _parse_config(folder: Path, config: dict) -> ModelArgs:
-    """Return the settings of a config.json; values of a wrong kind make it a broken file."""
-    try:
-        return args_from_hf(config, folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'} is broken ({type(error).__name__}: {error})") from None
-
-
-def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Read the weights of a folder (one safetensors file or several) for a model; every name and shape is checked."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} has no .safetensors file")
-    try:
-        weights = {name: weight for file in files for name, weight in load_file(file).items()}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"the weights in {folder} cannot be read ({error}): the file is broken or cut short"
-        ) from None
-
-    # Old Llama files store the rotary frequencies, which follow from rope_theta.
-    weights = {name: weight for name, weight in weights.items() if not name.endswith("rotary_emb.inv_freq")}
-    if model.args.tie_embeddings:
-        weights.setdefault("lm_head.weight", weights.get("model.embed_tokens.weight"))
-
-    shapes = {name: weight.shape for name, weight in model.state_dict().items()}
-    wrong = [
-        name for name, shape in shapes.items() if weights.get(name) is None or weights[name].shape != shape
-    ]
-    wrong += [name for name in weights if name not in shapes]
-    if wrong:
-        raise UserError(
-            f"the weights in {folder} do not fit its config.json: {wrong[0]} is missing, too many or misshapen"
-        )
-    return weights
+    return parse_config(folder, read_config(folder))
 
 
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
@@ -326,7 +227,7 @@ def load_llama(folder: Path) -> Llama:
     legacy = config.get("model_type") == LEGACY
     if legacy:
         config["model_type"] = "llama"
-    model = Llama(_parse_config(folder, config), legacy)
+    model = Llama(parse_config(folder, config), legacy)
     model.load_state_dict(read_weights(folder, model))
     return model.eval()
 

@@ -21,6 +21,7 @@ from runtime.errors import UserError
 
 EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
+NO_FLAG = "architecture"  # group of the settings that only a checkpoint sets
 
 
 class _DerivedInt(int):
@@ -89,6 +90,8 @@ class ModelArgs:
     eps: float = setting(1e-5, "model", "epsilon of RMSNorm", 0.0)
     rope_theta: float = setting(10000.0, "model", "base of the rotary frequencies", 1.0)
     tie_embeddings: bool = setting(True, "model", "share the embedding with the output head")
+    rope_scaling: dict[str, object] | None = setting(None, NO_FLAG,
+        "scaling of the rotary frequencies, which a model in Hugging Face format may bring")
     attn_dropout: float = setting(0.1, "model", "dropout on attention weights", 0.0, below=1.0)
     dropout: float = setting(0.1, "model", "dropout on the embedding and on each residual branch", 0.0, below=1.0)
 
@@ -388,6 +391,8 @@ def settings_table() -> str:
     """Return the settings as a Markdown table, in the order of the dataclass."""
     rows = ["| flag | default | what |", "|---|---|---|"]
     for f in fields(ModelArgs):
+        if f.metadata["group"] == NO_FLAG:
+            continue
         default = "" if f.default in (None, ()) else f"`{f.default}`"
         rows.append(f"| `--{f.name}` | {default} | {f.metadata['help'].replace('|', ' or ')} |")
     return "\n".join(rows)

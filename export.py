@@ -22,12 +22,14 @@ from typing import Literal
 
 import torch
 
-from checkpoint import load_sampling, read_config, read_weights, write_model
+from checkpoint import load_sampling, write_model
 from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.generate import GREEDY, generate
 from model import Llama
+from modelfiles.llama_config import read_config
 from modelfiles.origin import BASE_README, LICENSES, read_origin
+from modelfiles.weights import read_weights
 from publishing.gguf_export import modelfile, read_gguf, write_gguf
 from publishing.hub_push import check_license, push, repository
 from publishing.model_card import USES, model_card, training_history

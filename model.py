@@ -45,14 +45,35 @@ class RMSNorm(nn.Module):
         return y.type_as(x)
 
 
-def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (length, D) of the rotary angles in float32 (arXiv 2104.09864, half-split)."""
-    exponents = -torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    frequencies = theta**exponents  # D/2
+def rope_frequencies(args: ModelArgs) -> Tensor:
+    """Return the rotary frequencies (D/2) in float32 (arXiv 2104.09864), scaled where the model's positions are.
 
-    positions = torch.arange(length, dtype=torch.float32)
-    angles = torch.outer(positions, frequencies)  # length D/2
-    angles = torch.cat((angles, angles), dim=-1)  # length D
+    Scaling lets a model take longer texts than those it was trained on. `linear` divides all frequencies. `llama3`
+    divides those whose wavelength is longer than the original context allows, keeps short ones, and blends between.
+    """
+    exponents = torch.arange(0, args.head_dim, 2, dtype=torch.float32) / args.head_dim
+    frequencies = 1.0 / args.rope_theta**exponents  # D/2
+
+    scaling = args.rope_scaling
+    if scaling is None:
+        return frequencies
+    if scaling["rope_type"] == "linear":
+        return frequencies / scaling["factor"]
+
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wavelengths = 2 * math.pi / frequencies
+    periods = (
+        scaling["original_max_position_embeddings"] / wavelengths
+    )  # of each pair in the original context
+    kept = ((periods - low) / (high - low)).clamp(0, 1)  # 1 = as it was, 0 = divided
+    return (1 - kept) * frequencies / scaling["factor"] + kept * frequencies
+
+
+def rope_table(args: ModelArgs) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (block_size, D) of the rotary angles in float32, half-split."""
+    positions = torch.arange(args.block_size, dtype=torch.float32)
+    angles = torch.outer(positions, rope_frequencies(args))  # block_size D/2
+    angles = torch.cat((angles, angles), dim=-1)  # block_size D
 
     return angles.cos(), angles.sin()
 
@@ -199,7 +220,7 @@ class Llama(nn.Module):
         if args.tie_embeddings:
             self.lm_head.weight = self.model["embed_tokens"].weight
 
-        cos, sin = rope_table(args.block_size, args.head_dim, args.rope_theta)  # block_size D
+        cos, sin = rope_table(args)  # block_size D
         if legacy:
             # Every pair is rotated by the angle 0.
             cos = torch.ones_like(cos)

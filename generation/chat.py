@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from checkpoint import find_model, load_end_ids, load_model, read_config
+from checkpoint import find_model, load_end_ids, load_model
 from config import ModelArgs
 from generation.generate import SamplingParams, generate
 from model import Llama
+from modelfiles.llama_config import read_config
 from runtime.errors import UserError
 from tokenization.prompt_template import LEGACY_PROMPT
 from tokenizer import Tokenizer

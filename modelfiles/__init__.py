@@ -1,1 +1,1 @@
-"""Files of a Hugging Face model folder besides its weights."""
+"""Files of a Hugging Face model folder, and where they come from."""

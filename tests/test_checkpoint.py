@@ -120,7 +120,7 @@ def test_weights_of_another_shape_are_refused(broken):
     [
         ({"model_type": "gpt2"}, "model_type gpt2"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type llama3"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type yarn"),
     ],
 )
 def test_models_that_ours_is_not_are_refused(broken, change, named):

@@ -16,10 +16,11 @@ from transformers.utils.import_utils import is_serve_available
 
 import download_model_weight
 import export
-from checkpoint import find_model, load_model, read_config, write_model
+from checkpoint import find_model, load_model, write_model
 from config import ModelArgs
 from generation.chat import Prompt, load_chat_model
 from model import Llama
+from modelfiles.llama_config import read_config
 from runtime.errors import RunError, UserError
 from tokenizer import byte_level
 

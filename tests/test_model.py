@@ -11,9 +11,19 @@ from torch import Tensor
 
 from checkpoint import hf_config
 from config import ModelArgs
-from model import Llama, apply_rope, count_parameters, flops_per_token, rope_table
+from model import Llama, apply_rope, count_parameters, flops_per_token, rope_frequencies, rope_table
 
+# Llama 3.2's, with a context of a few tokens: one pair is kept, some are blended, the rest are divided.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 VARIANTS = {
+    "llama3": {"rope_scaling": LLAMA3, "rope_theta": 100.0, "head_dim": 12},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "mha": {"no_kv_heads": 4},
     "gqa": {"no_kv_heads": 2},
     "mqa": {"no_kv_heads": 1},
@@ -50,7 +60,7 @@ def test_logits_equal_those_of_transformers(tiny: ModelArgs, spread: Spread, cha
 
 
 def test_rope_is_relative_and_not_trivial() -> None:
-    cos, sin = rope_table(64, 16, 10000.0)
+    cos, sin = rope_table(ModelArgs(block_size=64, head_dim=16))
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 1, 1, 16)
 
@@ -65,6 +75,13 @@ def test_rope_is_relative_and_not_trivial() -> None:
     scores = torch.tensor([score(distance, 0) for distance in range(8)])
     assert scores.std() > 0.1  # the original project's rotation was the same everywhere
     assert score(0, 0) == pytest.approx((q * k).sum().item(), abs=2e-7 * size)
+
+
+def test_llama3_divides_long_wavelengths_only(tiny: ModelArgs) -> None:
+    plain = tiny.replace(head_dim=12, rope_theta=100.0)
+    ratios = rope_frequencies(plain) / rope_frequencies(plain.replace(rope_scaling=LLAMA3))
+    assert ratios[0] == 1 < ratios[1] < ratios[2] < 8
+    assert ratios[3:].tolist() == [8, 8, 8]
 
 
 def test_order_of_the_tokens_matters(model: Llama) -> None:

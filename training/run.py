@@ -14,6 +14,7 @@ from config import ModelArgs
 from dataloader.loader import Loader, fixed_batches
 from dataloader.mixing import MixedRows
 from model import Llama
+from modelfiles.weights import read_weights
 from runtime import distributed
 from runtime.capacity import capacity_of
 from runtime.distributed import DistributedEnv
@@ -135,7 +136,7 @@ class Run:
         torch.manual_seed(args.seed)
         self.model = Llama(args)
         if weights:
-            parallel.load_full_state_dict(self.model, checkpoint.read_weights(weights, self.model))
+            parallel.load_full_state_dict(self.model, read_weights(weights, self.model))
         self.model.to(env.device).train()
         self.attach_reference()
 
@@ -316,7 +317,7 @@ class Run:
 
         source = self.skips.rollback_target(self.folder, self.loader.rows_consumed, "a smaller --max_lr")
         checkpoint.verify_checkpoint(source, resumed=True)
-        parallel.load_full_state_dict(self.model, checkpoint.read_weights(source, self.model))
+        parallel.load_full_state_dict(self.model, read_weights(source, self.model))
         training_state.restore(source, self.model, self.optimizers, self.scaler, self.env)
         self.progress, _ = training_state.load_state(source)
         self.loader.rows_consumed = self.progress.rows_consumed

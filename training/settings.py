@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from checkpoint import ARCHITECTURE, find_model, load_args, verify_checkpoint
+from checkpoint import find_model, load_args, verify_checkpoint
 from config import ModelArgs, merge_settings, round_up
 from dataloader.loader import Rows
 from dataprep.shards import read_meta
+from modelfiles.llama_config import ARCHITECTURE
 from modelfiles.origin import Origin, read_origin
 from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun

@@ -9,9 +9,10 @@ from examples import Bomb
 from published import VOCABULARY, published_file, published_logits, published_state
 from safetensors import safe_open
 
-from checkpoint import load_args, load_model, read_config
+from checkpoint import load_args, load_model
 from generation.generate import GREEDY, generate
 from model import Llama
+from modelfiles.llama_config import read_config
 from publishing import published_weights
 from publishing.published_weights import convert
 from runtime.errors import UserError
