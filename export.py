@@ -30,7 +30,14 @@ from model import Llama
 from modelfiles.llama_config import read_config
 from modelfiles.origin import BASE_README, LICENSES, read_origin
 from modelfiles.weights import read_weights
-from publishing.gguf_export import modelfile, read_gguf, write_gguf
+from publishing.gguf_export import (
+    Description,
+    check_supported,
+    modelfile,
+    ollama_template,
+    read_gguf,
+    write_gguf,
+)
 from publishing.hub_push import check_license, push, repository
 from publishing.model_card import USES, model_card, training_history
 from runtime.errors import RunError, UserError, run_cli
@@ -38,8 +45,17 @@ from runtime.files import commit_folder
 from tokenization.guest_files import FILES
 
 # Largest error of a weight, relative to the largest weight of its matrix. A rounded float keeps 8 or 11 bits; q8_0
-# rounds to steps of 1/127 of the largest weight of a block, and rounds that scale too.
-ROUNDING = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "q8_0": 1 / 220}
+# rounds to steps of 1/127 of the largest weight of a block, and rounds that scale too. q5_0 and q4_0 have 16 and 8
+# steps on the side of the largest weight, one less on the other.
+ROUNDING = {
+    "float32": 0.0,
+    "bfloat16": 2**-8,
+    "float16": 2**-11,
+    "q8_0": 1 / 220,
+    "q5_0": 1 / 15.9,
+    "q4_0": 1 / 7.9,
+}
+GGUF_ONLY = ("q8_0", "q5_0", "q4_0")
 LLAMA_CPP_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 COMPARE_TOKENS = 64  # greedy tokens over which logits are compared
 NUM_SAMPLES = 3
@@ -98,7 +114,7 @@ def parse_command_line() -> CommandLine:
         default="float32",
         metavar="TYPE",
         type=lambda name: LLAMA_CPP_NAMES.get(name, name),
-        help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0; also f32, bf16, f16",
+        help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0, q5_0, q4_0; also f32, bf16, f16",
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
@@ -110,8 +126,8 @@ def parse_command_line() -> CommandLine:
 
     flags = vars(parser.parse_args())
     args = resolve(flags)
-    if flags["dtype"] == "q8_0" and flags["format"] != "gguf":
-        parser.error("--dtype q8_0 needs --format gguf")
+    if flags["dtype"] in GGUF_ONLY and flags["format"] != "gguf":
+        parser.error(f"--dtype {flags['dtype']} needs --format gguf")
     if not flags["to"] and not flags["card"]:
         parser.error("--to DIR is required")
 
@@ -142,12 +158,28 @@ def write(folder: Path, source: Path, chat_model: ChatModel, command: CommandLin
         write_model(folder, model, chat_model.tokenizer, metadata, dtype, sampling=sampling, origin=origin)
         exported.load_state_dict(read_weights(folder, exported))
     else:
-        file = gguf_file(folder, command.dtype)
-        write_gguf(file, model, chat_model.tokenizer, command.dtype)
-        text = modelfile(file.name, chat_model.is_instruct, model.args)
-        (folder / "Modelfile").write_text(text, encoding="utf-8")
-        exported.load_state_dict(read_gguf(file, exported))
+        write_gguf_files(folder, source, chat_model, command)
+        exported.load_state_dict(read_gguf(gguf_file(folder, command.dtype), exported))
     return exported.eval()
+
+
+def write_gguf_files(folder: Path, source: Path, chat_model: ChatModel, command: CommandLine) -> None:
+    """Write a GGUF file and a Modelfile for Ollama, which has the sampling settings of the model's run."""
+    file = gguf_file(folder, command.dtype)
+    model, tokenizer = chat_model.model, chat_model.tokenizer
+    base_model = read_origin(source).base_model or {}
+    name = command.push_to_hub or command.to.absolute().name
+    description = Description(name, find_license(command, source), base_model.get("name"))
+    chat_template = tokenizer.chat_template if chat_model.is_instruct else None
+    write_gguf(file, model, tokenizer, command.dtype, chat_template, description)
+
+    template = None  # a guest's own, in Jinja, is in the GGUF file
+    if not (chat_model.is_instruct and tokenizer.has_own_template):
+        template = ollama_template(chat_model.is_instruct, tokenizer.eos_token)
+    args = model.args.replace(**load_sampling(source))
+    stop_tokens = [tokenizer.hf.id_to_token(token_id) for token_id in chat_model.stop_ids]
+    text = modelfile(file.name, template, args, stop_tokens)
+    (folder / "Modelfile").write_text(text, encoding="utf-8")
 
 
 def gguf_file(folder: Path, precision: str) -> Path:
@@ -274,6 +306,8 @@ def export(source: Path, target: Path, command: CommandLine) -> None:
     """Write a model's files, read them again, compare, describe, and only then give the folder its name."""
     check_target(target, source)
     chat_model = load_chat_model(source)
+    if command.format == "gguf":
+        check_supported(chat_model.model, chat_model.tokenizer)
 
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

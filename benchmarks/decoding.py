@@ -39,7 +39,7 @@ def prepare() -> None:
 
     tokenizer = load_tokenizer("gpt2")
     for precision in ("float32", "q8_0"):
-        write_gguf(shared_folder() / f"{precision}.gguf", model(), tokenizer, precision)
+        write_gguf(shared_folder() / f"{precision}.gguf", model(), tokenizer, precision, None)
     (shared_folder() / "folder").mkdir()
     write_model(shared_folder() / "folder", model(), tokenizer, {})
 

@@ -1,17 +1,19 @@
 """GGUF file of a model for llama.cpp and Ollama: weights, tokenizer and chat template, written and read back."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, LlamaFileType, TokenType
+from gguf import GGMLQuantizationType, LlamaFileType
 
 from config import EOS, ModelArgs
-from model import Llama
+from model import Llama, rope_frequencies
+from publishing.gguf_vocabulary import Vocabulary, add_vocabulary, read_vocabulary
 from runtime.errors import UserError
-from tokenization.prompt_template import CHAT_TEMPLATE, HEADINGS
+from tokenization.prompt_template import HEADINGS
 from tokenizer import Tokenizer
 
 # Precision -> (type of the matrices, llama.cpp's name for such a file).
@@ -19,40 +21,85 @@ TYPES = {
     "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "bfloat16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+    "q5_0": (GGMLQuantizationType.Q5_0, LlamaFileType.MOSTLY_Q5_0),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-Q8_BLOCK = 32  # values that share a scale in q8_0
+QUANTIZED = (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q5_0, GGMLQuantizationType.Q8_0)
+BLOCK = 32  # values that share a scale in these
+ROPE_FACTORS = "rope_freqs.weight"
 
 
-def write_gguf(path: Path, model: Llama, tokenizer: Tokenizer, precision: str) -> None:
-    """Write a model and its tokenizer. Raises UserError for those that llama.cpp does not support."""
+@dataclass(frozen=True)
+class Description:
+    """Name of a model for its GGUF file, with its licence and the model that it was made from, if known."""
+
+    name: str
+    license: str | None = None
+    base_model: str | None = None
+
+
+def check_supported(model: Llama, tokenizer: Tokenizer) -> Vocabulary:
+    """Return the tokenizer as llama.cpp reads it. Raises UserError for models and tokenizers that it does not have."""
     if model.legacy:
         raise UserError(
             "llama.cpp does not support the published weights (no rotary positions, no final norm): "
             "export them with --format safetensors"
         )
-    if not tokenizer.fast:
-        raise UserError(
-            "llama.cpp does not know how this tokenizer splits text (it is not a ranked byte-level BPE): "
-            "convert the folder with llama.cpp's own script"
-        )
+    return read_vocabulary(tokenizer, model.args.vocab_size)
 
+
+def write_gguf(
+    path: Path,
+    model: Llama,
+    tokenizer: Tokenizer,
+    precision: str,
+    chat_template: str | None,
+    description: Description | None = None,
+) -> None:
+    """Write a model and its tokenizer; models that continue texts have no chat template.
+
+    Raises UserError for those that llama.cpp does not support.
+    """
+    vocabulary = check_supported(model, tokenizer)
     matrix_type, file_type = TYPES[precision]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    if description:
+        _add_description(writer, description)
     _add_architecture(writer, model.args)
-    _add_tokenizer(writer, tokenizer, model.args.vocab_size)
+    add_vocabulary(writer, vocabulary)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
 
     weights = model.state_dict()
     for name, gguf_name in gguf_names(model).items():
         values = to_llama_cpp_order(name, weights[name].float().cpu().numpy(), model.args)
-        tensor_type = _tensor_type(values, matrix_type)
+        tensor_type = _tensor_type(name, values, matrix_type)
         writer.add_tensor(gguf_name, gguf.quantize(values, tensor_type), raw_dtype=tensor_type)
+    if model.args.rope_scaling and model.args.rope_scaling["rope_type"] == "llama3":
+        writer.add_tensor(ROPE_FACTORS, _rope_factors(model.args))
 
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_description(writer: gguf.GGUFWriter, description: Description) -> None:
+    writer.add_name(description.name)
+    if description.license:
+        writer.add_license(description.license)
+    if description.base_model:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, description.base_model)
+
+
+def _rope_factors(args: ModelArgs) -> np.ndarray:
+    """Return by how much llama3's scaling divides each rotary frequency (D/2)."""
+    unscaled = rope_frequencies(args.replace(rope_scaling=None))
+    return (unscaled / rope_frequencies(args)).numpy()
 
 
 def _add_architecture(writer: gguf.GGUFWriter, args: ModelArgs) -> None:
@@ -68,41 +115,23 @@ def _add_architecture(writer: gguf.GGUFWriter, args: ModelArgs) -> None:
     writer.add_rope_dimension_count(args.head_dim)
     writer.add_rope_freq_base(args.rope_theta)
     writer.add_layer_norm_rms_eps(args.eps)
+    if args.rope_scaling and args.rope_scaling["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(args.rope_scaling["factor"])
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, num_rows: int) -> None:
-    """Add the vocabulary, padded to the rows of the embedding; "gpt-2" is how our tokenizers split text into words."""
-    tokens = [f"[PAD{token_id}]" for token_id in range(num_rows)]
-    types = [TokenType.UNUSED] * num_rows
-    for token, token_id in tokenizer.hf.get_vocab().items():
-        tokens[token_id] = token
-        types[token_id] = TokenType.CONTROL if token_id == tokenizer.eos_id else TokenType.NORMAL
+def _tensor_type(name: str, values: np.ndarray, matrix_type: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Return the type of a tensor.
 
-    merges = [" ".join(pair) for pair in json.loads(tokenizer.hf.to_str())["model"]["merges"]]
-    if not merges:  # of a byte tokenizer; llama.cpp needs one, so it gets one that never applies
-        merges = [f"{EOS} {EOS}"]
-
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(tokenizer.eos_id)
-    writer.add_eos_token_id(tokenizer.eos_id)
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
-
-
-def _tensor_type(values: np.ndarray, matrix_type: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the type of a tensor, chosen as llama.cpp's converter does.
-
-    Norms stay in float32; q8_0 matrices whose rows are not a multiple of a block become float16.
+    Norms stay in float32; quantized matrices whose rows are not a multiple of a block become float16, as in llama.cpp's
+    converter. Embedding and head, which lose most by rounding, keep 8 bits where others have fewer.
     """
     if values.ndim == 1:
         return GGMLQuantizationType.F32
-    if matrix_type == GGMLQuantizationType.Q8_0 and values.shape[-1] % Q8_BLOCK != 0:
+    if matrix_type in QUANTIZED and values.shape[-1] % BLOCK != 0:
         return GGMLQuantizationType.F16
+    if matrix_type in QUANTIZED and name in ("model.embed_tokens.weight", "lm_head.weight"):
+        return GGMLQuantizationType.Q8_0
     return matrix_type
 
 
@@ -156,28 +185,39 @@ def read_gguf(path: Path, model: Llama) -> dict[str, torch.Tensor]:
     return weights
 
 
-def modelfile(gguf_file: str, is_instruct: bool, args: ModelArgs) -> str:
-    """Return an Ollama Modelfile: the prompt template, if the model was trained on it, and our sampling settings."""
-    template = ollama_template() if is_instruct else "{{ .Prompt }}"
-    lines = [
-        f"FROM ./{gguf_file}",
-        f'TEMPLATE """{template}"""',
-        f'PARAMETER stop "{EOS}"',
+def modelfile(
+    gguf_file: str, template: str | None, args: ModelArgs, stop_tokens: Sequence[str] = (EOS,)
+) -> str:
+    """Return an Ollama Modelfile: a template in Go's language, the tokens that end a reply, sampling settings.
+
+    Without a template Ollama takes the one inside the GGUF file.
+    """
+    lines = [f"FROM ./{gguf_file}"]
+    if template is None:
+        lines.append("# no TEMPLATE: Ollama takes the chat template inside the GGUF file")
+    else:
+        lines.append(f'TEMPLATE """{template}"""')
+    lines += [f'PARAMETER stop "{token}"' for token in stop_tokens]
+    lines += [
         f"PARAMETER num_ctx {args.block_size}",
+        f"PARAMETER num_predict {args.max_length}",
         f"PARAMETER temperature {args.temperature}",
         f"PARAMETER top_k {args.top_k}",
         f"PARAMETER top_p {args.top_p}",
+        f"PARAMETER min_p {args.min_p}",
         f"PARAMETER repeat_penalty {args.repetition_penalty}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def ollama_template() -> str:
-    """Return our chat template in Go's template language, which Ollama reads."""
+def ollama_template(is_instruct: bool, eos_token: str = EOS) -> str:
+    """Return our chat template in Go's template language, which Ollama reads; that of a base model is the text."""
+    if not is_instruct:
+        return "{{ .Prompt }}"
     branches = []
     for role, heading in HEADINGS.items():
         keyword = "else if" if branches else "if"
-        end = EOS if role == "assistant" else "\n\n"
+        end = eos_token if role == "assistant" else "\n\n"
         branches.append(f'{{{{ {keyword} eq .Role "{role}" }}}}{heading}{{{{ .Content }}}}{end}')
 
     end_if = "{{ end }}"

@@ -1,7 +1,9 @@
 """GGUF files, read by transformers and by llama.cpp as we read them; Ollama's prompt template."""
 
+import math
 import re
 
+import gguf
 import pytest
 import torch
 from exports import write_spread_model
@@ -12,8 +14,17 @@ from config import ModelArgs
 from generation.chat import ChatModel, Prompt
 from generation.generate import GREEDY, generate
 from model import Llama
-from publishing.gguf_export import modelfile, read_gguf, to_llama_cpp_order, to_our_order, write_gguf
+from publishing.gguf_export import (
+    Description,
+    modelfile,
+    ollama_template,
+    read_gguf,
+    to_llama_cpp_order,
+    to_our_order,
+    write_gguf,
+)
 from runtime.errors import RunError, UserError
+from tokenization.prompt_template import CHAT_TEMPLATE
 from tokenizer import byte_level, gpt2, train_bpe
 
 TOKENIZERS = {
@@ -41,7 +52,7 @@ def test_transformers_reads_our_gguf_file(spread_model, tmp_path, settings):
     from transformers import AutoModelForCausalLM
 
     _, model, tokenizer = spread_model(byte_level(), **settings)
-    write_gguf(tmp_path / "model.gguf", model, tokenizer, "float32")
+    write_gguf(tmp_path / "model.gguf", model, tokenizer, "float32", None)
     again = read_gguf(tmp_path / "model.gguf", model)
     weights = model.state_dict()
     assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
@@ -52,10 +63,10 @@ def test_transformers_reads_our_gguf_file(spread_model, tmp_path, settings):
         assert (theirs(tokens).logits - logits).abs().max() < 1e-5 * logits.abs().max()
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16", "q8_0"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "q8_0", "q5_0", "q4_0"])
 def test_rounded_weights_are_as_near_as_they_can_be(spread_model, tmp_path, precision):
     _, model, tokenizer = spread_model(byte_level(), embeddings_dims=64)
-    write_gguf(tmp_path / "model.gguf", model, tokenizer, precision)
+    write_gguf(tmp_path / "model.gguf", model, tokenizer, precision, CHAT_TEMPLATE)
     again = Llama(model.args)
     again.load_state_dict(read_gguf(tmp_path / "model.gguf", again))
     assert "same at" in export.compare(model, again, precision, [1, 2, 3])
@@ -81,12 +92,78 @@ def test_gguf_refuses_what_llama_cpp_does_not_have(spread_model, tmp_path, tiny)
     with pytest.raises(
         UserError, match="llama.cpp does not support the published weights .no rotary positions"
     ):
-        write_gguf(tmp_path / "model.gguf", Llama(tiny, legacy=True), byte_level(), "float32")
-    tokenizer = byte_level()
-    tokenizer.fast = None
-    with pytest.raises(UserError, match="not a ranked byte-level BPE"):
-        write_gguf(tmp_path / "model.gguf", Llama(tiny), tokenizer, "float32")
+        write_gguf(tmp_path / "model.gguf", Llama(tiny, legacy=True), byte_level(), "float32", None)
     assert not (tmp_path / "model.gguf").exists()
+
+
+def fields_of(path):
+    """The metadata of a GGUF file."""
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
+
+
+def test_the_file_says_what_it_is(tiny, tmp_path):
+    model = Llama(tiny.replace(vocab_size=320))
+    description = Description("me/story", "apache-2.0", "other/base")
+    write_gguf(tmp_path / "model.gguf", model, byte_level(), "q4_0", CHAT_TEMPLATE, description)
+    fields = fields_of(tmp_path / "model.gguf")
+    assert fields["general.name"] == "me/story" and fields["general.license"] == "apache-2.0"
+    assert fields["general.base_model.0.name"] == "other/base"
+    assert fields["general.quantization_version"] == gguf.GGML_QUANT_VERSION
+    assert fields["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q4_0
+    assert fields["tokenizer.chat_template"] == CHAT_TEMPLATE
+
+    write_gguf(tmp_path / "base.gguf", model, byte_level(), "q4_0", None)
+    assert "tokenizer.chat_template" not in fields_of(tmp_path / "base.gguf")
+
+
+def test_scaled_positions_are_in_the_file(tiny, tmp_path):
+    """llama.cpp reads llama3's scaling as a factor of each frequency, by its converter's formula; linear by name."""
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    args = tiny.replace(vocab_size=320, head_dim=12, rope_theta=100.0, rope_scaling=llama3)
+    write_gguf(tmp_path / "model.gguf", Llama(args), byte_level(), "float32", None)
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    expected = []
+    for pair in range(6):
+        wavelength = 2 * math.pi * 100.0 ** (pair / 6)
+        smooth = (32 / wavelength - 1) / 3
+        factor = 1 if wavelength < 8 else 8 if wavelength > 32 else 1 / ((1 - smooth) / 8 + smooth)
+        expected.append(factor)
+    assert tensors["rope_freqs.weight"].tolist() == pytest.approx(expected, rel=1e-6)
+    assert expected[0] == 1 < expected[1] < 8 == expected[-1]
+
+    linear = args.replace(rope_scaling={"rope_type": "linear", "factor": 4.0})
+    write_gguf(tmp_path / "linear.gguf", Llama(linear), byte_level(), "float32", None)
+    fields = fields_of(tmp_path / "linear.gguf")
+    assert (fields["llama.rope.scaling.type"], fields["llama.rope.scaling.factor"]) == ("linear", 4.0)
+    assert "rope_freqs.weight" not in {
+        tensor.name for tensor in gguf.GGUFReader(tmp_path / "linear.gguf").tensors
+    }
+
+
+@pytest.mark.parametrize("kind", ["llama3", "linear"])
+def test_llama_cpp_writes_as_we_do_with_scaled_positions(kind, spread_model, tmp_path, llama_cpp):
+    scaling = {"rope_type": kind, "factor": 4.0}
+    if kind == "llama3":
+        scaling |= {
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    _, model, tokenizer = spread_model(byte_level(), head_dim=12, rope_theta=500.0, rope_scaling=scaling)
+    write_gguf(tmp_path / "model.gguf", model, tokenizer, "float32", None)
+    prompt = tokenizer.encode(TEXT)
+    ours = list(generate(model, prompt, 120, params=GREEDY))
+    tokens = llama_cpp(tmp_path / "model.gguf").generate(prompt, temp=0.0, repeat_penalty=1.0)
+    assert [token for token, _ in zip(tokens, ours, strict=False)] == ours
+    unscaled = Llama(model.args.replace(rope_scaling=None)).eval()
+    unscaled.load_state_dict(model.state_dict())
+    assert list(generate(unscaled, prompt, 120, params=GREEDY)) != ours
 
 
 def test_ollamas_template_gives_our_prompts(tiny):
@@ -97,7 +174,7 @@ def test_ollamas_template_gives_our_prompts(tiny):
         {"role": "assistant", "content": "Me."},
         {"role": "user", "content": "Why?"},
     ]
-    text = modelfile("model-q8_0.gguf", True, tiny)
+    text = modelfile("model-q8_0.gguf", ollama_template(True), tiny)
     template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
     for go, jinja in (
         (r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
@@ -112,7 +189,12 @@ def test_ollamas_template_gives_our_prompts(tiny):
     tokenizer = byte_level()
     assert rendered == tokenizer.hf.decode(tokenizer.render(messages)[0], skip_special_tokens=False)
     assert text.startswith("FROM ./model-q8_0.gguf\n") and 'PARAMETER stop "<|endoftext|>"\n' in text
-    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("model-q8_0.gguf", False, tiny)
+    without = modelfile("model-q8_0.gguf", None, tiny, ["</s>", "<|im_end|>"])
+    assert 'TEMPLATE "' not in without and "# no TEMPLATE: Ollama takes" in without
+    assert 'PARAMETER stop "</s>"\nPARAMETER stop "<|im_end|>"\n' in without
+    assert "PARAMETER num_predict 100\n" in without
+    assert "### Response:\n{{ .Content }}</s>" in ollama_template(True, "</s>")
+    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("model-q8_0.gguf", ollama_template(False), tiny)
 
 
 @pytest.fixture
@@ -137,7 +219,7 @@ def llama_cpp(tmp_path):
 @pytest.mark.parametrize("name, precision", [("gpt2", "float32"), ("bytes", "float32"), ("bpe", "float16")])
 def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_model, tmp_path, llama_cpp):
     _, model, tokenizer = spread_model(TOKENIZERS[name]())
-    write_gguf(tmp_path / "model.gguf", model, tokenizer, precision)
+    write_gguf(tmp_path / "model.gguf", model, tokenizer, precision, CHAT_TEMPLATE)
     model.load_state_dict(read_gguf(tmp_path / "model.gguf", model))  # rounded, as llama.cpp reads them
     theirs = llama_cpp(tmp_path / "model.gguf")
     ids = tokenizer.encode(TEXT)
@@ -147,6 +229,9 @@ def test_llama_cpp_gives_our_ids_greedy_tokens_and_chat(name, precision, spread_
     ours = list(generate(model, ids[:9], 120, params=GREEDY))
     tokens = theirs.generate(ids[:9], temp=0.0, repeat_penalty=1.0)
     assert [token for token, _ in zip(tokens, ours, strict=False)] == ours and len(set(ours)) > 8
+
+    if name == "bytes":
+        return  # llama-cpp-python does not count the tokens of a character that never ends: random bytes
 
     messages = [
         {"role": "system", "content": "Be brief."},
