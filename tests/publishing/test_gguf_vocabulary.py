@@ -116,9 +116,14 @@ def sentencepiece(metaspace: bool = False) -> tokenizers.Tokenizer:
 
 
 def all_kinds(folder: Path) -> dict[str, Tokenizer]:
-    kinds = {name: byte_bpe(*steps, ignore_merges=name == "llama-bpe") for name, steps in KINDS.items()}
-    kinds |= {"sentencepiece": sentencepiece(), "metaspace": sentencepiece(metaspace=True)}
-    return {name: saved(folder / name, hf, bos_token="<s>", unk_token="<unk>") for name, hf in kinds.items()}
+    tokenizers_of = {}
+    for name, steps in KINDS.items():
+        hf = byte_bpe(*steps, ignore_merges=name == "llama-bpe")
+        tokenizers_of[name] = saved(folder / name, hf, bos_token="<s>")
+    for name, metaspace in (("sentencepiece", False), ("metaspace", True)):
+        hf = sentencepiece(metaspace)
+        tokenizers_of[name] = saved(folder / name, hf, bos_token="<s>", unk_token="<unk>")
+    return tokenizers_of
 
 
 def test_pre_tokenizers_are_recognised_by_their_rules(tmp_path: Path) -> None:
