@@ -20,7 +20,7 @@ from pathlib import Path
 from checkpoint import load_model
 from config import Parser, resolve
 from generation.chat import STAGE_OF_MODEL_TYPE
-from publishing.hub_download import HubFile, fetch, list_files
+from modelfiles.hub_download import HubFile, fetch, list_files
 from publishing.published_weights import convert
 from runtime.errors import UserError, run_cli
 from runtime.files import commit_folder, write_json

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hub import REVISION, Hub, connect
 
-from publishing.hub_download import HubFile, fetch, file_hash, list_files
+from modelfiles.hub_download import HubFile, fetch, file_hash, list_files
 from runtime import hub as runtime_hub
 from runtime.errors import UserError
 
