@@ -16,6 +16,7 @@ if __name__ == "__main__":
     require("torch", "safetensors")
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from runtime.files import write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # of a repository: OWNER/NAME
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
 
 # Sampling settings that generation_config.json carries, by our name and by Hugging Face's.
@@ -206,8 +208,25 @@ def find_model(folder: str | Path) -> Path:
     if steps(folder):
         return steps(folder)[-1]
     raise UserError(
-        f"no model in {folder}: give a run folder, a step folder or a Llama folder in Hugging Face format"
+        f"no model in {folder}: give a run folder, a step folder, a Llama folder in Hugging Face format, or the "
+        "OWNER/NAME of one on the hub"
     )
+
+
+def find_or_download(name: str, models_dir: str | Path) -> Path:
+    """Return the folder of a model that is a folder of this machine, or else a repository OWNER/NAME of the hub.
+
+    A repository is downloaded into models_dir once; from then on it is read there. Raises UserError without either.
+    """
+    path = Path(name)
+    is_local = path.exists() or path.parent.is_dir() or path.parent == Path(models_dir)  # or a mistyped one
+    if is_local or not HUB_NAME.fullmatch(name):
+        return find_model(name)
+
+    require("huggingface_hub", "pyarrow")
+    from modelfiles.hub_models import model_of_hub  # needs packages that no other model needs
+
+    return model_of_hub(name, Path(models_dir), load_model)
 
 
 def load_args(folder: Path) -> ModelArgs:

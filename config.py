@@ -54,7 +54,7 @@ class ModelArgs:
     run_name: str | None = setting(None, "run", "name of the run's folder (default: stage and dataset)")
     save_checkpoint_dir: str = setting("checkpoints", "run", "where runs are kept")
     resume: bool = setting(False, "run", "continue the run from its newest checkpoint, exactly")
-    init_from: str | None = setting(None, "run", "start from the weights in this folder")
+    init_from: str | None = setting(None, "run", "start from the weights in this folder, or of OWNER/NAME on the hub")
     dry_run: bool = setting(False, "run", "print the plan and stop")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
         "log to Weights & Biases; auto = WANDB_MODE, else online when logged in, else offline")

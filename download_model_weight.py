@@ -12,18 +12,20 @@ from runtime.requirements import require
 if __name__ == "__main__":
     require("torch", "safetensors", "huggingface_hub", "pyarrow")
 
-import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint import load_model
 from config import Parser, resolve
 from generation.chat import STAGE_OF_MODEL_TYPE
-from modelfiles.hub_download import HubFile, fetch, list_files
+from modelfiles import hub_models
+from modelfiles.hub_download import HubFile, fetch
+from modelfiles.hub_models import model_files
+from modelfiles.llama_config import CONFIG
 from publishing.published_weights import convert
 from runtime.errors import UserError, run_cli
-from runtime.files import commit_folder, write_json
+from runtime.files import commit_folder
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,6 @@ PUBLISHED = {
     "dpo": Published("YuvrajSingh9886/smol-llama-dpo", "DPO_model_1650.pt"),
 }
 SPELLINGS = {"pretrained": ("-P", "-pretrained"), "sft": ("-F", "-sft"), "dpo": ("-D", "-dpo")}
-MODEL_FILES = (".json", ".safetensors", ".md")
-SOURCE = "source.json"  # in a downloaded folder: repository and revision
-REVISION_LENGTH = 12  # leading characters of a revision
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,8 @@ def parse_command_line() -> CommandLine:
     )
 
 
-def files_of_model(repo: str, files: dict[str, HubFile], model_type: str | None) -> list[HubFile]:
-    """Return the files to download: those of a folder that export.py wrote, or one .pt file.
-
-    Raises UserError when the repository has neither.
-    """
-    if "config.json" in files:
-        return [file for name, file in files.items() if name.endswith(MODEL_FILES)]
-
+def snapshot_of(repo: str, files: Mapping[str, HubFile], model_type: str | None) -> HubFile:
+    """Return the one .pt file of a repository. Raises UserError when it has none or its stage is not known."""
     expected = "one .pt file"
     snapshots = [file for name, file in files.items() if name.endswith(".pt")]
     snapshot = snapshots[0] if len(snapshots) == 1 else None
@@ -111,42 +104,22 @@ def files_of_model(repo: str, files: dict[str, HubFile], model_type: str | None)
             f"{repo} has {snapshot.name}, which does not record its stage: add --model_type "
             f"{', '.join(PUBLISHED)}"
         )
-    return [snapshot]
+    return snapshot
 
 
 def download(repo: str, model_type: str | None, models_dir: Path) -> Path:
     """Download a repository's model into a folder under models_dir, and return the folder."""
-    folder = models_dir / repo.replace("/", "--")
-    revision, files = list_files(repo)
-    source = {"repo": repo, "revision": revision}
-    if _is_up_to_date(folder, source):
-        print(f"{repo} is up to date in {folder}")
-        return folder
 
-    # Complete files stay in the partial folder, so a second attempt does not download them again.
-    partial = models_dir / f".{folder.name}.{revision[:REVISION_LENGTH]}"
-    model_folder = partial / "model"
-    model_folder.mkdir(parents=True, exist_ok=True)
-    for file in files_of_model(repo, files, model_type):
-        if file.name.endswith(".pt"):
-            snapshot = fetch(repo, file, partial)
-            convert(snapshot, model_folder, STAGE_OF_MODEL_TYPE[model_type])
+    def get(files: Mapping[str, HubFile], partial: Path, model_folder: Path) -> None:
+        if CONFIG in files:
+            for name in model_files(repo, files):
+                fetch(repo, files[name], model_folder)
         else:
-            fetch(repo, file, model_folder)
+            snapshot = snapshot_of(repo, files, model_type)
+            convert(fetch(repo, snapshot, partial), model_folder, STAGE_OF_MODEL_TYPE[model_type])
+        load_model(model_folder)  # a folder that cannot be loaded must not get its name
 
-    write_json(model_folder / SOURCE, source)
-    load_model(model_folder)  # a folder that cannot be loaded must not get its name
-    commit_folder(model_folder, folder)
-    shutil.rmtree(partial)
-    return folder
-
-
-def _is_up_to_date(folder: Path, source: dict[str, str]) -> bool:
-    """Return True if a folder was downloaded from this repository at this revision."""
-    try:
-        return json.loads((folder / SOURCE).read_text(encoding="utf-8", errors="replace")) == source
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
+    return hub_models.download(repo, models_dir, get)
 
 
 def convert_file(file: Path, model_type: str, models_dir: Path) -> Path:

@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 import yaml
 
-from checkpoint import find_model, load_llama, load_model
+from checkpoint import find_or_download, load_llama, load_model
 from config import ModelArgs, Parser, resolve
 from dataloader.batch import Batch
 from dataloader.loader import fixed_batches
@@ -280,7 +280,7 @@ def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, 
 def evaluate_model(name: str, command: CommandLine, env: DistributedEnv) -> dict:
     """Return all requested scores of one model."""
     args = command.args
-    folder = find_model(name)
+    folder = find_or_download(name, args.save_checkpoint_dir)
     model, tokenizer = load_model(folder)
     if command.quantize:
         quantize(model)
@@ -308,7 +308,7 @@ def _find_reference(folder: Path, data: Path, command: CommandLine) -> Llama | N
     if read_meta(data)["kind"] != "preference":
         return None
     if command.reference:
-        return load_llama(find_model(command.reference))
+        return load_llama(find_or_download(command.reference, command.args.save_checkpoint_dir))
     return dpo_reference(folder)
 
 

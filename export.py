@@ -96,7 +96,7 @@ def parse_command_line() -> CommandLine:
         "--model",
         required=True,
         metavar="MODEL",
-        help="sft, dpo or pretrained (the newest of that kind), or a folder",
+        help="sft, dpo or pretrained (the newest of that kind), a folder, or OWNER/NAME on the hub",
     )
     parser.add_argument(
         "--to", type=Path, metavar="DIR", help="folder to write (with --card alone: the model's own)"

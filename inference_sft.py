@@ -54,7 +54,7 @@ def parse_command_line() -> CommandLine:
         "--model",
         metavar="MODEL",
         help="sft, dpo or pretrained (the newest of that kind), or a run folder, step folder or Llama folder "
-        "in Hugging Face format (default: the newest run)",
+        "in Hugging Face format, or OWNER/NAME of one on the hub (default: the newest run)",
     )
     parser.add_argument("--system", metavar="TEXT", help="system turn before the conversation")
     parser.add_argument(

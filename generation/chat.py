@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from checkpoint import find_model, load_end_ids, load_model
+from checkpoint import find_model, find_or_download, load_end_ids, load_model
 from config import ModelArgs
 from generation.generate import SamplingParams, generate
 from model import Llama
@@ -224,7 +224,7 @@ def choose_model(name: str | None, args: ModelArgs) -> Path:
     Raises UserError with the commands that make one when there is none.
     """
     if name is not None and name not in STAGE_OF_MODEL_TYPE:
-        return find_model(name)
+        return find_or_download(name, args.save_checkpoint_dir)
 
     stage = STAGE_OF_MODEL_TYPE.get(name)
     checkpoint_dir = Path(args.save_checkpoint_dir)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ID_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id")
 LICENSES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "COPYING", "NOTICE", "USE_POLICY.md")
+SOURCE = "source.json"  # in a downloaded folder: its repository and revision
 README = "README.md"
 BASE_README = "BASE_README.md"  # the README of a guest, in the folders of models that are trained from it
 
@@ -27,8 +28,16 @@ class Origin:
     base_model: dict[str, str] | None = None
 
 
-def read_origin(folder: Path, name: str | None = None, revision: str | None = None) -> Origin:
-    """Return what a model keeps of a folder; a guest is called by `name`, its name on the hub, if that is known.
+def read_source(folder: Path) -> dict[str, str]:
+    """Return {"repo", "revision"} of a folder that was downloaded from the hub, {} of any other."""
+    try:
+        return dict(json.loads((folder / SOURCE).read_text(encoding="utf-8", errors="replace")))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return {}
+
+
+def read_origin(folder: Path) -> Origin:
+    """Return what a model keeps of a folder; a guest is called by its name on the hub, if it was downloaded.
 
     Raises ValueError for JSON that is none.
     """
@@ -43,9 +52,10 @@ def read_origin(folder: Path, name: str | None = None, revision: str | None = No
     if is_guest:
         if (folder / README).is_file():
             files[BASE_README] = (folder / README).read_bytes()
-        base_model = {"name": name or folder.resolve().name}
-        if revision:
-            base_model["revision"] = revision
+        source = read_source(folder)
+        base_model = {"name": source.get("repo", folder.resolve().name)}
+        if "revision" in source:
+            base_model["revision"] = source["revision"]
         if license_id := read_license(files.get(BASE_README, b"").decode("utf-8", "replace")):
             base_model["license"] = license_id
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from checkpoint import find_model, load_args, verify_checkpoint
+from checkpoint import find_model, find_or_download, load_args, verify_checkpoint
 from config import ModelArgs, merge_settings, round_up
 from dataloader.loader import Rows
 from dataprep.shards import read_meta
@@ -83,7 +83,8 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
         _check_optimizer(settings, start)
         mixture = read_mixture(Path(settings["data_dir"]), settings["dataset"])
     elif settings["init_from"]:
-        start = initial_start(settings["init_from"], folder, check_files=not settings["dry_run"])
+        weights = find_or_download(settings["init_from"], settings["save_checkpoint_dir"])
+        start = initial_start(weights, folder, check_files=not settings["dry_run"])
     elif STAGES[train].needs_reference:
         raise UserError(
             "--train D compares a model with itself before training, so random weights teach it nothing: "
@@ -246,9 +247,8 @@ def start_of_longer_run(
     return Start(weights, progress, state, extends=True)
 
 
-def initial_start(init_from: str, folder: Path, check_files: bool) -> Start:
+def initial_start(weights: Path, folder: Path, check_files: bool) -> Start:
     """Return the weights that a new run starts from. Raises UserError where the new run would move them aside."""
-    weights = find_model(init_from)
     if weights.resolve().is_relative_to(folder.resolve()):
         raise UserError(
             f"{weights} belongs to the run that this one would replace: give this one another --run_name"

@@ -10,7 +10,7 @@ import transformers
 from checkpoint import load_end_ids, load_sampling, write_model
 from config import ModelArgs
 from model import Llama
-from modelfiles.origin import Origin, read_license, read_origin
+from modelfiles.origin import SOURCE, Origin, read_license, read_origin
 from tokenizer import byte_level
 
 README = "---\nlicense: apache-2.0\nlanguage: [en]\n---\n\n# A model"
@@ -84,7 +84,8 @@ def test_our_own_models_have_no_base(tmp_path: Path) -> None:
 
 
 def test_a_guest_of_the_hub_has_its_name_there(guest: Path) -> None:
-    origin = read_origin(guest, "owner/Tiny-1M", "c0ffee")
+    (guest / SOURCE).write_text(json.dumps({"repo": "owner/Tiny-1M", "revision": "c0ffee"}))
+    origin = read_origin(guest)
     assert origin.base_model == {"name": "owner/Tiny-1M", "revision": "c0ffee", "license": "apache-2.0"}
 
 
