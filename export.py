@@ -40,9 +40,11 @@ from publishing.gguf_export import (
 )
 from publishing.hub_push import check_license, push, repository
 from publishing.model_card import USES, model_card, training_history
+from publishing.pre_tokenizer_tables import CHECK_TEXT
 from runtime.errors import RunError, UserError, run_cli
 from runtime.files import commit_folder
 from tokenization.guest_files import FILES
+from tokenizer import Tokenizer
 
 # Largest error of a weight, relative to the largest weight of its matrix. A rounded float keeps 8 or 11 bits; q8_0
 # rounds to steps of 1/127 of the largest weight of a block, and rounds that scale too. q5_0 and q4_0 have 16 and 8
@@ -214,8 +216,8 @@ def compare(model: Llama, exported: Llama, precision: str, ids: list[int]) -> st
     )
 
 
-def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
-    """Return a line about the number of our greedy tokens that llama.cpp generates from a GGUF file."""
+def compare_llama_cpp(file: Path, tokenizer: Tokenizer, prompt: list[int], greedy: list[int]) -> str:
+    """Return a line about the token ids of a text, and the number of our greedy tokens, that llama.cpp gives."""
     if not importlib.util.find_spec("llama_cpp"):
         return "not compared with llama.cpp itself: pip install llama-cpp-python to compare"
     import llama_cpp  # an extra
@@ -233,8 +235,13 @@ def compare_llama_cpp(file: Path, prompt: list[int], greedy: list[int]) -> str:
         if our_token != token:
             break
         num_same += 1
+    ids = llama.tokenize(CHECK_TEXT.encode(), add_bos=False, special=False)
     llama.close()
-    return f"llama.cpp gives our greedy tokens: the first {num_same} of {len(greedy)}"
+    which = "our" if ids == tokenizer.encode(CHECK_TEXT) else "OTHER"
+    return (
+        f"llama.cpp gives {which} token ids for a text in several scripts, and the first {num_same} of our "
+        f"{len(greedy)} greedy tokens"
+    )
 
 
 def samples(chat_model: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
@@ -319,7 +326,7 @@ def export(source: Path, target: Path, command: CommandLine) -> None:
         greedy = list(generate(chat_model.model, prompt, COMPARE_TOKENS, params=GREEDY))
         print(compare(chat_model.model, exported, command.dtype, prompt + greedy))
         if command.format == "gguf":
-            print(compare_llama_cpp(gguf_file(partial, command.dtype), prompt, greedy))
+            print(compare_llama_cpp(gguf_file(partial, command.dtype), chat_model.tokenizer, prompt, greedy))
 
         write_card(partial, source, target, chat_model, command)
         commit_folder(partial, target)

@@ -35,7 +35,9 @@ class Vocabulary:
     types: list[TokenType]
     scores: list[float] = field(default_factory=list)
     merges: list[str] = field(default_factory=list)
-    special_ids: dict[str, int] = field(default_factory=dict)  # bos, eos, unk, pad
+    special_ids: dict[str, int] = field(
+        default_factory=dict
+    )  # bos, eos, unk, pad, and eot, the end of a turn
     adds_bos: bool = False
     adds_space: bool = False  # before a text
 
@@ -93,6 +95,8 @@ def _special_ids(tokenizer: Tokenizer) -> tuple[dict[str, int], bool]:
         if isinstance(token, str) and tokenizer.hf.token_to_id(token) is not None
     }
     special_ids["eos"] = tokenizer.eos_id
+    if turn_ends := [token_id for token_id in tokenizer.stop_ids if token_id != tokenizer.eos_id]:
+        special_ids["eot"] = turn_ends[0]
 
     if len(tokenizer.begin_ids) > 1:
         raise _refuse(f"it begins a text with {len(tokenizer.begin_ids)} special tokens")
@@ -210,6 +214,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     add_id = {
         "bos": writer.add_bos_token_id,
         "eos": writer.add_eos_token_id,
+        "eot": writer.add_eot_token_id,
         "unk": writer.add_unk_token_id,
         "pad": writer.add_pad_token_id,
     }
