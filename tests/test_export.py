@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from exports import call, train_two_runs
@@ -49,6 +50,36 @@ def test_transformers_reads_an_export_in_its_dtype(runs, tmp_path, dtype, monkey
     exact = torch.equal(model(tokens), load_model(runs / "S-asked")[0](tokens))
     assert exact == (dtype == "float32")
     assert read_config(target)["smolllama"] == {"stage": "S"}
+
+
+@pytest.mark.parametrize("name, has_template", [("P-toy", False), ("S-asked", True)])
+def test_gguf_has_the_template_and_the_sampling_of_its_run(
+    runs, tmp_path, name, has_template, monkeypatch, capsys
+):
+    """A base model goes without a template, in the file and for Ollama."""
+    target = tmp_path / "made"
+    words = ("--model", runs / name, "--to", target, "--format", "gguf", "--dtype", "q5_0")
+    lines = call(export, monkeypatch, capsys, *words)
+    assert lines[-1] == str(target) and "weights as q5_0 rounds them" in lines[0]
+    fields = gguf.GGUFReader(target / "model-q5_0.gguf").fields
+    assert ("tokenizer.chat_template" in fields) == has_template
+    assert fields["general.name"].contents() == "made"
+    modelfile = (target / "Modelfile").read_text()
+    assert "PARAMETER num_predict 5\n" in modelfile and 'PARAMETER stop "<|endoftext|>"' in modelfile
+    assert ("{{ .Prompt }}" in modelfile) != has_template
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_have_stops_before_anything_is_written(
+    runs, tmp_path, monkeypatch, capsys
+):
+    source = shutil.copytree(find_model(runs / "S-asked"), tmp_path / "source")
+    content = json.loads((source / "tokenizer.json").read_text())
+    content["pre_tokenizer"] = {"type": "Punctuation", "behavior": "Isolated"}
+    (source / "tokenizer.json").write_text(json.dumps(content))
+    target = tmp_path / "target"
+    with pytest.raises(UserError, match="does not have this tokenizer .it splits text by Punctuation"):
+        call(export, monkeypatch, capsys, "--model", source, "--to", target, "--format", "gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_what_is_not_the_model_gets_no_name(runs, tmp_path, monkeypatch, capsys):
@@ -93,6 +124,7 @@ def test_folders_of_others_are_not_replaced(runs, tmp_path, monkeypatch, capsys)
     "words, message",
     [
         (["--to", "x", "--dtype", "q8_0"], "--dtype q8_0 needs --format gguf"),
+        (["--to", "x", "--dtype", "q4_0"], "--dtype q4_0 needs --format gguf"),
         ([], "--to DIR is required"),
         (["--to", "x", "--dtype", "int4"], "invalid choice: 'int4'"),
     ],
