@@ -16,7 +16,6 @@ if __name__ == "__main__":
     require("torch", "safetensors")
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 
 from config import ModelArgs, Parser
 from model import Llama
+from modelfiles.hub_names import is_hub_name
 from modelfiles.llama_config import parse_config, read_config, rope_config
 from modelfiles.origin import ID_NAMES, Origin
 from modelfiles.weights import read_weights
@@ -34,7 +34,6 @@ from runtime.files import write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # of a repository: OWNER/NAME
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
 
 # Sampling settings that generation_config.json carries, by our name and by Hugging Face's.
@@ -218,9 +217,7 @@ def find_or_download(name: str, models_dir: str | Path) -> Path:
 
     A repository is downloaded into models_dir once; from then on it is read there. Raises UserError without either.
     """
-    path = Path(name)
-    is_local = path.exists() or path.parent.is_dir() or path.parent == Path(models_dir)  # or a mistyped one
-    if is_local or not HUB_NAME.fullmatch(name):
+    if not is_hub_name(name, models_dir):
         return find_model(name)
 
     require("huggingface_hub", "pyarrow")

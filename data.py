@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from config import Parser, resolve
+from config import ModelArgs, Parser, resolve
 from dataprep import trained_tokenizer
 from dataprep.existing import stored_source, stored_tokenizer
 from dataprep.forms import KINDS
@@ -56,6 +56,7 @@ from dataprep.row_flags import ROW_FLAGS, add_row_flags, row_options
 from dataprep.shards import SPLITS
 from dataprep.sources import HubChoice
 from dataprep.turns import RowOptions
+from modelfiles.hub_names import is_hub_name
 from runtime.errors import UserError, run_cli
 from runtime.limits import usable_cores
 from tokenizer import Tokenizer, load_tokenizer
@@ -168,8 +169,8 @@ def _add_tokenizer_flags(parser: Parser) -> None:
     """Add the flags that decide what tokens a text or a conversation becomes."""
     parser.add_argument(
         "--tokenizer",
-        help="gpt2, bytes, bpe or bpe:SIZE (trained on this corpus), or a folder with a tokenizer (default: gpt2; "
-        "for --stories, one trained on them)",
+        help="gpt2, bytes, bpe or bpe:SIZE (trained on this corpus), a folder with a tokenizer, or OWNER/NAME of a "
+        "model on the hub (default: gpt2; for --stories, one trained on them)",
     )
     parser.add_argument(
         "--template",
@@ -298,6 +299,16 @@ def find_sources(args: DataArgs) -> list[Source]:
     return [stored or hub_source(args.name, kind, dataset)]
 
 
+def folder_of_tokenizer(name: str) -> str | Path:
+    """Return the name of a tokenizer, or the folder of a model OWNER/NAME of the hub, which is downloaded once."""
+    models_dir = ModelArgs.save_checkpoint_dir
+    if not is_hub_name(name, models_dir):
+        return name
+    from checkpoint import find_or_download  # loads torch, which nothing else here needs
+
+    return find_or_download(name, models_dir)
+
+
 def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, dict]:
     """Return the tokenizer that the flags name, and its entry in meta.json."""
     if args.named == "stories" and not args.tokenizer:
@@ -313,7 +324,7 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
             )
     else:
         name = args.tokenizer or "gpt2"
-        tokenizer = load_tokenizer(name)
+        tokenizer = load_tokenizer(folder_of_tokenizer(name))
         for source in sources:
             check_tokenizer(tokenizer, name, source, args.rows)
     tokenizer = choose_template(tokenizer, name, args.template)

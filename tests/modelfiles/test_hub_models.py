@@ -9,6 +9,7 @@ import pytest
 import torch
 from hub import REVISION, Hub, connect
 
+import data
 from checkpoint import find_or_download, load_args, write_model
 from config import ModelArgs
 from generation.chat import choose_model
@@ -16,7 +17,7 @@ from model import Llama
 from modelfiles.hub_models import model_files, model_of_hub
 from modelfiles.origin import read_origin
 from runtime.errors import UserError
-from tokenizer import byte_level
+from tokenizer import byte_level, load_tokenizer
 
 
 @pytest.fixture
@@ -75,6 +76,12 @@ def test_a_name_that_is_not_there_is_one_line(hub: Hub) -> None:
     with pytest.raises(UserError, match="model_type qwen2 needs biases"):
         find_or_download("other/guest-1M", "runs")
     assert not list(Path("runs").glob("[!.]*"))
+
+
+def test_data_is_prepared_with_the_tokenizer_of_a_name(hub: Hub) -> None:
+    folder = data.folder_of_tokenizer("other/guest-1M")
+    assert folder == Path("checkpoints/other--guest-1M") and load_tokenizer(folder).vocab_size == 257
+    assert data.folder_of_tokenizer("gpt2") == "gpt2"
 
 
 def test_other_ranks_wait_for_the_first(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
