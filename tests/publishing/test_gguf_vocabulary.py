@@ -159,7 +159,7 @@ def test_the_check_value_is_that_of_llama_cpps_converter(monkeypatch: pytest.Mon
 def test_our_own_are_as_before() -> None:
     vocabulary = read_vocabulary(byte_level(), 320)
     assert (vocabulary.kind, vocabulary.pre_tokenizer, vocabulary.adds_bos) == ("gpt2", "gpt-2", False)
-    assert vocabulary.special_ids == {"bos": 256, "eos": 256}
+    assert vocabulary.special_ids == {"bos": 256, "eos": 256, "pad": 256}
     assert len(vocabulary.merges) == 1 and vocabulary.types[256] == TokenType.CONTROL
 
 
