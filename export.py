@@ -4,6 +4,7 @@
     python export.py --model dpo --to my-model-gguf --format gguf --dtype q8_0
     python export.py --model dpo --to my-model --push_to_hub OWNER/NAME --license mit [--private]
     python export.py --model dpo --to my-model --card                               the model card alone
+    python export.py --average RUN/step_000580 RUN/step_000600 --to my-model        the mean of their weights
 
 The files are read again and compared with the checkpoint before their folder gets its name. The same command may be run
 again: it replaces its own folder, never another. The last line of stdout is the folder.
@@ -16,6 +17,7 @@ if __name__ == "__main__":
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -30,6 +32,7 @@ from model import Llama
 from modelfiles.llama_config import read_config
 from modelfiles.origin import BASE_README, LICENSES, read_origin
 from modelfiles.weights import read_weights
+from publishing.averaging import average_models
 from publishing.gguf_export import (
     Description,
     check_supported,
@@ -79,7 +82,7 @@ EXPORT_FILES = {
 class CommandLine:
     """Flags of this script; `settings` are those settings that were given, `args` all with their defaults."""
 
-    model: str
+    models: list[str]  # several: their average is exported
     to: Path | None
     format: Literal["safetensors", "gguf"]
     dtype: str
@@ -94,11 +97,18 @@ class CommandLine:
 def parse_command_line() -> CommandLine:
     """Return the flags of this script; exit with 2 if they do not fit together."""
     parser = Parser(__doc__)
-    parser.add_argument(
+    models = parser.add_mutually_exclusive_group(required=True)
+    models.add_argument(
         "--model",
-        required=True,
         metavar="MODEL",
         help="sft, dpo or pretrained (the newest of that kind), a folder, or OWNER/NAME on the hub",
+    )
+    models.add_argument(
+        "--average",
+        nargs="+",
+        action="extend",
+        metavar="STEP",
+        help="two or more step folders: the mean of their weights is exported, with all else of the last",
     )
     parser.add_argument(
         "--to", type=Path, metavar="DIR", help="folder to write (with --card alone: the model's own)"
@@ -132,9 +142,11 @@ def parse_command_line() -> CommandLine:
         parser.error(f"--dtype {flags['dtype']} needs --format gguf")
     if not flags["to"] and not flags["card"]:
         parser.error("--to DIR is required")
+    if flags["average"] and (flags["card"] or len(flags["average"]) < 2):
+        parser.error("--average takes two steps or more and exports a model: give them, without --card")
 
     return CommandLine(
-        model=flags["model"],
+        models=flags["average"] or [flags["model"]],
         to=flags["to"],
         format=flags["format"],
         dtype=flags["dtype"],
@@ -258,7 +270,7 @@ def samples(chat_model: ChatModel, args: ModelArgs) -> list[tuple[str, str]]:
     return [(args.prompt, text) for text in texts]
 
 
-def check_target(target: Path, source: Path) -> None:
+def check_target(target: Path, sources: Sequence[Path]) -> None:
     """Raise UserError if a folder must not be replaced: it holds something other than an earlier export."""
     if not target.exists():
         return
@@ -270,15 +282,18 @@ def check_target(target: Path, source: Path) -> None:
         foreign = sorted({path.name for path in target.iterdir()} - EXPORT_FILES)
         if foreign:
             reason = f"it holds {foreign[0]}"
-        elif target.resolve() == source.resolve():
+        elif target.resolve() in [source.resolve() for source in sources]:
             reason = "it is the model itself"
 
     if reason:
         raise UserError(f"{target} is not replaced, since {reason}: choose another --to")
 
 
-def write_card(folder: Path, source: Path, target: Path, chat_model: ChatModel, command: CommandLine) -> None:
+def write_card(
+    folder: Path, sources: Sequence[Path], target: Path, chat_model: ChatModel, command: CommandLine
+) -> None:
     """Write README.md; its samples use the settings given, else those of the run that made the model."""
+    source = sources[-1]
     stages = training_history(source)
     run_settings = None
     if stages:
@@ -300,6 +315,7 @@ def write_card(folder: Path, source: Path, target: Path, chat_model: ChatModel, 
         samples(chat_model, args),
         base_model,
         find_license(command, source),
+        sources if len(sources) > 1 else (),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -309,10 +325,13 @@ def find_license(command: CommandLine, source: Path) -> str | None:
     return command.license or (read_origin(source).base_model or {}).get("license")
 
 
-def export(source: Path, target: Path, command: CommandLine) -> None:
-    """Write a model's files, read them again, compare, describe, and only then give the folder its name."""
-    check_target(target, source)
-    chat_model = load_chat_model(source)
+def export(sources: Sequence[Path], target: Path, command: CommandLine) -> None:
+    """Write a model's files, read them again, compare, describe, and only then give the folder its name.
+
+    Of several sources it is the average, with all else of the last.
+    """
+    check_target(target, sources)
+    chat_model = average_models(sources) if len(sources) > 1 else load_chat_model(sources[0])
     if command.format == "gguf":
         check_supported(chat_model.model, chat_model.tokenizer)
 
@@ -320,7 +339,7 @@ def export(source: Path, target: Path, command: CommandLine) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        exported = write(partial, source, chat_model, command)
+        exported = write(partial, sources[-1], chat_model, command)
 
         prompt = chat_model.tokenizer.encode_prompt("")  # where a document begins
         greedy = list(generate(chat_model.model, prompt, COMPARE_TOKENS, params=GREEDY))
@@ -328,7 +347,7 @@ def export(source: Path, target: Path, command: CommandLine) -> None:
         if command.format == "gguf":
             print(compare_llama_cpp(gguf_file(partial, command.dtype), chat_model.tokenizer, prompt, greedy))
 
-        write_card(partial, source, target, chat_model, command)
+        write_card(partial, sources, target, chat_model, command)
         commit_folder(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -337,18 +356,18 @@ def export(source: Path, target: Path, command: CommandLine) -> None:
 def main() -> None:
     """Export a model and print the folder."""
     command = parse_command_line()
-    source = choose_model(command.model, command.args)
-    target = command.to or source
+    sources = [choose_model(name, command.args) for name in command.models]
+    target = command.to or sources[-1]
     if command.push_to_hub:  # before anything is written
-        check_license(find_license(command, source), command.push_to_hub)
+        check_license(find_license(command, sources[-1]), command.push_to_hub)
         command = replace(command, push_to_hub=repository(command.push_to_hub))
 
     try:
         if command.card:
             target.mkdir(parents=True, exist_ok=True)
-            write_card(target, source, target, load_chat_model(source), command)
+            write_card(target, sources, target, load_chat_model(sources[-1]), command)
         else:
-            export(source, target.absolute(), command)  # "." has no name
+            export(sources, target.absolute(), command)  # "." has no name
     except OSError as error:
         raise UserError(
             f"cannot write to {target} ({error.strerror or error}): make room there, or choose another --to"

@@ -131,16 +131,20 @@ def model_card(
     samples: Sequence[tuple[str, str]],
     base_model: Mapping[str, str] | None = None,
     license_id: str | None = None,
+    averaged: Sequence[Path] = (),
 ) -> str:
     """Return the card of a model as Markdown; `use` is the text of the last section, samples are (prompt, text).
 
     `base_model` is the model of another program that training began with, {"name", "revision", "license"}.
+    `averaged` are the folders whose mean the model is; `stages` are those of the last of them.
     """
     parts = [
         f"---\n{_metadata(stages, base_model, license_id)}\n---",
         f"# {name.split('/')[-1]}",
         _introduction(stages, model, base_model),
     ]
+    if averaged:
+        parts.append(_average(averaged))
 
     if stages:
         parts += ["## Training", _stage_table(stages), SCORES_COMMAND]
@@ -219,6 +223,15 @@ def _limits(stages: Sequence[StageRecord], model: Llama, base_model: Mapping[str
     lines.append(f"It reads and writes at most {model.args.block_size} tokens in all.")
     lines.append("Do not rely on it where a wrong answer does harm.")
     return " ".join(lines)
+
+
+def _average(folders: Sequence[Path]) -> str:
+    """Return the sentence that names the steps whose mean a model is; of a path, no more than run and step."""
+    names = []
+    for folder in folders:
+        is_step = (folder / "train_state").is_dir()
+        names.append(f"{folder.resolve().parent.name}/{folder.name}" if is_step else folder.name)
+    return f"Its weights are the mean of those of {', '.join(names)}; losses and settings below are those of the last."
 
 
 def _stage_table(stages: Sequence[StageRecord]) -> str:
