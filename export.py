@@ -128,12 +128,8 @@ def parse_command_line() -> CommandLine:
         type=lambda name: LLAMA_CPP_NAMES.get(name, name),
         help="float32 (the default), bfloat16, float16 or, in GGUF, q8_0, q5_0, q4_0; also f32, bf16, f16",
     )
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument(
-        "--license", metavar="ID", help="licence of the model, such as mit (default: that of its base model)"
-    )
     parser.add_argument("--card", action="store_true", help="write only the model card, README.md")
-    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the folder to this repository")
+    _add_publishing_flags(parser)
     parser.add_settings({"save_checkpoint_dir", *SAMPLE_SETTINGS})
 
     flags = vars(parser.parse_args())
@@ -156,6 +152,15 @@ def parse_command_line() -> CommandLine:
         license=flags["license"],
         settings={name: flags[name] for name in SAMPLE_SETTINGS if name in flags},
         args=args,
+    )
+
+
+def _add_publishing_flags(parser: Parser) -> None:
+    """Add the flags of an upload to the hub."""
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="upload the folder to this repository")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument(
+        "--license", metavar="ID", help="licence of the model, such as mit (default: that of its base model)"
     )
 
 
