@@ -85,8 +85,9 @@ def write_model(
     weights: dict | None = None,
     sampling: Mapping[str, object] | None = None,
     origin: Origin | None = None,
+    with_weights: bool = True,
 ) -> None:
-    """Write the files of a Hugging Face model into a folder.
+    """Write the files of a Hugging Face model into a folder; those of an adapter go there without the weights.
 
     `metadata` becomes the part "smolllama" of config.json; its "stage" is the letter of the stage that trained the
     model: base models (P) continue a text, the others answer. `weights` are the complete weights of a sharded model.
@@ -94,11 +95,12 @@ def write_model(
     training started from.
     """
     origin = origin or Origin()
-    weights = dict(weights or model.state_dict())
-    if model.args.tie_embeddings:
-        del weights["lm_head.weight"]
-    weights = {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    if with_weights:
+        weights = dict(weights or model.state_dict())
+        if model.args.tie_embeddings:
+            del weights["lm_head.weight"]
+        weights = {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
     config = hf_config(model.args, tokenizer.eos_id, origin.special_ids)
     if origin.base_model:

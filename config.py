@@ -58,8 +58,7 @@ class ModelArgs:
     dry_run: bool = setting(False, "run", "print the plan and stop")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
         "log to Weights & Biases; auto = WANDB_MODE, else online when logged in, else offline")
-    keep_checkpoints: int = setting(3, "run",
-        "keep the newest N checkpoints, and the best one; 0 = keep all", 0)
+    keep_checkpoints: int = setting(3, "run", "keep the newest N checkpoints, and the best one; 0 = keep all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
     skip_limit: int = setting(3, "run", "roll back after N steps in a row without a finite loss and gradient", 1)
     stall_minutes: float = setting(20.0, "run",
@@ -129,10 +128,15 @@ class ModelArgs:
     clip: float = setting(1.0, "optimization", "largest gradient norm; 0 = any", 0.0)
     compile: bool | None = setting(None, "optimization", "torch.compile the model (default: on CUDA)")
 
+    lora_rank: int = setting(0, "lora",
+        "rank of an adapter that is trained (LoRA), while the weights of --init_from stay; 0 = train all weights", 0)
+    lora_alpha: int = setting(32, "lora", "the adapter's product is scaled by lora_alpha / lora_rank", 1)
+    lora_modules: tuple[str, ...] = setting((), "lora",
+        "matrices that get an adapter, such as q_proj v_proj (default: all of the decoder layers)")
+
     eval_iters: int = setting(50, "evaluation", "evaluate every N steps", 1)
     eval_check: int = setting(100, "evaluation", "validation batches per evaluation", 1)
-    val_epochs: int = setting(2, "evaluation",
-        "every N epochs, evaluate on the complete validation set; 0 = never", 0)
+    val_epochs: int = setting(2, "evaluation", "every N epochs, evaluate on the complete validation set; 0 = never", 0)
 
     beta: float = setting(0.1, "dpo", "strength of the pull towards the reference in DPO", 0.0)
     dpo_loss: typing.Literal["sigmoid", "ipo"] = setting("sigmoid", "dpo", "loss of a preference pair")
@@ -143,8 +147,7 @@ class ModelArgs:
     max_length: int = setting(100, "sampling", "new tokens, at most", 1)
     temperature: float = setting(0.8, "sampling", "0 = greedy", 0.0)
     top_k: int = setting(50, "sampling", "sample from the k most probable tokens; 0 = all", 0)
-    top_p: float = setting(1.0, "sampling",
-        "sample from the fewest tokens that hold this probability", 0.0, maximum=1.0)
+    top_p: float = setting(1.0, "sampling", "sample from the fewest tokens that hold this probability", 0.0, 1.0)
     min_p: float = setting(0.0, "sampling",
         "skip tokens less probable than this share of the most probable one", 0.0, maximum=1.0)
     repetition_penalty: float = setting(1.0, "sampling",

@@ -40,6 +40,7 @@ from dataprep.shards import TokenDataset, check_tokens_are_for, read_meta, requi
 from generation.cpu_decoder import quantize
 from generation.generate import SamplingParams
 from model import Llama
+from modelfiles.adapter import find_base
 from runtime import distributed
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError, run_cli
@@ -230,6 +231,8 @@ def dpo_reference(folder: Path) -> Llama | None:
         _, state = load_state(folder)
     except UserError:  # the folder is not of a run
         return None
+    if state["args"].get("lora_rank") and state["args"]["train"] == "D":
+        return load_llama(find_base(folder))
     if not state["reference"]:
         return None
 
@@ -267,6 +270,8 @@ def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, 
         task_list.append(task)
 
     model_args = {"pretrained": str(folder), "device": str(device)}
+    if base := find_base(folder):
+        model_args |= {"pretrained": str(base), "peft": str(folder)}
     results = simple_evaluate("hf", model_args=model_args, tasks=task_list)["results"]
 
     scores = {}

@@ -171,6 +171,7 @@ def write(folder: Path, source: Path, chat_model: ChatModel, command: CommandLin
 
     if command.format == "safetensors":
         metadata = read_config(source).get("smolllama") or {}
+        metadata.pop("adapter_base", None)  # the weights are complete
         dtype = getattr(torch, command.dtype)
         sampling = load_sampling(source)
         origin = read_origin(source)

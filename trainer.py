@@ -44,7 +44,7 @@ from training.optimizers import adapt_scale, set_lr
 from training.run import Run
 from training.settings import resolve_run
 
-GROUPS = ("run", "data", "device", "model", "optimization", "evaluation", "dpo", "sampling")
+GROUPS = ("run", "data", "device", "model", "optimization", "lora", "evaluation", "dpo", "sampling")
 SUMMARY_STEPS = 50  # the last training losses that the summary averages
 MAX_EPOCH_EVALUATIONS = 10  # that a run makes for the ends of epochs, besides those every --eval_iters steps
 FINAL_VALIDATION_SHARE = 0.15  # of the rows trained on; a forward pass takes a third of a training step

@@ -153,6 +153,7 @@ def build_cpu_decoder(model: nn.Module, batch_size: int) -> CPUDecoder | None:
         and weight.dtype == torch.float32
         and not model.training
         and not model.legacy
+        and not hasattr(model, "peft_config")  # an adapter is no part of the matrices
         and not torch.is_autocast_enabled("cpu")
     )
     if not supported:

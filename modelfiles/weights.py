@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from modelfiles.adapter import add_adapter, find_base
 from runtime.errors import UserError
 
 # In the order in which transformers looks for them.
@@ -64,7 +65,12 @@ def _files_of_index(index: Path) -> list[Path]:
 
 
 def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a folder for a model; every name and shape is checked, and no pickled code is run."""
+    """Return the weights of a folder for a model; every name and shape is checked, and no pickled code is run.
+
+    An adapter is added to its base.
+    """
+    if base := find_base(folder):
+        return add_adapter(read_weights(base, model), folder)
     try:
         weights = {name: weight for file in weight_files(folder) for name, weight in _read_file(file).items()}
     except (safetensors.SafetensorError, OSError) as error:

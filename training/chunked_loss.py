@@ -93,7 +93,9 @@ class _ChunkedLinearLoss(torch.autograd.Function):
         total = torch.zeros((), device=hidden.device)
         all_logps = torch.empty(len(labels), device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = None  # of a frozen weight
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
 
         for chunk in projection.chunks:
             logps, kept = projection.forward(chunk)
@@ -112,6 +114,8 @@ class _ChunkedLinearLoss(torch.autograd.Function):
 
             # ... and -dL/dl on the small side of each product: (n, C) instead of (n, V) numbers are scaled.
             grad_hidden[chunk] = (grad_logits @ projection.weight) * grad_logps
+            if grad_weight is None:
+                continue
             scaled_hidden = (hidden[chunk] * grad_logps).to(projection.dtype)
             _add_product(grad_weight, grad_logits.T, scaled_hidden)
 
@@ -123,7 +127,9 @@ class _ChunkedLinearLoss(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, grad_total: Tensor, _: Tensor) -> tuple:
         grad_hidden, grad_weight = ctx.gradients
         del ctx.gradients  # then autograd holds the only reference, and may accumulate into them in place
-        return grad_hidden.mul_(grad_total), grad_weight.mul_(grad_total), None, None, None
+        if grad_weight is not None:
+            grad_weight.mul_(grad_total)
+        return grad_hidden.mul_(grad_total), grad_weight, None, None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

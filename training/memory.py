@@ -6,9 +6,11 @@ from config import ModelArgs, world_size
 from kernels.attention import form_of_attention
 from model import count_parameters
 from training.chunked_loss import CUDA_CHUNK_TOKENS, MAX_CHUNK_LOGITS, MIN_CHUNK_TOKENS
+from training.lora import count_adapter_parameters
 
 # Memory of a rank besides weights and activations: libraries, code, buffers of the system.
 BASE_BYTES = 3e8
+PEFT_BYTES = 1e8  # of the library that LoRA needs
 # Weight, gradient and AdamW's two moments of a parameter, in float32.
 BYTES_PER_PARAMETER = 16
 
@@ -42,6 +44,9 @@ def memory_bytes(args: ModelArgs, device: torch.device, dtype: torch.dtype) -> f
 
     shards = world_size() if args.parallel == "fsdp" else 1
     parameters = BYTES_PER_PARAMETER * count_parameters(args) / shards
+    if args.lora_rank:  # the frozen weights have neither gradients nor moments
+        frozen = dtype.itemsize * count_parameters(args)
+        parameters = frozen + BYTES_PER_PARAMETER * count_adapter_parameters(args) + PEFT_BYTES
     return parameters + activations + logits + BASE_BYTES
 
 

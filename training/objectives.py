@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from config import IGNORE, ModelArgs
 from dataloader.batch import Batch
 from runtime.distributed import DistributedEnv
+from training import lora
 from training.chunked_loss import chunked_linear_loss, label_logps, linear_cross_entropy, output_weight
 
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -28,9 +29,14 @@ def next_token(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str
 
 
 def preference(args: ModelArgs) -> Objective:
-    """Return the objective of preference pairs with --dpo_loss, --beta and --label_smoothing. Unit: pairs."""
+    """Return the objective of preference pairs with --dpo_loss, --beta and --label_smoothing. Unit: pairs.
+
+    The reference is in the batch; under LoRA it is the model without its adapter.
+    """
 
     def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if args.lora_rank:
+            batch = batch._replace(reference=base_logps(model, batch))
         lengths = torch.ones_like(batch.reference)
         if args.dpo_loss == "ipo":
             lengths = completion_lengths(batch)
@@ -97,6 +103,17 @@ def completion_logps(model: nn.Module, batch: Batch) -> Tensor:
     """Return the summed log-prob (2P,) of each completion of the batch: chosen, rejected, chosen, ..."""
     logps = label_logps(*hidden_at_labels(model, batch))
     return _sum_by_completion(logps, batch.completion_index, len(batch.reference))
+
+
+@torch.no_grad()
+def base_logps(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the log-probs (2P,) of the completions under a model without its adapter and without dropout."""
+    was_training = model.training
+    model.eval()
+    with lora.without_adapter(model):
+        logps = completion_logps(model, batch)
+    model.train(was_training)
+    return logps
 
 
 def completion_lengths(batch: Batch) -> Tensor:

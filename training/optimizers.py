@@ -16,9 +16,9 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
     """Return AdamW on all parameters, or Muon on the decoder's matrices and AdamW on embedding, head and norms.
 
     Each group carries its peak learning rate. Norms and the embedding do not decay: a rare token's embedding would
-    shrink between its gradients.
+    shrink between its gradients. Frozen parameters are in no group.
     """
-    named = list(model.named_parameters())
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if p.dim() == 2 and ".layers." in name]
     head = [p for name, p in named if name.startswith("lm_head.")]  # empty where it is tied to the embedding
     rest = [p for name, p in named if p.dim() != 2 or "embed_tokens" in name]
@@ -32,7 +32,7 @@ def build_optimizers(model: nn.Module, args: ModelArgs) -> list[torch.optim.Opti
         [group for group in groups if group["params"]],
         lr=args.max_lr,
         betas=(args.beta_1, args.beta_2),
-        fused=rest[0].device.type != "mps",
+        fused=named[0][1].device.type != "mps",
     )
     if args.optimizer != "muon":
         return [adamw]

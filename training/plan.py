@@ -7,6 +7,7 @@ from kernels.attention import form_of_attention, has_flash
 from model import count_parameters
 from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
+from training.lora import MODULES, count_adapter_parameters
 from training.memory import memory_bytes
 from training.optimizers import cooldown_start
 
@@ -39,6 +40,7 @@ def describe(
         f"model: {count_parameters(args):,} parameters ({args.no_of_decoder_layers} layers, "
         f"width {args.embeddings_dims}, {args.no_of_heads} query and {args.no_kv_heads} key-value heads, "
         f"vocabulary {args.vocab_size}, context {args.block_size})",
+        *adapter(args, env),
         device,
         attention(args, env),
         f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
@@ -50,6 +52,17 @@ def describe(
         f"disk: about {gigabytes(disk_bytes(args, steps))} for checkpoints of {gigabytes(capacity.disk)} free",
         f"time: {time}",
         *notes(args, steps),
+    ]
+
+
+def adapter(args: ModelArgs, env: DistributedEnv) -> list[str]:
+    """Return the line about what LoRA trains and what it leaves; none where all weights are trained."""
+    if not args.lora_rank:
+        return []
+    return [
+        f"adapter: {count_adapter_parameters(args):,} parameters, rank {args.lora_rank}, scale "
+        f"{args.lora_alpha / args.lora_rank:g}, at {', '.join(args.lora_modules or MODULES)}; the model is frozen, "
+        f"its matrices in {str(env.dtype).removeprefix('torch.')}"
     ]
 
 
@@ -114,8 +127,9 @@ def notes(args: ModelArgs, steps: int) -> list[str]:
 
 
 def checkpoint_bytes(args: ModelArgs) -> float:
-    """Return the bytes of a checkpoint: weights, moments of the optimizer, small files."""
-    return CHECKPOINT_BYTES * count_parameters(args) + SMALL_FILES
+    """Return the bytes of a checkpoint: weights that are trained, moments of the optimizer, small files."""
+    trained = count_adapter_parameters(args) if args.lora_rank else count_parameters(args)
+    return CHECKPOINT_BYTES * trained + SMALL_FILES
 
 
 def disk_bytes(args: ModelArgs, steps: int) -> float:

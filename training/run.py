@@ -14,13 +14,12 @@ from config import ModelArgs
 from dataloader.loader import Loader, fixed_batches
 from dataloader.mixing import MixedRows
 from model import Llama
-from modelfiles.weights import read_weights
 from runtime import distributed
 from runtime.capacity import capacity_of
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 from runtime.watchdog import Watchdog
-from training import advice, budget, parallel, plan, plots
+from training import advice, budget, lora, parallel, plan, plots
 from training import state as training_state
 from training.budget import Deadline
 from training.compilation import allow_any_segments, compile_if_faster
@@ -56,9 +55,8 @@ class Run:
         self.watchdog = Watchdog(self.args.stall_minutes)
         self.shown_sample: list[int] = []
         self.given_advice: set[str] = set()
-        self.cooldown_checkpoint: int | None = (
-            None  # the step that was saved when the rate of wsd began to fall
-        )
+        # the step that was saved when the rate of wsd began to fall
+        self.cooldown_checkpoint: int | None = None
         if not setup.start.extends:
             self.cooldown_checkpoint = (setup.start.state or {}).get("cooldown_checkpoint")
         self.validation_losses: dict[int, float] = {}  # of this process, by step
@@ -86,7 +84,7 @@ class Run:
 
         # On CUDA compiling always pays; on a CPU a long run tries both, see compile_if_faster. A resumed run does as
         # before: then its setting is stored.
-        reference_pass = setup.stage.needs_reference and not self.progress.step
+        reference_pass = setup.stage.needs_reference and not self.progress.step and not args.lora_rank
         step = step_seconds(self.objective, self.rows, args, env, self.peak)
         seconds = step and run_seconds(
             args,
@@ -136,7 +134,7 @@ class Run:
         torch.manual_seed(args.seed)
         self.model = Llama(args)
         if weights:
-            parallel.load_full_state_dict(self.model, read_weights(weights, self.model))
+            lora.load_weights(self.model, args, weights, env.dtype)
         self.model.to(env.device).train()
         self.attach_reference()
 
@@ -174,7 +172,7 @@ class Run:
 
     def probe_micro_batch(self) -> None:
         """Take the largest micro-batch that the device has memory for, found by trying; the tokens of a step stay."""
-        moments = [torch.empty_like(p) for p in self.model.parameters() for _ in range(2)]  # of the optimizer
+        moments = [torch.empty_like(p) for p in self.model.parameters() if p.requires_grad for _ in range(2)]
         for size in micro_batch_sizes(self.args):
             self.args = with_micro_batch(self.args, size)
             if memory_bytes(self.args, self.env.device, self.env.dtype) > PROBED_MEMORY * (
@@ -206,25 +204,26 @@ class Run:
         if not setup.stage.needs_reference:
             return
 
-        initial_weights = None
-        if is_new:
-            data = setup.mixture.hash()
-            self.origin["reference"] = reference_key(self.model, data, args.block_size, env.dtype)
-            self.origin["reference_dtype"] = str(env.dtype).removeprefix("torch.")
-        else:
-            initial_weights = training_state.initial_weights_folder(weights, self.origin)
-
         self.model.eval()
-        self.rows, self.val_rows = attach_reference_logps(
-            self.model,
-            (self.rows, self.val_rows),
-            setup.dataset,
-            self.origin["reference"],
-            args.micro_batch_size,
-            env,
-            initial_weights,
-            self.watchdog,
-        )
+        if not args.lora_rank:  # an adapter's reference is its base, see training/objectives.py
+            initial_weights = None
+            if is_new:
+                data = setup.mixture.hash()
+                self.origin["reference"] = reference_key(self.model, data, args.block_size, env.dtype)
+                self.origin["reference_dtype"] = str(env.dtype).removeprefix("torch.")
+            else:
+                initial_weights = training_state.initial_weights_folder(weights, self.origin)
+
+            self.rows, self.val_rows = attach_reference_logps(
+                self.model,
+                (self.rows, self.val_rows),
+                setup.dataset,
+                self.origin["reference"],
+                args.micro_batch_size,
+                env,
+                initial_weights,
+                self.watchdog,
+            )
         if is_new:
             check_first_loss(self.objective, self.model, self.rows, args, env, setup.dataset)
         self.model.train()
@@ -317,7 +316,7 @@ class Run:
 
         source = self.skips.rollback_target(self.folder, self.loader.rows_consumed, "a smaller --max_lr")
         checkpoint.verify_checkpoint(source, resumed=True)
-        parallel.load_full_state_dict(self.model, read_weights(source, self.model))
+        lora.load_weights(self.model, self.args, source, self.env.dtype)
         training_state.restore(source, self.model, self.optimizers, self.scaler, self.env)
         self.progress, _ = training_state.load_state(source)
         self.loader.rows_consumed = self.progress.rows_consumed

@@ -15,6 +15,11 @@ BUDGET_EVALUATIONS = 10  # of a run with a --budget
 BY_HEART = 2  # times as many epochs as MIN_STEPS asks for, where a few answers are learned by heart
 RATE_PARAMETERS = 48e6  # of the model that the default rates of S and D are for: that of the default settings
 RATE_EXPONENT = 0.713  # of the parameters in the Step Law, arXiv 2503.04715
+# Rates of LoRA, for a width of 2,000: about ten times those of all weights; narrow models want larger ones. S has the
+# formula of the Tinker cookbook for Llamas, D a tenth of it.
+LORA_RATES = {"S": 5e-4, "D": 5e-5}
+LORA_WIDTH = 2000
+LORA_EXPONENT = 0.781
 WARMUP_SHARE = 10  # the warm-up takes at most a tenth of the steps
 
 
@@ -124,6 +129,8 @@ def _fit_epochs(args: ModelArgs, typed: Mapping[str, object], rows: int, notes: 
 
 def _fit_rate(args: ModelArgs, typed: Mapping[str, object], notes: list[str]) -> ModelArgs:
     """Raise the default learning rate of S and D for a small model, by the exponent of the Step Law."""
+    if args.lora_rank:
+        return _fit_lora(args, typed, notes)
     default = STAGE_DEFAULTS[args.train].get("max_lr")
     parameters = count_parameters(args)
     if "max_lr" in typed or args.max_lr != default or parameters >= RATE_PARAMETERS:
@@ -134,6 +141,16 @@ def _fit_rate(args: ModelArgs, typed: Mapping[str, object], notes: list[str]) ->
         "rate (arXiv 2503.04715)"
     )
     return args.replace(max_lr=max_lr)
+
+
+def _fit_lora(args: ModelArgs, typed: Mapping[str, object], notes: list[str]) -> ModelArgs:
+    """Take the optimizer and the rate of LoRA: those of stages and presets are for all weights."""
+    rate = LORA_RATES[args.train] * (LORA_WIDTH / args.embeddings_dims) ** LORA_EXPONENT
+    for name, value in {"optimizer": "adamw", "max_lr": float(f"{rate:.1g}")}.items():
+        if name not in typed and getattr(args, name) != value:
+            notes.append(f"--{name} {value} instead of {getattr(args, name)}: an adapter's own")
+            args = args.replace(**{name: value})
+    return args
 
 
 def largest_divisor(number: int, limit: int) -> int:

@@ -9,6 +9,7 @@ from config import ModelArgs
 from dataloader.loader import Loader, Rows
 from model import Llama, flops_per_token
 from runtime.distributed import DistributedEnv, gather_objects
+from training import lora
 from training.objectives import Objective
 from training.optimizers import build_optimizers
 
@@ -24,6 +25,8 @@ FORWARD_SHARE = 0.3  # of the time of training on a row, to evaluate it
 def expected_seconds(args: ModelArgs, env: DistributedEnv, steps: int, peak: float) -> float:
     """Estimate the seconds of `steps` steps on devices with a peak of `peak` FLOP/s."""
     flops = steps * args.tokens_per_step * flops_per_token(args)
+    if args.lora_rank and args.train == "S":
+        flops *= 2 / 3  # without gradients of the weights; D has a forward pass of the reference instead
     return flops / (EXPECTED_MFU[env.device.type] * peak * env.world_size)
 
 
@@ -59,7 +62,10 @@ def measure_step(
 ) -> float:
     """Return the seconds of an optimizer step, measured for some seconds on a model that is thrown away."""
     generator = torch.get_rng_state()
-    model = Llama(args).to(env.device).train()
+    model = Llama(args)
+    if args.lora_rank:
+        lora.inject(model, args, env.dtype)
+    model.to(env.device).train()
     optimizers = build_optimizers(model, args)
     loader = Loader(rows, args.micro_batch_size, env.rank, env.world_size)
     micro_batches: list[float] = []

@@ -19,6 +19,7 @@ from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
 from tokenization.guest_files import read_files, read_template
 from tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from training.lora import check_settings
 from training.mixture import Mixture, read_mixture
 from training.run_length import count_steps
 from training.sample import default_prompt_remains, encode_prompt, fitting_prompt
@@ -108,6 +109,7 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     settings["vocab_size"] = resolve_vocab_size(settings["vocab_size"], tokenizer)
     names = {"dataset": mixture.name, "run_name": folder.name}
     args = ModelArgs(**{**settings, **names})
+    check_settings(args, cli_args, start.weights, start.state and start.state["args"])
     if start.state and not restarted_by_torchrun(folder):
         start = start_of_longer_run(start, args, cli_args, mixture)
 

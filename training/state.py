@@ -18,6 +18,7 @@ from torch import nn
 
 from checkpoint import steps, write_model
 from model import Llama
+from modelfiles.adapter import describe_base
 from modelfiles.origin import Origin
 from runtime.checksums import write_checksums
 from runtime.distributed import DistributedEnv
@@ -32,6 +33,7 @@ from runtime.files import (
     write_text,
 )
 from tokenizer import Tokenizer
+from training import lora
 from training.parallel import load_optimizers
 from training.plan import SMALL_FILES
 
@@ -81,10 +83,22 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "train_state").mkdir(parents=True)
-        _check_space(run, _bytes(weights) + _bytes(training) + SMALL_FILES)
         stage = {"stage": metadata["args"]["train"]}
+        adapted = lora.has_adapter(model)
+        if adapted:
+            weights = lora.adapter_weights(weights)
+        _check_space(run, _bytes(weights) + _bytes(training) + SMALL_FILES)
+        if adapted:
+            stage["adapter_base"] = _write_adapter(partial, folder, model, weights, metadata)
         write_model(
-            partial, model, tokenizer, stage, weights=weights, sampling=metadata["args"], origin=origin
+            partial,
+            model,
+            tokenizer,
+            stage,
+            weights=weights,
+            sampling=metadata["args"],
+            origin=origin,
+            with_weights=not adapted,
         )
         _write_training(partial / "train_state", training)
         state = {"format": FORMAT, **progress.to_dict(), "tokenizer": tokenizer.hash, **metadata}
@@ -104,6 +118,13 @@ def save(
             f"({getattr(error, 'strerror', None) or error})"
         ) from None
     return folder
+
+
+def _write_adapter(partial: Path, folder: Path, model: Llama, weights: dict, metadata: dict) -> dict:
+    """Write an adapter into a folder that will be `folder`; return what config.json says about its base."""
+    base = initial_weights_folder(folder, metadata)
+    lora.write_adapter(partial, model, weights, base)
+    return describe_base(folder, base)
 
 
 def _check_space(folder: Path, needed: float) -> None:

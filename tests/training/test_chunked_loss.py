@@ -149,3 +149,21 @@ def test_the_form_for_cuda_has_the_gradients_of_the_plain_one(
     # One graph for full chunks, one for all other sizes, and sizes 0 and 1 are always their own.
     if compiled:
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before <= 6
+
+
+def test_a_frozen_weight_costs_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of the hidden states is that of a weight that is trained; the product for its own is not made."""
+    torch.manual_seed(0)
+    weight = torch.randn(60, 8)
+    labels = torch.randint(60, (40,))
+    products, gradients = [], []
+    real = chunked_loss._add_product
+    monkeypatch.setattr(chunked_loss, "_add_product", lambda *args: (products.append(args), real(*args)))
+    for trained in (True, False):
+        hidden = torch.randn(40, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        weight = weight.detach().clone().requires_grad_(trained)
+        linear_cross_entropy(hidden, weight, labels).backward()
+        gradients.append(hidden.grad)
+        assert (weight.grad is not None) == trained
+        assert len(products) == 1
+    assert torch.equal(*gradients)

@@ -80,3 +80,12 @@ def test_disk_counts_the_checkpoints_that_are_kept():
         for keep, steps in ((0, 500), (3, 500), (3, 60))
     ]
     assert counts == [10, 5, 2]
+
+
+def test_the_adapter_and_what_is_frozen_are_named():
+    settings = {"train": "S", "lora_rank": 4, "lora_modules": ("q_proj", "v_proj")}
+    (line,) = [line for line in lines(**settings) if line.startswith("adapter:")]
+    assert "53,248 parameters, rank 4, scale 8, at q_proj, v_proj; the model is frozen" in line
+    assert not any(line.startswith("adapter:") for line in lines())
+    full = plan.checkpoint_bytes(ModelArgs(train="S"))
+    assert plan.checkpoint_bytes(ModelArgs(**settings)) - plan.SMALL_FILES < 0.01 * full

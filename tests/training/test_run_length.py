@@ -117,3 +117,17 @@ def test_small_models_are_tuned_with_larger_rates() -> None:
         assert not any("--max_lr" in note for note in notes)
     preset = fit(FINEWEB, preset="stories-instruct", vocab_size=2048)[0]
     assert preset.max_lr == merge_settings({"preset": "stories-instruct"})["max_lr"]
+
+
+def test_an_adapter_has_its_own_optimizer_and_rate() -> None:
+    """5e-4 for a width of 2,000, more for a narrow model; also with a preset, whose rates are for all weights."""
+    lora = {"train": "S", "lora_rank": 8}
+    args, notes = fit(FINEWEB, **lora, embeddings_dims=2000, no_of_heads=8)
+    assert args.max_lr == 5e-4 and any("--max_lr 0.0005 instead of 0.0002" in note for note in notes)
+    assert fit(FINEWEB, **lora, embeddings_dims=4096)[0].max_lr == 3e-4
+    assert fit(FINEWEB, **{**lora, "train": "D"}, embeddings_dims=2000, no_of_heads=8)[0].max_lr == 5e-5
+
+    args, notes = fit(FINEWEB, **lora, preset="stories-instruct", embeddings_dims=128, no_of_heads=4)
+    assert (args.optimizer, args.max_lr) == ("adamw", 4e-3)
+    assert any("--optimizer adamw instead of muon" in note for note in notes)
+    assert fit(FINEWEB, **lora, max_lr=0.1)[0].max_lr == 0.1
