@@ -17,9 +17,11 @@ from generation.generate import SamplingParams, generate
 from model import Llama
 from modelfiles.llama_config import read_config
 from runtime.errors import UserError
+from tokenization.guest_files import read_files, read_template
 from tokenization.prompt_template import LEGACY_PROMPT
 from tokenizer import Tokenizer
 
+INSTRUCT_STAGES = ("S", "D")
 STAGE_OF_MODEL_TYPE = {"pretrained": "P", "sft": "S", "dpo": "D"}
 Messages = Sequence[Mapping[str, str]]  # {"role": system | user | assistant, "content"}
 MIN_ROOM_SHARE = 1 / 8  # of the context, that a prompt leaves to the reply
@@ -67,7 +69,7 @@ class ChatModel:
         """
         if self.stage is None:
             return self.tokenizer.has_own_template
-        return self.stage in ("S", "D")
+        return self.stage in INSTRUCT_STAGES
 
     def encode(self, messages: Messages, raw: bool = False) -> list[int]:
         """Return the token ids of a conversation that ends with the user's turn.
@@ -206,6 +208,17 @@ def load_chat_model(folder: Path) -> ChatModel:
             f"{model.args.vocab_size}: use the tokenizer that the model was trained with"
         )
     return ChatModel(model, tokenizer, stage_of(folder), load_end_ids(folder))
+
+
+def answers(folder: Path) -> bool:
+    """Return True if the model in a folder is trained to answer, without loading it; others continue a text.
+
+    Of a model of another program its folder's chat template says so.
+    """
+    stage = stage_of(folder)
+    if stage is None:
+        return read_template(read_files(folder)) is not None
+    return stage in INSTRUCT_STAGES
 
 
 def stage_of(folder: Path) -> str | None:

@@ -1,6 +1,6 @@
-"""Demo page: chat with the newest models, compare the stages, see the probability of each token.
+"""Demo page: chat with the newest models or with those named, compare them, see the probability of each token.
 
-    python gradio/app.py [--server_port 7860] [--save_checkpoint_dir DIR] [--votes FILE] [--share]
+    python gradio/app.py [--model FOLDER ...] [--server_port 7860] [--save_checkpoint_dir DIR] [--votes FILE] [--share]
     cd gradio && pip install gradio && python app.py
 
 It listens on this machine only, unless --server_name names another address.
@@ -19,7 +19,7 @@ from runtime.requirements import require
 if __name__ == "__main__":
     require("torch", "safetensors", "gradio")
 
-from handlers import PageHandlers
+from handlers import LETTERS, PageHandlers
 from replies import StageModels
 from sampling_form import sampling_components
 from tabs import chat_tab, compare_tab, look_tab
@@ -58,6 +58,7 @@ class PageOptions:
     server_port: int
     share: bool
     votes: Path
+    models: list[str]
 
 
 def build(models: StageModels, votes_path: Path) -> gr.Blocks:
@@ -114,6 +115,14 @@ def parse_args() -> tuple[PageOptions, ModelArgs]:
     """Parse the command line into the page's options and the model's settings."""
     parser = Parser(__doc__)
     parser.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="MODEL",
+        help="one to four runs, steps, exported or foreign folders (default: the newest model of each stage)",
+    )
+    parser.add_argument(
         "--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     parser.add_argument("--server_port", type=int, default=7860, help="port (default: 7860)")
@@ -132,7 +141,11 @@ def parse_args() -> tuple[PageOptions, ModelArgs]:
     parser.add_settings({"sampling", "device"})
 
     cli_args = parser.parse_args()
-    options = PageOptions(cli_args.server_name, cli_args.server_port, cli_args.share, cli_args.votes)
+    if len(cli_args.model) > len(LETTERS) or len(set(cli_args.model)) < len(cli_args.model):
+        parser.error(f"--model takes one to {len(LETTERS)} different models")
+    options = PageOptions(
+        cli_args.server_name, cli_args.server_port, cli_args.share, cli_args.votes, cli_args.model
+    )
     return options, with_models_own_sampling(vars(cli_args))
 
 
@@ -140,7 +153,8 @@ def with_models_own_sampling(typed: dict[str, object]) -> ModelArgs:
     """Return the settings, sampling as the newest model's own where it is not typed."""
     args = resolve(typed)
     with contextlib.suppress(UserError):  # no model yet
-        args = resolve({**load_sampling(choose_model(None, args)), **typed})
+        name = next(iter(typed["model"]), None)
+        args = resolve({**load_sampling(choose_model(name, args)), **typed})
     return args
 
 
@@ -148,7 +162,7 @@ def main() -> None:
     """Serve the page."""
     options, args = parse_args()
     env = distributed.init(args.device, args.dtype)
-    blocks = build(StageModels(args, env), options.votes)
+    blocks = build(StageModels(args, env, options.models), options.votes)
 
     address = f"{options.server_name}:{options.server_port}"
     try:

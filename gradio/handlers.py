@@ -9,7 +9,7 @@ from pathlib import Path
 
 import views
 from loss_curves import loss_curves
-from replies import PAGE_STAGES, StageModels, check_prompt
+from replies import StageModels, check_prompt
 from sampling_form import args_from_form
 from streams import step_together, throttle
 from votes import Comparison, append_vote
@@ -18,7 +18,7 @@ import gradio as gr
 from runtime.errors import UserError
 from training.metrics import read_metrics
 
-LETTERS = "ABC"  # names of the replies while the models are hidden, one for each stage
+LETTERS = "ABCD"  # names of the replies while the models are hidden
 
 
 class PageHandlers:
@@ -27,6 +27,8 @@ class PageHandlers:
     def __init__(self, models: StageModels, votes_path: Path):
         self.models = models
         self.votes_path = votes_path
+        self.choices = models.choices
+        self.letters = LETTERS[: len(self.choices)]
 
     # The page opens, or another model is chosen.
 
@@ -45,7 +47,9 @@ class PageHandlers:
         return stage, line, stage, line, loss_curves(runs)
 
     def newest_stage(self) -> str:
-        """Return the last stage of training that has a model; "pretrained" if none has."""
+        """Return the first model that was named, or the last stage that has one; "pretrained" if none has."""
+        if self.models.names:
+            return self.models.names[0]
         stages = list(self.models.newest_folders())
         return stages[-1] if stages else "pretrained"
 
@@ -55,13 +59,14 @@ class PageHandlers:
             folder = self.models.newest_folder(stage)
         except UserError as error:
             return views.problem(str(error))
-        return views.model_line(PAGE_STAGES[stage].instruct, f"{folder.parent.name}/{folder.name}")
+        chosen = self.choices[stage]
+        return views.model_line(chosen.instruct, f"{folder.parent.name}/{folder.name}", chosen.own_template)
 
     # Chat
 
     def show_conversation(self, conversation: list[dict], stage: str, writing: bool = False) -> str:
         """Return a conversation in the style of the stage's model."""
-        return views.conversation(conversation, PAGE_STAGES[stage].instruct, writing)
+        return views.conversation(conversation, self.choices[stage].instruct, writing)
 
     def add_message(self, message: str, conversation: list[dict], stage: str, writing: bool) -> tuple:
         """Add the message to the conversation at once; while a reply is written, the message stays in its box."""
@@ -74,7 +79,7 @@ class PageHandlers:
 
     def show_system(self, stage: str) -> dict:
         """Show the box of the system prompt where the stage's model answers; a base model has none."""
-        return gr.update(visible=PAGE_STAGES[stage].instruct)
+        return gr.update(visible=self.choices[stage].instruct)
 
     def stream_chat(
         self, conversation: list[dict], stage: str, system: str, *values: float
@@ -89,7 +94,7 @@ class PageHandlers:
         try:
             check_prompt(conversation[-1]["content"])
             args = args_from_form(self.models.args, values)
-            messages = [*system_turn(system, stage), *conversation]
+            messages = [*system_turn(system, self.choices[stage].instruct), *conversation]
             for reply in throttle(self.models.stream_reply(stage, messages, args)):
                 answered = [*conversation, {"role": "assistant", "content": reply.text}]
                 html = self.show_conversation(answered, stage, writing=reply.end_reason is None)
@@ -118,7 +123,7 @@ class PageHandlers:
         return None, *start_and_stop(running=True), gr.update(visible=False), ""
 
     def stream_comparison(self, prompt: str, *values: float) -> Iterator[tuple]:
-        """Yield the growing replies of all stages to one prompt with one seed.
+        """Yield the growing replies of all models to one prompt with one seed.
 
         The order is random; only the server knows it until the visitor has voted.
         """
@@ -135,10 +140,11 @@ class PageHandlers:
                 html = self._anonymous_cards(comparison, writing=not finished)
 
                 ballot = gr.update(visible=finished)
-                third_button = gr.update(visible=len(order) > 2)
-                yield html, comparison, ballot, third_button, ""
+                buttons = [gr.update(visible=number < len(order)) for number in range(len(self.letters))]
+                yield html, comparison, ballot, *buttons, ""
         except UserError as error:
-            yield "", None, gr.update(visible=False), gr.skip(), views.problem(str(error))
+            buttons = [gr.skip()] * len(self.letters)
+            yield "", None, gr.update(visible=False), *buttons, views.problem(str(error))
 
     def finish_comparison(self, comparison: Comparison | None) -> tuple:
         """Show that nothing is being written."""
@@ -161,9 +167,9 @@ class PageHandlers:
 
         cards = []
         for index, (stage, text) in enumerate(zip(comparison.order, comparison.texts, strict=True)):
-            title, instruct = PAGE_STAGES[stage]
+            title, instruct, _ = self.choices[stage]
             card = views.Card(
-                title=f"{LETTERS[index]}: {title}",
+                title=f"{self.letters[index]}: {title}",
                 detail=views.reply_style(instruct),
                 text=text,
                 prompt="" if instruct else comparison.prompt,
@@ -173,10 +179,14 @@ class PageHandlers:
         return views.reply_cards(cards), None, gr.update(visible=False), status
 
     def _random_order(self) -> list[str]:
-        """Return the stages that have a model in random order; raise UserError if there are fewer than two."""
+        """Return the models in random order; raise UserError if there are fewer than two."""
         folders = self.models.newest_folders()
         if len(folders) < 2:
-            missing = next(stage for stage in PAGE_STAGES if stage not in folders)
+            missing = next((stage for stage in self.choices if stage not in folders), None)
+            if missing is None:
+                raise UserError(
+                    "There is one model only: start the page with --model and two folders or more."
+                )
             self.models.newest_folder(missing)  # raises UserError with the command that makes one
 
         # The system's generator: a seed that somebody set elsewhere must not fix the order.
@@ -184,7 +194,7 @@ class PageHandlers:
 
     def _anonymous_cards(self, comparison: Comparison, writing: bool = False) -> str:
         cards = [
-            views.Card(letter, "", text) for letter, text in zip(LETTERS, comparison.texts, strict=False)
+            views.Card(letter, "", text) for letter, text in zip(self.letters, comparison.texts, strict=False)
         ]
         return views.reply_cards(cards, writing)
 
@@ -215,9 +225,9 @@ class PageHandlers:
         return start_and_stop(running=False)
 
 
-def system_turn(system: str, stage: str) -> list[dict]:
+def system_turn(system: str, instruct: bool) -> list[dict]:
     """Return the turn of a system prompt; none where the box is empty or hidden, as for a base model."""
-    if not system.strip() or not PAGE_STAGES[stage].instruct:
+    if not system.strip() or not instruct:
         return []
     check_prompt(system)
     return [{"role": "system", "content": system}]

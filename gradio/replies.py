@@ -6,7 +6,7 @@ A model is loaded on first use and kept. If a newer run or step appears, the nex
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,27 +14,30 @@ from typing import NamedTuple
 import torch
 
 from config import ModelArgs
-from generation.chat import ChatModel, Messages, ReplyPiece, choose_model, load_chat_model
+from generation.chat import ChatModel, Messages, ReplyPiece, answers, choose_model, load_chat_model
 from generation.generate import move_for_generation
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
+from tokenization.guest_files import read_files, read_template
+from tokenization.prompt_template import BEGIN_OF_TEXT, CHAT_TEMPLATE
 from tokenizer import Tokenizer
 
 MAX_PROMPT_CHARS = 8_000
 ENDED_WITH_EOS = "ended with EOS"
 
 
-class PageStage(NamedTuple):
-    """Training stage on the page: its title, and whether its models answer (instruct) or continue a text."""
+class PageModel(NamedTuple):
+    """Choice on the page: its title, if the model answers (instruct) or continues a text, and in whose template."""
 
     title: str
     instruct: bool
+    own_template: bool = False  # the chat template that its folder brought
 
 
 PAGE_STAGES = {
-    "pretrained": PageStage("Pretrained", instruct=False),
-    "sft": PageStage("SFT", instruct=True),
-    "dpo": PageStage("DPO", instruct=True),
+    "pretrained": PageModel("Pretrained", instruct=False),
+    "sft": PageModel("SFT", instruct=True),
+    "dpo": PageModel("DPO", instruct=True),
 }
 
 
@@ -86,11 +89,29 @@ class LoadedModel(NamedTuple):
     chat_model: ChatModel
 
 
-class StageModels:
-    """Newest model of each stage under --save_checkpoint_dir, loaded on first use."""
+def page_model(folder: Path) -> PageModel:
+    """Return how the model in a folder appears on the page: a step with the name of its run."""
+    is_step = (folder.parent / "latest").is_file()
+    template = read_template(read_files(folder))
+    return PageModel(
+        title=f"{folder.parent.name}/{folder.name}" if is_step else folder.name,
+        instruct=answers(folder),
+        own_template=template is not None and template.removeprefix(BEGIN_OF_TEXT) != CHAT_TEMPLATE,
+    )
 
-    def __init__(self, args: ModelArgs, env: DistributedEnv):
+
+class StageModels:
+    """Models that the page offers, loaded on first use: those of `names`, else the newest of each stage.
+
+    Raises UserError for a name without a model.
+    """
+
+    def __init__(self, args: ModelArgs, env: DistributedEnv, names: Sequence[str] = ()):
         self.args = args
+        self.names = names
+        self.choices = PAGE_STAGES
+        if names:
+            self.choices = {name: page_model(choose_model(name, args)) for name in names}
         self.env = env
         self.loaded: dict[str, LoadedModel] = {}
         self.lock = threading.Lock()
@@ -105,7 +126,7 @@ class StageModels:
     def newest_folders(self) -> dict[str, Path]:
         """Return the newest model folder of each stage that has one, in the order of the stages."""
         folders = {}
-        for stage in PAGE_STAGES:
+        for stage in self.choices:
             with contextlib.suppress(UserError):
                 folders[stage] = self.newest_folder(stage)
         return folders
@@ -185,7 +206,7 @@ class StageModels:
 
         output_ids = list(reply.output_ids)
         if reply.end_reason == ENDED_WITH_EOS:
-            output_ids.append(tokenizer.eos_id)
+            output_ids.append(chat_model.stop_ids[0])
 
         tokens = torch.tensor([reply.prompt_ids + output_ids], device=self.env.device)  # 1 T
         with self.env.autocast():
@@ -231,7 +252,7 @@ def check_prompt(prompt: str) -> None:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """Return the text of one token; EOS has no text of its own and is shown as ⟨end⟩."""
-    if token == tokenizer.eos_id:
+    """Return the text of one token; one that ends a reply has no text of its own and is shown as ⟨end⟩."""
+    if token in tokenizer.stop_ids:
         return "⟨end⟩"
     return tokenizer.decode([token])

@@ -6,8 +6,8 @@ Each tab function returns the components that `PageHandlers.open_page` fills whe
 from functools import partial
 
 import views
-from handlers import LETTERS, PageHandlers
-from replies import MAX_PROMPT_CHARS, PAGE_STAGES
+from handlers import PageHandlers
+from replies import MAX_PROMPT_CHARS
 from wiring import NO_QUEUE, Handler, wire_cancel, wire_reply
 
 import gradio as gr
@@ -28,7 +28,7 @@ def chat_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Compon
         max_lines=4,
         max_length=MAX_PROMPT_CHARS,
         container=False,
-        visible=PAGE_STAGES[page.newest_stage()].instruct,
+        visible=page.choices[page.newest_stage()].instruct,
         elem_id="system",
     )
     html = gr.HTML(views.conversation([], instruct=True), elem_id="conversation")
@@ -65,18 +65,18 @@ def chat_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Compon
 
 
 def compare_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Component]:
-    """Build the comparison of all stages with its blind vote."""
+    """Build the comparison of all models with its blind vote."""
     comparison = gr.State(None)
     gr.HTML(
         views.note(
-            "The same prompt and the same seed for every stage. The order is random and stays hidden "
+            "The same prompt and the same seed for every model. The order is random and stays hidden "
             "until you choose."
         )
     )
     box, compare, stop = prompt_row("Prompt", "Compare", "One prompt for all models")
     html = gr.HTML(elem_id="replies")
     with gr.Row(visible=False, elem_classes="chips", elem_id="ballot") as ballot:
-        votes = [gr.Button(f"{letter} is better", size="sm", min_width=40) for letter in LETTERS]
+        votes = [gr.Button(f"{letter} is better", size="sm", min_width=40) for letter in page.letters]
         reveal = gr.Button("Show the models without a vote", size="sm", min_width=40)
     status = gr.HTML(elem_id="compare-status")
 
@@ -85,9 +85,7 @@ def compare_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Com
         starts=[(box.submit, box), (compare.click, box)],
         stop=stop,
         begin=Handler(page.start_comparison, [], [comparison, compare, stop, ballot, status]),
-        stream=Handler(
-            page.stream_comparison, [box, *sampling], [html, comparison, ballot, votes[-1], status]
-        ),
+        stream=Handler(page.stream_comparison, [box, *sampling], [html, comparison, ballot, *votes, status]),
         finish=Handler(page.finish_comparison, [comparison], [html, compare, stop]),
         api_name="compare",
     )
@@ -120,9 +118,9 @@ def look_tab(page: PageHandlers, sampling: list[gr.Component]) -> list[gr.Compon
 
 
 def stage_choice(page: PageHandlers) -> tuple[gr.Radio, gr.HTML]:
-    """Build the choice of a stage, and a line on how its model replies."""
+    """Build the choice of a model, and a line on how it replies."""
     stage = gr.Radio(
-        [(stage.title, name) for name, stage in PAGE_STAGES.items()],
+        [(stage.title, name) for name, stage in page.choices.items()],
         value=page.newest_stage(),
         label="Model",
         show_label=False,

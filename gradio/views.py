@@ -138,13 +138,15 @@ def problem(text: str) -> str:
 def reply_style(instruct: bool) -> str:
     """Return how a model replies: it answers or it continues."""
     if instruct:
-        return "answers with the instruction template"
+        return "answers in its prompt template"
     return "continues the text"
 
 
-def model_line(instruct: bool, folder: str) -> str:
+def model_line(instruct: bool, folder: str, own_template: bool = False) -> str:
     """Return a line on how the chosen model replies, with the folder that it was loaded from."""
-    if instruct:
+    if instruct and own_template:
+        text = "<strong>Instruct model.</strong> Your message goes into the chat template of its folder."
+    elif instruct:
         text = (
             "<strong>Instruct model.</strong> Your message goes into the template: "
             "<code>### Instruction:</code> … <code>### Response:</code>"

@@ -9,6 +9,7 @@ import transformers
 from exports import call
 from guests import CHATML, write_guest
 from prepared import inline  # noqa: F401  (a fixture: workers in this process)
+from replies import PageModel, StageModels
 from toy import TINY, flags, toy_rows
 
 import data
@@ -16,6 +17,7 @@ import evaluation
 import export
 import inference_sft
 import trainer
+from config import ModelArgs
 from generation.chat import load_chat_model
 from runtime.errors import UserError
 
@@ -100,7 +102,21 @@ def tuned(folder: Path, guest: Path, run, **settings: object) -> Path:
     return folder / "runs" / "S-instruct"
 
 
-def test_a_tuned_guest_answers_in_its_template_everywhere(guest: Path, tmp_path: Path, run, inline) -> None:  # noqa: F811
+def on_the_page(name: str, env) -> str:
+    """Return the greedy reply of a model that the page was started with."""
+    models = StageModels(ModelArgs(temperature=0.0, max_length=20), env, [name])
+    assert models.choices == {name: PageModel("exported", instruct=True, own_template=True)}
+    *_, reply = models.stream_reply(name, QUESTION, models.args)
+    return reply.text
+
+
+def test_a_tuned_guest_answers_in_its_template_everywhere(
+    guest: Path,
+    tmp_path: Path,
+    run,
+    inline,  # noqa: F811
+    env,
+) -> None:
     dataset = prepared_rows(tmp_path, "instruct", guest, run)
     meta = json.loads((dataset / "meta.json").read_text())
     assert meta["template"] == CHATML and (dataset / "tokenizer" / "tokenizer.model").is_file()
@@ -123,6 +139,7 @@ def test_a_tuned_guest_answers_in_its_template_everywhere(guest: Path, tmp_path:
     asked = ("--prompt", "Say fox", "--temperature", "0", "--max_length", "20")
     for model_folder in (folder, tmp_path / "exported"):
         assert run(inference_sft, "--model", model_folder, *asked) == theirs.splitlines()
+    assert on_the_page(str(tmp_path / "exported"), env) == theirs
 
     scores = json.loads(
         "".join(

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import pytest
 import replies
 import torch
+from handlers import PageHandlers
+from page_browser import SAMPLING
 from replies import ENDED_WITH_EOS, MAX_PROMPT_CHARS, Reply, StageModels, check_prompt
 from stand_ins import ARGS, run_of, three_runs
 from streams import throttle
@@ -177,3 +179,33 @@ def test_empty_and_long_prompts_are_refused():
         check_prompt(" \n")
     with pytest.raises(UserError, match="has 8,001 characters, the limit is 8,000"):
         check_prompt("x" * 8_001)
+
+
+def test_models_may_be_named(tmp_path, env):
+    runs = three_runs(tmp_path)
+    step = next((runs / "S-toy").glob("step_*"))
+    models = StageModels(ARGS.replace(save_checkpoint_dir=str(runs)), env, ["dpo", str(step)])
+    assert [choice.title for choice in models.choices.values()] == [
+        f"D-toy/{models.newest_folder('dpo').name}",
+        f"S-toy/{step.name}",
+    ]
+    assert all(choice.instruct and not choice.own_template for choice in models.choices.values())
+    assert models.newest_folders() == {"dpo": models.newest_folder("dpo"), str(step): step}
+    with pytest.raises(UserError, match="no model in"):
+        StageModels(ARGS, env, [str(tmp_path / "none")])
+
+
+def test_named_models_are_the_choices_of_the_page(tmp_path, env):
+    runs = three_runs(tmp_path)
+    names = [str(runs / name) for name in ("P-toy", "S-toy")]
+    page = PageHandlers(
+        StageModels(ARGS.replace(save_checkpoint_dir=str(runs)), env, names), tmp_path / "votes"
+    )
+    assert page.newest_stage() == names[0] and page.letters == "AB"
+    assert not page.show_system(names[0])["visible"] and page.show_system(names[1])["visible"]
+    *_, last = page.stream_comparison("hi", 2, *SAMPLING, 1)
+    assert sorted(last[1].order) == names
+
+    alone = PageHandlers(StageModels(ARGS, env, names[:1]), tmp_path / "votes")
+    *_, status = next(alone.stream_comparison("hi", 2, *SAMPLING, 1))
+    assert "start the page with --model and two folders or more" in status
