@@ -7,7 +7,6 @@ no torch and reads no hardware, so it can be imported, tested and documented any
 """
 
 import dataclasses
-import math
 import os
 import re
 import typing
@@ -312,22 +311,7 @@ def _field_errors(f: dataclasses.Field, value: object) -> Iterable[str]:
     if f.name == "temperature" and 0 < value < 1e-3:
         yield f"--temperature {value} is too small: 0 = greedy"
     if isinstance(value, int | float):  # None: derived, or left out of the page's form
-        yield from _range_errors(f, value)
-
-
-def _range_errors(f: dataclasses.Field, value: float) -> Iterable[str]:
-    """Yield why a number is outside the legal range of its field."""
-    minimum, maximum, below = (f.metadata[name] for name in ("minimum", "maximum", "below"))
-
-    # --clip inf is no clipping; no other setting may be infinite, and none may be NaN.
-    if math.isnan(value) or (math.isinf(value) and f.name != "clip"):
-        yield f"--{f.name} {value} is not a finite number"
-    elif minimum is not None and value < minimum:
-        yield f"--{f.name} {value} is below {minimum}"
-    elif maximum is not None and value > maximum:
-        yield f"--{f.name} {value} is above {maximum}"
-    elif below is not None and value >= below:
-        yield f"--{f.name} {value} must be below {below}"
+        yield from command_line.range_errors(f, value)
 
 
 def _head_errors(a: ModelArgs) -> Iterable[str]:

@@ -327,7 +327,7 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
         tokenizer = load_tokenizer(folder_of_tokenizer(name))
         for source in sources:
             check_tokenizer(tokenizer, name, source, args.rows)
-    tokenizer = choose_template(tokenizer, name, args.template)
+    tokenizer = tokenizer.with_template(args.template, name)
     if any(source.kind != "text" for source in sources):
         tokenizer.check_template()
     entry = {
@@ -337,17 +337,6 @@ def find_tokenizer(args: DataArgs, sources: list[Source]) -> tuple[Tokenizer, di
         "eos_id": tokenizer.eos_id,
     }
     return tokenizer, entry
-
-
-def choose_template(tokenizer: Tokenizer, name: str, template: str | None) -> Tokenizer:
-    """Return a tokenizer with the template of --template. Raises UserError where its folder has none of its own."""
-    if template == "smolllama":
-        return tokenizer.with_our_template()
-    if template == "own" and not tokenizer.has_own_template:
-        raise UserError(
-            f"--template own: --tokenizer {name} has no chat template of its own: drop the flag to take SmolLlama's"
-        )
-    return tokenizer
 
 
 def prepare_all(args: DataArgs) -> None:

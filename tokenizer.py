@@ -22,7 +22,7 @@ import importlib.resources
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tiktoken
 import tokenizers
@@ -145,6 +145,16 @@ class Tokenizer:
         if self.ranks:
             return [self.eos_token]  # without the object that a worker would have to build
         return [self.hf.id_to_token(token_id) for token_id in self.stop_ids]
+
+    def with_template(self, choice: Literal["own", "smolllama"] | None, name: str) -> "Tokenizer":
+        """Return this tokenizer with the template of --template. Raises UserError where the folder `name` has none."""
+        if choice == "smolllama":
+            return self.with_our_template()
+        if choice == "own" and not self.has_own_template:
+            raise UserError(
+                f"--template own: --tokenizer {name} has no chat template of its own: drop the flag to take SmolLlama's"
+            )
+        return self
 
     def with_our_template(self) -> "Tokenizer":
         """Return this tokenizer with SmolLlama's prompt template instead of its own."""

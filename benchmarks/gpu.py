@@ -103,6 +103,10 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if not args.tiny and not torch.cuda.is_available():
         parser.error("there is no CUDA device: add --tiny to try the program on a CPU")
+    if args.nanogpt and not args.nanogpt.is_file():
+        parser.error(f"--nanogpt {args.nanogpt} is no file: it is model.py of github.com/karpathy/nanoGPT")
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json {args.json}: its folder does not exist")
 
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     support_older_torch()

@@ -129,8 +129,8 @@ def their_step(
     return step_once
 
 
-def transformers_step(args: ModelArgs, env: DistributedEnv, compiled: bool) -> Callable[[], object]:
-    """Return the step of transformers' Llama of the same size; its rows are one document each."""
+def transformers_llama(args: ModelArgs, **options: object) -> nn.Module:
+    """Return transformers' Llama of the same size, with tied embeddings as ours."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -142,9 +142,14 @@ def transformers_step(args: ModelArgs, env: DistributedEnv, compiled: bool) -> C
         vocab_size=args.vocab_size,
         max_position_embeddings=args.block_size,
         tie_word_embeddings=True,
-        use_cache=False,
+        **options,
     )
-    model = LlamaForCausalLM(config).to(env.device)
+    return LlamaForCausalLM(config)
+
+
+def transformers_step(args: ModelArgs, env: DistributedEnv, compiled: bool) -> Callable[[], object]:
+    """Return the step of transformers' Llama of the same size; its rows are one document each."""
+    model = transformers_llama(args, use_cache=False).to(env.device)
     run = torch.compile(model) if compiled else model
     return their_step(
         model, lambda tokens, labels: run(tokens, labels=labels, shift_labels=labels).loss, args, env
@@ -193,12 +198,12 @@ def step(report, device: torch.device, tiny: bool, nanogpt: Path | None) -> None
         report.add(f"peak GiB, {name}", peak)
         report.add(f"seconds in all, {name}", time.perf_counter() - start)
 
-    no_tf = settings(tiny, activation_checkpointing=True)
+    recomputing = settings(tiny, activation_checkpointing=True)
     measure("compiled, documents", lambda: our_step(args, env, True, True), flops, "0.36 or more")
     measure("compiled, causal", lambda: our_step(args, env, False, True), flops)
     measure("eager, documents", lambda: our_step(args, env, True, False), flops)
     measure("compiled, Muon", lambda: our_step(settings(tiny, optimizer="muon"), env, True, True), flops)
-    measure("eager, activation checkpointing", lambda: our_step(no_tf, env, True, False), flops)
+    measure("eager, activation checkpointing", lambda: our_step(recomputing, env, True, False), flops)
     with_dropout = settings(tiny, attn_dropout=0.1, dropout=0.1)
     measure("eager, dropout 0.1", lambda: our_step(with_dropout, env, True, False), flops)
     measure("transformers, compiled", lambda: transformers_step(args, env, True), flops)
@@ -270,18 +275,7 @@ def transformers_rate(
     args: ModelArgs, env: DistributedEnv, prompt: list[int], new: int, rate: Callable[[Callable], float]
 ) -> float:
     """Return the new tokens a second of transformers' Llama with its dynamic cache."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        hidden_size=args.embeddings_dims,
-        num_hidden_layers=args.no_of_decoder_layers,
-        num_attention_heads=args.no_of_heads,
-        num_key_value_heads=args.no_kv_heads,
-        intermediate_size=args.hidden_dims,
-        vocab_size=args.vocab_size,
-        max_position_embeddings=args.block_size,
-    )
-    theirs = LlamaForCausalLM(config).to(env.device, env.dtype).eval()
+    theirs = transformers_llama(args).to(env.device, env.dtype).eval()
     tokens = torch.tensor([prompt], device=env.device)
     options = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
     attended = torch.ones_like(tokens)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -85,3 +86,18 @@ def _value_or_word(kind: type, words: tuple[str, ...]) -> Callable[[str], object
 
     read.__name__ = f"{kind.__name__} or {' or '.join(words)}"  # argparse names it in its complaint
     return read
+
+
+def range_errors(f: dataclasses.Field, value: float) -> Iterable[str]:
+    """Yield why a number is outside the legal range of its field."""
+    minimum, maximum, below = (f.metadata[name] for name in ("minimum", "maximum", "below"))
+
+    # --clip inf is no clipping; no other setting may be infinite, and none may be NaN.
+    if math.isnan(value) or (math.isinf(value) and f.name != "clip"):
+        yield f"--{f.name} {value} is not a finite number"
+    elif minimum is not None and value < minimum:
+        yield f"--{f.name} {value} is below {minimum}"
+    elif maximum is not None and value > maximum:
+        yield f"--{f.name} {value} is above {maximum}"
+    elif below is not None and value >= below:
+        yield f"--{f.name} {value} must be below {below}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from examples import parquet
+from guests import CHATML, write_guest, write_random_llama
 from hub import Hub
 from pages import PAGES, shell_blocks
 from toy import ROOT
@@ -50,6 +51,7 @@ LEFT_OUT = {
     "--model_type": "published weights of another shape: tests/test_download_model_weight.py",
     "--nnodes": "several machines: tests/test_elastic.py",
     "transformers serve": "needs the serving extra",
+    "app.py --model": "a server: tests/page/",
     "python -m pytest": "these are the tests",
     "export TORCH_": "a variable",
 }
@@ -115,6 +117,11 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more.jsonl").write_text(jsonl([{"text": text(n, 200)} for n in range(50)]))
     (folder / "table.parquet").write_bytes(parquet([text(n, 200) for n in range(50)]))
     (folder / "answers.jsonl").write_text(jsonl(instructions(60)))
+    (folder / "questions.jsonl").write_text(
+        jsonl([{"prompt": row["instruction"]} for row in instructions(5)])
+    )
+    write_guest(folder / "FOLDER", CHATML, as_file=True)
+    write_random_llama(folder / "FOLDER")
     for name in ("pairs.jsonl", "votes.jsonl"):
         (folder / name).write_text(jsonl(pairs(60)))
     return folder

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 from exports import call
-from guests import CHATML, write_guest
+from guests import CHATML, write_guest, write_random_llama
 from prepared import inline  # noqa: F401  (a fixture: workers in this process)
 from replies import PageModel, StageModels
 from toy import TINY, flags, toy_rows
@@ -27,19 +26,7 @@ QUESTION = [{"role": "user", "content": "Say fox"}]
 @pytest.fixture
 def guest(tmp_path: Path) -> Path:
     """Folder of a random Llama as transformers writes it, with a begin token and ChatML."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=96,
-        bos_token_id=300,
-        eos_token_id=301,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "Guest-1M")
+    write_random_llama(tmp_path / "Guest-1M")
     folder = write_guest(tmp_path / "Guest-1M", CHATML, as_file=True)
     (folder / "tokenizer.model").write_bytes(b"sentencepiece")
     (folder / "LICENSE").write_text("the licence")

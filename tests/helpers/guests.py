@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import tokenizers
+import torch
+import transformers
 from tokenizers import AddedToken, processors
 
 from tokenizer import train_bpe
@@ -106,3 +108,20 @@ def write_guest(
         config["chat_template"] = template
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def write_random_llama(folder: Path) -> None:
+    """Write a random Llama as transformers writes it, for the tokenizer of guest_tokenizer."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+        bos_token_id=300,
+        eos_token_id=301,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
