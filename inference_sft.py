@@ -107,8 +107,8 @@ def read_prompt(command: CommandLine) -> str:
     return command.args.prompt
 
 
-def load(name: str | None, command: CommandLine, env: DistributedEnv) -> tuple[ChatModel, ModelArgs]:
-    """Load a model onto the device; return it with the settings that it writes by, and say what it does."""
+def load(name: str | None, command: CommandLine, env: DistributedEnv) -> tuple[ChatModel, ModelArgs, str]:
+    """Load a model onto the device; return it with the settings that it writes by, and a line on what it does."""
     folder = choose_model(name, command.args)
     chat_model = load_chat_model(folder)
     if command.quantize:
@@ -119,15 +119,15 @@ def load(name: str | None, command: CommandLine, env: DistributedEnv) -> tuple[C
     if chat_model.is_instruct and not command.raw:
         does = "answers in the prompt template"
     dtype = f" in {str(env.dtype).removeprefix('torch.')}" if "dtype" in command.typed else ""
-    note(f"{folder} on {env.device}{dtype}: {does}")
-    return chat_model, resolve({**load_sampling(folder), **command.typed})
+    description = f"{folder} on {env.device}{dtype}: {does}"
+    return chat_model, resolve({**load_sampling(folder), **command.typed}), description
 
 
 def main() -> None:
     """Stream a model's reply to one prompt, hold a conversation, or answer a file of prompts."""
     command = parse_command_line()
     env = distributed.init(command.args.device, command.args.dtype)
-    chat_model, args = load(command.model, command, env)
+    chat_model, args, description = load(command.model, command, env)
     system = system_turn(command.system, chat_model, command.raw)
 
     with env.autocast():
@@ -135,6 +135,7 @@ def main() -> None:
             count = write_replies(chat_model, command.prompts, command.to, args, system, command.raw)
             note(f"{count} replies in {command.to}")
         elif command.chat:
+            note(description)
             talk = Conversation(
                 chat_model, args, command.system, command.raw, lambda name: load(name, command, env)
             )
@@ -142,6 +143,7 @@ def main() -> None:
         else:
             question = {"role": "user", "content": read_prompt(command)}
             prompt = chat_model.build_prompt([*system, question], args.max_length, command.raw)
+            note(description)
             say(chat_model, prompt, args)
 
 

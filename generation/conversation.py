@@ -72,7 +72,10 @@ def cut_note(num_tokens: int, room: int, max_length: int) -> str:
 
 
 class Conversation:
-    """Turns with a model, and the settings by which it replies; `load` gives the model of a name and its settings."""
+    """Turns with a model, and the settings by which it replies.
+
+    `load` gives the model of a name, its settings, and a line on what it does.
+    """
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class Conversation:
         args: ModelArgs,
         system: str | None = None,
         raw: bool = False,
-        load: Callable[[str], tuple[ChatModel, ModelArgs]] | None = None,
+        load: Callable[[str], tuple[ChatModel, ModelArgs, str]] | None = None,
     ):
         self.chat_model = chat_model
         self.args = args
@@ -173,7 +176,8 @@ class Conversation:
     def _change_model(self, name: str) -> None:
         if not self.load or not name:
             raise UserError("/model needs a name: sft, dpo, pretrained or a folder")
-        self.chat_model, self.args = self.load(name)
+        self.chat_model, self.args, description = self.load(name)
+        note(description)
 
     def _save(self, file: str) -> None:
         if not file or Path(file).exists():

@@ -83,11 +83,11 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "train_state").mkdir(parents=True)
-        stage = {"stage": metadata["args"]["train"]}
         adapted = lora.has_adapter(model)
         if adapted:
             weights = lora.adapter_weights(weights)
         _check_space(run, _bytes(weights) + _bytes(training) + SMALL_FILES)
+        stage = {"stage": metadata["args"]["train"]}
         if adapted:
             stage["adapter_base"] = _write_adapter(partial, folder, model, weights, metadata)
         write_model(

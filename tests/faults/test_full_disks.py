@@ -9,11 +9,11 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 from forks import fork
 from injected_faults import STAGES, assert_same_run, disk_usage_lies, no_room
 
 import checkpoint
-import config
 from runtime import errors
 from training import state
 
@@ -83,5 +83,5 @@ def test_too_little_space_is_seen_before_anything_is_written(place, monkeypatch,
     free = shutil.disk_usage(place)._replace(free=1000)
     monkeypatch.setattr(state.shutil, "disk_usage", lambda folder: free)
     with pytest.raises(errors.RunError, match=r"step 5 could not .* \(it needs 0.02 GB, 0.00 GB are free\)"):
-        state.save(tmp_path, state.TrainState(5, 0, 0), config.ModelArgs(), None, {}, {}, {})
+        state.save(tmp_path, state.TrainState(5, 0, 0), torch.nn.Module(), None, {}, {}, {})
     assert not list(tmp_path.iterdir())

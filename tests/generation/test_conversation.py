@@ -138,16 +138,16 @@ def test_a_conversation_is_saved_and_loaded(parrot, monkeypatch, capsys, tmp_pat
 def test_another_model_continues_the_conversation(parrot, monkeypatch, capsys) -> None:
     other = Parrot()
 
-    def load(name: str) -> tuple[Parrot, ModelArgs]:
+    def load(name: str) -> tuple[Parrot, ModelArgs, str]:
         if name != "sft":
             raise UserError(f"no {name}")
-        return other, ModelArgs(temperature=0.1)
+        return other, ModelArgs(temperature=0.1), "another model"
 
     conversation = talk(parrot, monkeypatch, "one", "/model none", "/model", "/model sft", "two", load=load)
     assert contents(other.conversations[-1]) == ["one", "one", "two"]
     assert conversation.args.temperature == 0.1
     err = capsys.readouterr().err
-    assert "error: no none\n" in err and "/model needs a name" in err
+    assert "another model\n" in err and "error: no none\n" in err and "/model needs a name" in err
 
 
 def test_several_lines_are_one_message(monkeypatch) -> None:
