@@ -17,11 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from runtime.requirements import require
 
 if __name__ == "__main__":
-    require("torch", "safetensors", "gradio")
+    require("torch", "safetensors", "gradio", "starlette")
 
+from guard import LOOPBACK, RequestGuard, page_hosts
 from handlers import LETTERS, PageHandlers
 from replies import StageModels
 from sampling_form import sampling_components
+from starlette.middleware import Middleware
 from tabs import chat_tab, compare_tab, look_tab
 from wiring import NO_QUEUE
 
@@ -57,11 +59,11 @@ class PageOptions:
     server_name: str
     server_port: int
     share: bool
-    votes: Path
+    votes: Path | None
     models: list[str]
 
 
-def build(models: StageModels, votes_path: Path) -> gr.Blocks:
+def build(models: StageModels, votes_path: Path | None) -> gr.Blocks:
     """Build the page; no model is loaded before the first request."""
     page = PageHandlers(models, votes_path)
     sampling = sampling_components(models.args)
@@ -92,8 +94,12 @@ def build(models: StageModels, votes_path: Path) -> gr.Blocks:
     return blocks.queue(max_size=MAX_WAITING_REQUESTS)
 
 
-def launch(blocks: gr.Blocks, **options: object) -> tuple:
-    """Serve the page in its own theme; the browser loads nothing from any other machine."""
+def launch(blocks: gr.Blocks, server_name: str, share: bool = False, **options: object) -> tuple:
+    """Serve the page in its own theme; the browser loads nothing from any other machine.
+
+    Requests of other sites, under other names than the page's, and uploads are refused.
+    """
+    guard = Middleware(RequestGuard, hosts=page_hosts(server_name, share))
     theme = gr.themes.Base(
         primary_hue="teal",
         neutral_hue="stone",
@@ -107,6 +113,9 @@ def launch(blocks: gr.Blocks, **options: object) -> tuple:
         footer_links=[],
         run_history=False,
         quiet=True,
+        app_kwargs={"middleware": [guard]},
+        server_name=server_name,
+        share=share,
         **options,
     )
 
@@ -135,17 +144,17 @@ def parse_args() -> tuple[PageOptions, ModelArgs]:
     parser.add_argument(
         "--votes",
         type=Path,
-        default=ROOT / "votes.jsonl",
-        help="file that preference rows are appended to (default: votes.jsonl beside trainer.py)",
+        help="file that preference rows are appended to (default: votes.jsonl beside trainer.py; none where others "
+        "than this machine may vote)",
     )
     parser.add_settings({"sampling", "device"})
 
     cli_args = parser.parse_args()
     if len(cli_args.model) > len(LETTERS) or len(set(cli_args.model)) < len(cli_args.model):
         parser.error(f"--model takes one to {len(LETTERS)} different models")
-    options = PageOptions(
-        cli_args.server_name, cli_args.server_port, cli_args.share, cli_args.votes, cli_args.model
-    )
+    is_private = cli_args.server_name in LOOPBACK and not cli_args.share
+    votes = cli_args.votes or (ROOT / "votes.jsonl" if is_private else None)
+    options = PageOptions(cli_args.server_name, cli_args.server_port, cli_args.share, votes, cli_args.model)
     return options, with_models_own_sampling(vars(cli_args))
 
 

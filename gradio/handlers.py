@@ -24,7 +24,7 @@ LETTERS = "ABCD"  # names of the replies while the models are hidden
 class PageHandlers:
     """Handlers of all events; state of a visitor is in Gradio's State components, not here."""
 
-    def __init__(self, models: StageModels, votes_path: Path):
+    def __init__(self, models: StageModels, votes_path: Path | None):
         self.models = models
         self.votes_path = votes_path
         self.choices = models.choices
@@ -156,10 +156,16 @@ class PageHandlers:
     def vote(self, comparison: Comparison, choice: int | None) -> tuple:
         """Save the choice, if there is one, and reveal which model wrote which reply."""
         status = ""
-        if choice is not None:
+        if choice is not None and self.votes_path is None:
+            status = views.note(
+                "Votes are not kept here: the page was started for others without --votes FILE."
+            )
+        elif choice is not None:
             try:
                 num_rows = append_vote(self.votes_path, comparison, choice)
                 status = views.note(f"Rows added to {self.votes_path.name}: {num_rows}")
+                if not num_rows:
+                    status = views.note("No row added: a reply was cut or empty, or the texts are equal.")
             except OSError as error:
                 status = views.problem(
                     f"cannot write {self.votes_path} ({error.strerror}): choose another file with --votes"

@@ -24,6 +24,7 @@ from tokenizer import Tokenizer
 
 MAX_PROMPT_CHARS = 8_000
 ENDED_WITH_EOS = "ended with EOS"
+ENDED_OR_STOPPED = "ended with EOS or a --stop text"
 
 
 class PageModel(NamedTuple):
@@ -55,6 +56,11 @@ class Reply:
     seconds: float
     dropped_turns: int = 0
     end_reason: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Return True if the model ended the reply; others were cut, or are still written."""
+        return self.end_reason in (ENDED_WITH_EOS, ENDED_OR_STOPPED)
 
     @property
     def summary(self) -> str:
@@ -237,7 +243,7 @@ def reply_end_reason(num_tokens: int, room: int, args: ModelArgs) -> str:
         return "reached --max_length"
 
     if args.stop:
-        return "ended with EOS or a --stop text"
+        return ENDED_OR_STOPPED
     return ENDED_WITH_EOS
 
 

@@ -21,15 +21,23 @@ class Comparison:
         """Return the replies' texts; empty where no token has arrived yet."""
         return [reply.text if reply else "" for reply in self.replies]
 
+    @property
+    def ended(self) -> list[bool]:
+        """Return which replies the model ended, rather than a limit."""
+        return [bool(reply and reply.ended) for reply in self.replies]
+
 
 def append_vote(path: Path, comparison: Comparison, choice: int) -> int:
     """Append a preference row for each text that differs from the chosen one; return the number of rows.
 
-    A text equal to the chosen one and an empty text carry no preference and make no row.
+    A text equal to the chosen one and an empty text carry no preference and make no row; nor does a reply that was cut,
+    since a model would learn to end there.
     """
-    chosen = comparison.texts[choice].strip()
-    distinct = dict.fromkeys(text.strip() for text in comparison.texts)
-    rejected = [text for text in distinct if text and text != chosen]
+    texts = [
+        text.strip() if ended else "" for text, ended in zip(comparison.texts, comparison.ended, strict=True)
+    ]
+    chosen = texts[choice]
+    rejected = [text for text in dict.fromkeys(texts) if text and text != chosen]
     if not chosen:
         rejected = []
 

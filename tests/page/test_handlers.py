@@ -73,3 +73,10 @@ def test_a_vote_that_cannot_be_saved_is_reported(page, tmp_path):
     cards, _, _, status = page.vote(comparison, 0)
     assert "cannot write" in status and "--votes" in status
     assert "A: SFT" in cards and "B: DPO" in cards
+
+
+def test_without_a_file_a_vote_reveals_the_models_and_is_not_kept(page, tmp_path):
+    page.votes_path = None
+    cards, _, _, status = page.vote(Comparison("hi", ["sft", "dpo"], [None, None]), 0)
+    assert "Votes are not kept here" in status and "A: SFT" in cards
+    assert not (tmp_path / "votes.jsonl").exists()

@@ -2,7 +2,7 @@
 
 import json
 
-from replies import Reply
+from replies import ENDED_WITH_EOS, Reply
 from votes import Comparison, append_vote
 
 from dataprep import conversations
@@ -10,7 +10,7 @@ from dataprep import conversations
 
 def comparison(prompt: str, *texts: str | None) -> Comparison:
     """Return a comparison of replies with these texts; None stands for a reply without any token."""
-    replies = [text and Reply(text, [], [], 0, 0) for text in texts]
+    replies = [text and Reply(text, [], [], 0, 0, end_reason=ENDED_WITH_EOS) for text in texts]
     return Comparison(prompt, ["pretrained", "sft", "dpo"], replies)
 
 
@@ -31,3 +31,13 @@ def test_a_vote_becomes_preference_rows(tmp_path):
     # data.py reads the row without changes.
     read = conversations.preference(rows[0], "row 1")
     assert read == (rows[0]["chosen"], rows[0]["rejected"], 1)
+
+
+def test_a_reply_that_was_cut_makes_no_row(tmp_path):
+    path = tmp_path / "votes.jsonl"
+    cut = Reply("cut", [], [], 0, 0, end_reason="reached --max_length")
+    whole, other, _ = comparison("Hi", "whole", "other", None).replies
+    assert append_vote(path, Comparison("Hi", ["sft", "dpo"], [whole, cut]), 0) == 0
+    assert append_vote(path, Comparison("Hi", ["sft", "dpo"], [whole, cut]), 1) == 0
+    assert append_vote(path, Comparison("Hi", ["a", "b", "c"], [whole, cut, other]), 2) == 1
+    assert "cut" not in path.read_text()
