@@ -82,8 +82,9 @@ def train(run: Run, stop: StopSignal, bar: Progress) -> None:
         else:
             run.skips.in_a_row = 0
             log_step(run, metrics, bar, result.means, lr, time.perf_counter() - start)
-        bar.update()
         run.adapt_to_budget()
+        bar.set_total(run.steps)
+        bar.update()
 
         # Evaluate on some validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
         stopping = distributed.any_rank(stop.received, env)

@@ -71,6 +71,11 @@ class Progress:
         self._bar.update(position)
         self._start()
 
+    def set_total(self, total: int) -> None:
+        """Let the job end sooner or later than it was thought to."""
+        self.total = total
+        self._bar.total = total
+
     def line(self) -> str:
         """Return the position, the note and the time left as one line."""
         if self.unit == "B":

@@ -88,3 +88,13 @@ def test_lines_name_the_unit(title: str, unit: str, total: int | None, line: str
 def test_tracked_items_are_all_yielded() -> None:
     assert list(track([1, 2, 3], "counting", "numbers")) == [1, 2, 3]
     assert list(track(iter("ab"), "counting", "letters")) == ["a", "b"]
+
+
+def test_a_job_may_end_later_than_it_was_thought_to(capsys: pytest.CaptureFixture) -> None:
+    clock = Clock()
+    with Progress("step", "", 2, log_ends=True, clock=clock) as progress:
+        progress.update()
+        progress.set_total(3)
+        progress.update()
+        progress.update()
+    assert capsys.readouterr().err == "step 1/2\nstep 3/3\n"
