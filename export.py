@@ -42,7 +42,7 @@ from publishing.gguf_export import (
     write_gguf,
 )
 from publishing.hub_push import check_license, push, repository
-from publishing.model_card import USES, model_card, training_history
+from publishing.model_card import CARD_TAG, USES, model_card, training_history
 from publishing.pre_tokenizer_tables import CHECK_TEXT
 from runtime.errors import RunError, UserError, run_cli
 from runtime.files import commit_folder
@@ -196,9 +196,10 @@ def write_gguf_files(folder: Path, source: Path, chat_model: ChatModel, command:
     template = None  # a guest's own, in Jinja, is in the GGUF file
     if not (chat_model.is_instruct and tokenizer.has_own_template):
         template = ollama_template(chat_model.is_instruct, tokenizer.eos_token)
-    args = model.args.replace(**load_sampling(source))
+    sampling = load_sampling(source)
+    args = model.args.replace(**sampling)
     stop_tokens = [tokenizer.hf.id_to_token(token_id) for token_id in chat_model.stop_ids]
-    text = modelfile(file.name, template, args, stop_tokens)
+    text = modelfile(file.name, template, args, stop_tokens, sampling.get("max_length"))
     (folder / "Modelfile").write_text(text, encoding="utf-8")
 
 
@@ -326,6 +327,14 @@ def write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def check_card(path: Path) -> None:
+    """Raise UserError if a README.md must not be replaced: it is no model card of ours."""
+    if path.is_file() and CARD_TAG not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(
+            f"{path} is not replaced, since SmolLlama did not write it: choose another folder with --to"
+        )
+
+
 def find_license(command: CommandLine, source: Path) -> str | None:
     """Return the licence of --license, or that of the model that training began with; None if there is none."""
     return command.license or (read_origin(source).base_model or {}).get("license")
@@ -371,6 +380,7 @@ def main() -> None:
     try:
         if command.card:
             target.mkdir(parents=True, exist_ok=True)
+            check_card(target / "README.md")
             write_card(target, sources, target, load_chat_model(sources[-1]), command)
         else:
             export(sources, target.absolute(), command)  # "." has no name

@@ -26,7 +26,11 @@ def check_tokenizer(tokenizer: Tokenizer, name: str, source: Source, options: Ro
     """
     if tokenizer.ranks is not None:
         return
-    if tokenizer.eos_id in tokenizer.encode(tokenizer.eos_token):
+    try:
+        letters = tokenizer.encode(tokenizer.eos_token)
+    except Exception as error:  # tokenizers raises bare Exception, as for a missing unknown token
+        raise UserError(f"--tokenizer {name} cannot encode a text ({error}): use another folder") from None
+    if tokenizer.eos_id in letters:
         raise UserError(
             f"--tokenizer {name} reads the letters {tokenizer.eos_token} in a text as the end of the text: use gpt2, "
             "bytes, bpe or another folder"

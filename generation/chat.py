@@ -18,6 +18,7 @@ from model import Llama
 from modelfiles.llama_config import read_config
 from runtime.errors import UserError
 from tokenization.guest_files import read_files, read_template
+from tokenization.guest_template import RefusedByTemplate
 from tokenization.prompt_template import LEGACY_PROMPT
 from tokenizer import Tokenizer
 
@@ -75,7 +76,11 @@ class ChatModel:
         """Return the token ids of a conversation that ends with the user's turn.
 
         A base model, or any model where `raw`, gets the text without the prompt template.
+
+        Raises UserError for a text that UTF-8 cannot encode, and for turns that the chat template refuses.
         """
+        for message in messages:
+            check_text(message["content"])
         if raw or not self.is_instruct:
             return self.tokenizer.encode_prompt(join_turns(messages))
 
@@ -83,7 +88,12 @@ class ChatModel:
         if self.model.legacy:
             return self.tokenizer.encode(LEGACY_PROMPT.format(messages[-1]["content"].strip()))
 
-        ids, _ = self.tokenizer.render(messages)
+        try:
+            ids, _ = self.tokenizer.render(messages)
+        except RefusedByTemplate as error:
+            if messages[0]["role"] != "system":
+                raise
+            raise UserError(f"{error}: drop the system turn (--system; /system alone in a chat)") from None
         return ids
 
     def build_prompt(
@@ -161,6 +171,16 @@ class ChatModel:
                 return
             prompt = shorter
             params = dataclasses.replace(params, seed=args.seed + len(out_ids))
+
+
+def check_text(text: str) -> None:
+    """Raise UserError for a text with bytes that are no UTF-8, or with half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{text[:40]!r} holds bytes that are no UTF-8: convert it with iconv -t utf-8"
+        ) from None
 
 
 def sampling_params(args: ModelArgs) -> SamplingParams:

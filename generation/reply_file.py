@@ -16,6 +16,7 @@ from runtime.errors import UserError
 from runtime.progress import Progress
 
 BATCH = 16  # prompts that are answered together
+UNREAD = ("system", "tools", "functions", "documents", "images")  # keys of a row that would change the prompt
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ def read_rows(source: Path) -> list[tuple[dict, str]]:
         raise UserError(
             f'--prompts {source} is no file: give a JSONL file, with rows like {{"prompt": TEXT}}'
         )
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"--prompts {source} is no UTF-8: convert it with iconv -t utf-8") from None
     rows = []
-    for number, line in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # U+2028 is no end of a row
         where = f"{source} row {number}"
         if not line.strip():
             continue
@@ -81,6 +86,13 @@ def read_rows(source: Path) -> list[tuple[dict, str]]:
 
 def prompt_row(chat_model: ChatModel, values: dict, where: str, system: Messages, raw: bool) -> PromptRow:
     """Return a row with its token ids. Raises UserError where it has no prompt, or one that does not fit."""
+    for key in UNREAD:
+        if values.get(key):
+            raise UserError(
+                f"{where} has {key!r}, which is not read here: give it as a turn of messages, or remove it"
+            )
+    if values.get("prompt") and values.get("messages"):
+        raise UserError(f"{where} has both a prompt and messages: remove one of them")
     messages = values.get("messages")
     if messages is None and isinstance(values.get("prompt"), str):
         messages = [{"role": "user", "content": values["prompt"]}]
@@ -92,7 +104,10 @@ def prompt_row(chat_model: ChatModel, values: dict, where: str, system: Messages
     if messages[0]["role"] != "system":
         messages = [*system, *messages]
 
-    ids = chat_model.encode(messages, raw)
+    try:
+        ids = chat_model.encode(messages, raw)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     context = chat_model.model.args.block_size
     if len(ids) >= context:
         raise UserError(
@@ -110,6 +125,8 @@ def _are_messages(messages: object) -> bool:
             return False
         if turn.get("role") not in ("system", "user", "assistant"):
             return False
+        if any(value for key, value in turn.items() if key not in ("role", "content")):
+            return False  # tool calls, names and the like
     return messages[-1]["role"] == "user"
 
 
@@ -122,7 +139,7 @@ def count_finished(rows: list[PromptRow], target: Path) -> int:
         return 0
     content = target.read_bytes()
     complete = content[: content.rfind(b"\n") + 1]
-    lines = complete.decode("utf-8", "replace").splitlines()
+    lines = complete.decode("utf-8", "replace").split("\n")[:-1]
     for number, line in enumerate(lines, 1):
         try:
             answered = json.loads(line)

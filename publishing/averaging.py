@@ -18,7 +18,7 @@ from runtime.errors import UserError
 def average_models(folders: Sequence[Path]) -> ChatModel:
     """Return the model of the last folder with the mean of the weights of all, added up in float64.
 
-    Raises UserError where a folder is named twice, or where architectures or tokenizers differ.
+    Raises UserError where a folder is named twice, or where architectures, tokenizers or chat templates differ.
     """
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"--average has {twice[0]} twice: name each step once")
@@ -50,4 +50,6 @@ def _difference(one: ChatModel, other: ChatModel) -> str:
         return "one is of the architecture once published"
     if one.tokenizer.hash != other.tokenizer.hash:
         return "their tokenizers differ"
+    if one.tokenizer.chat_template != other.tokenizer.chat_template:
+        return "their chat templates differ"
     return ""

@@ -186,11 +186,15 @@ def read_gguf(path: Path, model: Llama) -> dict[str, torch.Tensor]:
 
 
 def modelfile(
-    gguf_file: str, template: str | None, args: ModelArgs, stop_tokens: Sequence[str] = (EOS,)
+    gguf_file: str,
+    template: str | None,
+    args: ModelArgs,
+    stop_tokens: Sequence[str] = (EOS,),
+    num_predict: int | None = None,
 ) -> str:
     """Return an Ollama Modelfile: a template in Go's language, the tokens that end a reply, sampling settings.
 
-    Without a template Ollama takes the one inside the GGUF file.
+    Without a template Ollama takes the one inside the GGUF file; without `num_predict` a reply ends where it ends.
     """
     lines = [f"FROM ./{gguf_file}"]
     if template is None:
@@ -200,13 +204,14 @@ def modelfile(
     lines += [f'PARAMETER stop "{token}"' for token in stop_tokens]
     lines += [
         f"PARAMETER num_ctx {args.block_size}",
-        f"PARAMETER num_predict {args.max_length}",
         f"PARAMETER temperature {args.temperature}",
         f"PARAMETER top_k {args.top_k}",
         f"PARAMETER top_p {args.top_p}",
         f"PARAMETER min_p {args.min_p}",
         f"PARAMETER repeat_penalty {args.repetition_penalty}",
     ]
+    if num_predict is not None:
+        lines.append(f"PARAMETER num_predict {num_predict}")
     return "\n".join(lines) + "\n"
 
 

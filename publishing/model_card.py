@@ -50,6 +50,7 @@ COLUMNS = (
     "hours of steps",
     "hardware",
 )
+CARD_TAG = "smolllama"  # of every card that is written here
 SCORES_COMMAND = (
     "Losses are nats a token with a label, of the last step and of the newest evaluation. SmolLlama measures a model "
     "again with `python evaluation.py --model FOLDER --dataset NAME`."
@@ -175,7 +176,7 @@ def _metadata(
         base_model=base_model["name"] if is_on_hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["smolllama", "llama", *stage_tags],
+        tags=[CARD_TAG, "llama", *stage_tags],
         datasets=repos or None,
     )
     return data.to_yaml()

@@ -215,3 +215,31 @@ def test_rows_that_a_template_refuses_are_named(guest: Path, tmp_path: Path, run
         run(data, *line, "--num_proc", "1")
     lines = run(data, *line, "--num_proc", "1", "--skip_bad_rows")
     assert any("1 " in each and "left out" in each for each in lines), lines
+
+
+def test_a_system_turn_that_the_template_refuses_has_a_remedy(guest: Path, tmp_path: Path) -> None:
+    refuses = "{{ raise_exception('no system here') if messages[0]['role'] == 'system' }}" + CHATML
+    (guest / "chat_template.jinja").write_text(refuses)
+    with pytest.raises(UserError, match="no system here.*drop the system turn .--system; /system alone"):
+        load_chat_model(guest).encode([{"role": "system", "content": "s"}, *QUESTION])
+    with pytest.raises(UserError, match="holds bytes that are no UTF-8"):
+        load_chat_model(guest).encode([{"role": "user", "content": "\udce9"}])
+
+
+def test_a_tuned_guest_keeps_its_sampling_settings(guest: Path, tmp_path: Path, run, inline) -> None:  # noqa: F811
+    own = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [301, 303]}
+    (guest / "generation_config.json").write_text(json.dumps(own))
+    prepared_rows(tmp_path, "instruct", guest, run)
+    folder = tuned(tmp_path, guest, run, total_iters=1, eval_iters=1, top_p=0.5)
+    step = folder / (folder / "latest").read_text()
+    config = json.loads((step / "generation_config.json").read_text())
+    assert (config["temperature"], config["top_p"], config["eos_token_id"]) == (0.6, 0.5, [301, 303])
+
+
+def test_a_card_of_others_is_not_replaced(guest: Path, tmp_path: Path, run) -> None:
+    (guest / "README.md").write_text("# Somebody's card")
+    with pytest.raises(UserError, match="README.md is not replaced, since SmolLlama did not write it"):
+        run(export, "--model", guest, "--card")
+    assert (guest / "README.md").read_text() == "# Somebody's card"
+    for _ in range(2):
+        run(export, "--model", guest, "--card", "--to", tmp_path / "card", "--max_length", "3")

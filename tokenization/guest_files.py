@@ -51,6 +51,8 @@ def read_template(files: Mapping[str, bytes]) -> str | None:
         template = json.loads(files.get(name, b"{}")).get("chat_template")
         if isinstance(template, list):  # several, each with a name
             template = {each["name"]: each["template"] for each in template}.get("default")
+        if template and not isinstance(template, str):
+            raise ValueError("chat_template is no text")
         if template:
             return template
     return None

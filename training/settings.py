@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from checkpoint import find_model, find_or_download, load_args, verify_checkpoint
-from config import ModelArgs, merge_settings, round_up
+from checkpoint import find_model, find_or_download, load_args, load_sampling, verify_checkpoint
+from config import PRESETS, ModelArgs, merge_settings, round_up
 from dataloader.loader import Rows
 from dataprep.shards import read_meta
 from modelfiles.llama_config import ARCHITECTURE
@@ -106,14 +106,15 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
 
     if start.weights:
         settings |= adopt_architecture(start.weights, settings, cli_args, tokenizer)
+    origin = read_origin(start.weights) if start.weights else None
+    if origin and origin.base_model and not start.state:
+        settings |= adopt_sampling(start.weights, cli_args)
     settings["vocab_size"] = resolve_vocab_size(settings["vocab_size"], tokenizer)
     names = {"dataset": mixture.name, "run_name": folder.name}
     args = ModelArgs(**{**settings, **names})
     check_settings(args, cli_args, start.weights, start.state and start.state["args"])
     if start.state and not restarted_by_torchrun(folder):
         start = start_of_longer_run(start, args, cli_args, mixture)
-
-    origin = read_origin(start.weights) if start.weights else None
 
     stage = STAGES[args.train]
     if default_prompt_remains(cli_args, start.state):
@@ -278,6 +279,13 @@ def verify_once(verify: Callable[[], None], wanted: bool) -> None:
     """Compare files with their checksums, once on each machine."""
     if wanted and is_local_main_process():
         verify()
+
+
+def adopt_sampling(weights: Path, cli_args: dict[str, object]) -> dict[str, object]:
+    """Return the sampling settings of a guest that no flag and no preset chooses: what is tuned keeps them."""
+    preset = PRESETS.get(cli_args.get("preset"), {})
+    chosen = cli_args.keys() | preset.keys()
+    return {name: value for name, value in load_sampling(weights).items() if name not in chosen}
 
 
 def adopt_architecture(

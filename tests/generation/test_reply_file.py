@@ -103,6 +103,14 @@ def test_a_reply_ends_at_a_stop_string_or_with_the_context(chat_model: ChatModel
         ('{"text": "a"}', "row 2 has neither"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "row 2 has neither"),
         ('{"messages": [{"role": "tool", "content": "a"}]}', "row 2 has neither"),
+        (
+            '{"prompt": "a", "messages": [{"role": "user", "content": "a"}]}',
+            "row 2 has both a prompt and messages",
+        ),
+        ('{"prompt": "a", "tools": [{"name": "f"}]}', "row 2 has 'tools', which is not read here"),
+        ('{"prompt": "a", "system": "b"}', "row 2 has 'system'"),
+        ('{"messages": [{"role": "user", "content": "a", "name": "b"}]}', "row 2 has neither"),
+        ('{"prompt": "\\ud800"}', "row 2: .* holds bytes that are no UTF-8"),
         (json.dumps({"prompt": "x" * 200}), "row 2: the prompt has .* tokens; the context holds 96"),
     ],
 )
@@ -129,3 +137,13 @@ def test_a_file_of_something_else_is_not_continued(chat_model: ChatModel, tmp_pa
         assert target.read_text() == content
     with pytest.raises(UserError, match="is no file"):
         write_replies(chat_model, tmp_path / "none", target, ARGS)
+
+
+def test_other_line_ends_are_part_of_a_row(chat_model: ChatModel, tmp_path: Path) -> None:
+    source, target = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    source.write_text('{"prompt": "one\u2028two"}\n{"prompt": "three\\u0085"}\n', encoding="utf-8")
+    for _ in range(2):
+        assert write_replies(chat_model, source, target, ARGS) == 2
+    source.write_bytes(b'{"prompt": "caf\xe9"}')
+    with pytest.raises(UserError, match="is no UTF-8: convert it with iconv"):
+        write_replies(chat_model, source, target, ARGS)

@@ -1,5 +1,7 @@
 """Averages of checkpoints: the mean weight by weight, all else of the last; other architectures are refused."""
 
+import json
+
 import pytest
 import torch
 from exports import call, train_two_runs
@@ -43,7 +45,11 @@ def test_each_weight_is_the_mean(write, tied):
 
 def test_models_that_mean_other_things_are_refused(write):
     base = write("base")
+    templated = write("templated")
+    settings = templated / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": "{{ eos_token }}"}))
     for other, reason in (
+        (templated, "their chat templates differ"),
         (write("wide", hidden_dims=64), "their hidden_dims is 64 and 48"),
         (write("long", block_size=64), "their block_size is 64 and 32"),
         (write("old", legacy=True), "architecture once published"),

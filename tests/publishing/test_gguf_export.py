@@ -192,7 +192,8 @@ def test_ollamas_template_gives_our_prompts(tiny):
     without = modelfile("model-q8_0.gguf", None, tiny, ["</s>", "<|im_end|>"])
     assert 'TEMPLATE "' not in without and "# no TEMPLATE: Ollama takes" in without
     assert 'PARAMETER stop "</s>"\nPARAMETER stop "<|im_end|>"\n' in without
-    assert "PARAMETER num_predict 100\n" in without
+    assert "num_predict" not in without
+    assert "PARAMETER num_predict 7\n" in modelfile("m.gguf", None, tiny, num_predict=7)
     assert "### Response:\n{{ .Content }}</s>" in ollama_template(True, "</s>")
     assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("model-q8_0.gguf", ollama_template(False), tiny)
 

@@ -8,6 +8,7 @@ import pytest
 import transformers
 from guests import CHATML, write_guest
 
+from runtime.errors import UserError
 from tokenization.guest_files import read_files, read_template, with_chat_template
 from tokenizer import Tokenizer, load_tokenizer
 
@@ -80,3 +81,8 @@ def test_workers_get_a_guest_without_its_files(tmp_path: Path) -> None:
     sent: Tokenizer = pickle.loads(pickle.dumps(ours))
     assert sent.files == {} and sent.render(turns) == expected
     assert sent.encode("<s> a") == ours.encode("<s> a")
+
+
+def test_a_template_that_is_no_text_is_a_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="chat_template is no text"):
+        load_tokenizer(write_guest(tmp_path, None, chat_template=5))

@@ -105,6 +105,33 @@ def test_templates_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> No
         load_tokenizer(write_guest(tmp_path / name, template)).check_template()
 
 
+@pytest.mark.parametrize(
+    "template, role",
+    [
+        (
+            TEMPLATES["chatml"].replace(
+                "{% for message in messages %}", "{% for message in messages[-2:] %}"
+            ),
+            "system",
+        ),
+        (TEMPLATES["chatml"].replace("message['content'] +", "message['text'] | default('') +"), "user"),
+        (TEMPLATES["chatml"].replace("message['content'] +", "message['content'] | upper +"), "user"),
+    ],
+)
+def test_a_template_that_leaves_something_out_is_refused(template: str, role: str, tmp_path: Path) -> None:
+    ours = load_tokenizer(write_guest(tmp_path, template))
+    turns = [("system", "Be brief."), ("user", "a long one"), ("assistant", "two")]
+    with pytest.raises(RefusedByTemplate, match=f"does not show the ({role}|system) turn as it is"):
+        ours.render(messages(turns))
+
+
+@pytest.mark.parametrize("fault", ["{{ 1 / 0 }}", "{{ range(100000000) | list }}", "{{ none.x.y }}"])
+def test_any_error_of_a_template_is_a_line(fault: str, tmp_path: Path) -> None:
+    ours = load_tokenizer(write_guest(tmp_path, TEMPLATES["chatml"] + fault))
+    with pytest.raises(RefusedByTemplate, match="the chat template refuses the conversation"):
+        ours.render(messages([("user", "one")]))
+
+
 def test_what_a_template_says_of_a_conversation_is_passed_on(tmp_path: Path) -> None:
     ours = load_tokenizer(write_guest(tmp_path, TEMPLATES["gemma"]))
     with pytest.raises(RefusedByTemplate, match="System role not supported"):
