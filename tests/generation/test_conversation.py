@@ -5,7 +5,8 @@ import io
 import json
 import os
 import pty
-import signal
+import select
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from toy import ROOT
 
 from config import ModelArgs
 from generation.chat import Prompt, ReplyPiece
@@ -176,47 +178,71 @@ def test_a_cut_reply_says_so() -> None:
     assert "no room for more than 7 tokens" in cut_note(7, room=7, max_length=10)
 
 
+CHILD = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches this process
+sys.path[:0] = sys.argv[1:]
+from test_conversation import Conversation, ModelArgs, Parrot
+Conversation(Parrot(), ModelArgs()).run([])
+print("left", flush=True)
+"""
+WAIT = 60  # seconds for a text: the child imports torch first
+
+
 class Terminal:
-    """A conversation in a child process, on a terminal of its own."""
+    """A conversation in a process of its own, on a terminal of its own."""
 
     def __init__(self) -> None:
-        self.pid, self.descriptor = pty.fork()
-        if self.pid == 0:
-            with contextlib.suppress(BaseException):
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                for number, name in enumerate(("stdin", "stdout", "stderr")):
-                    setattr(sys, name, open(number, "r" if number == 0 else "w"))
-                Conversation(Parrot(), ModelArgs()).run([])
-                print("left", flush=True)
-            os._exit(0)
+        self.descriptor, other = pty.openpty()
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                CHILD,
+                str(ROOT),
+                str(Path(__file__).parent),
+                str(ROOT / "tests" / "helpers"),
+            ],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            start_new_session=True,
+        )
+        os.close(other)
         self.seen = ""
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.descriptor)
 
     def send(self, keys: str, until: str) -> None:
         """Type keys and wait for a text."""
-        os.write(self.descriptor, keys.encode())
-        deadline = time.monotonic() + 20
         start = len(self.seen)
+        os.write(self.descriptor, keys.encode())
+        deadline = time.monotonic() + WAIT
         while until not in self.seen[start:] and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # the end of a terminal
-                self.seen += os.read(self.descriptor, 4096).decode(errors="replace")
+            readable, _, _ = select.select([self.descriptor], [], [], 1)
+            if readable:
+                with contextlib.suppress(OSError):  # the end of a terminal
+                    self.seen += os.read(self.descriptor, 4096).decode(errors="replace")
         assert until in self.seen[start:], self.seen[start:]
 
 
 def test_keys_in_a_terminal() -> None:
-    terminal = Terminal()
-    terminal.send("", "> ")
-    terminal.send("one\n", "tokens/s\r\n> ")
-    terminal.send("tw\x1b[DX\n", "\ntXw\r\n3 tokens")  # the left arrow moves, it is no text
-    terminal.send("\x1b[A\n", "\ntXw\r\n3 tokens")  # the upper arrow brings the line back
-    terminal.send("half a line\x03", "/quit leaves\r\n> ")
-    terminal.send("three\n", "tokens/s\r\n> ")
-    terminal.send("\x03", "/quit leaves\r\n> ")
-    terminal.send("\x03", "left")
-    os.waitpid(terminal.pid, 0)
-    os.close(terminal.descriptor)
+    with Terminal() as terminal:
+        terminal.send("", "> ")
+        terminal.send("one\n", "tokens/s\r\n> ")
+        terminal.send("tw\x1b[DX\n", "\ntXw\r\n3 tokens")  # the left arrow moves, it is no text
+        terminal.send("\x1b[A\n", "\ntXw\r\n3 tokens")  # the upper arrow brings the line back
+        terminal.send("half a line\x03", "/quit leaves\r\n> ")
+        terminal.send("three\n", "tokens/s\r\n> ")
+        terminal.send("\x03", "/quit leaves\r\n> ")
+        terminal.send("\x03", "left")
 
-    terminal = Terminal()
-    terminal.send("", "> ")
-    terminal.send("\x04", "left")
-    os.waitpid(terminal.pid, 0)
-    os.close(terminal.descriptor)
+    with Terminal() as terminal:
+        terminal.send("", "> ")
+        terminal.send("\x04", "left")
