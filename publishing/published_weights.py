@@ -5,7 +5,6 @@ positions, no norm before the head, and a bias in the head. Each group of two qu
 one more projection joins the groups. Nothing is between the two projections, so their product is one projection.
 """
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from checkpoint import write_model
 from config import ModelArgs
 from model import Llama
+from modelfiles.weights import MAX_MESSAGE, PICKLE_ERRORS
 from runtime.errors import UserError
 from tokenizer import gpt2
 
@@ -23,19 +23,6 @@ CONTEXT = 256  # tokens of a row when they were trained
 NORMS = {"norm1.rmsnorm_layer": "input_layernorm", "norm2.rmsnorm_layer": "post_attention_layernorm"}
 SWIGLU = {"linear_layer1": "gate_proj", "linear_layer2": "up_proj", "linear_layer3": "down_proj"}
 COMPILED_PREFIX = "_orig_mod."  # torch.compile's prefix of names
-MAX_MESSAGE = 150  # characters of torch's error message
-
-# The errors of torch.load and of wrong contents.
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    pickle.UnpicklingError,
-)
 
 
 def convert(file: Path, folder: Path, stage: str) -> None:
@@ -46,7 +33,7 @@ def convert(file: Path, folder: Path, stage: str) -> None:
         args, weights = translate(published)
         model = Llama(args, legacy=True)
         model.load_state_dict(weights)
-    except READ_ERRORS as error:
+    except (OSError, *PICKLE_ERRORS) as error:
         message = " ".join(str(error).split())[:MAX_MESSAGE]
         raise UserError(
             f"{file} is not a complete file of published weights, and no code in it was run "
