@@ -196,8 +196,13 @@ class ModelArgs:
 
 
 def world_size() -> int:
-    """Return the number of ranks, as torchrun says it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return the number of ranks, as torchrun says it. Raises UserError where the environment has no number."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if not ranks.isdecimal() or int(ranks) == 0:
+        raise UserError(
+            f"WORLD_SIZE={ranks} in the environment is no number of ranks: use torchrun, or unset it"
+        )
+    return int(ranks)
 
 
 def round_up(n: int, multiple: int) -> int:

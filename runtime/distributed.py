@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 
 from runtime.data_sheets import data_sheet_flops
+from runtime.errors import RunError
+from runtime.launcher import check_launch_variables
 from runtime.rendezvous import new_rendezvous_store
 
 # How long ranks wait for each other; the watchdog ends a run that hangs sooner.
@@ -48,7 +50,11 @@ class DistributedEnv:
 
 
 def init(device: str, dtype: str | None) -> DistributedEnv:
-    """Join torchrun's process group, if any; choose device and precision from the requested ones."""
+    """Join torchrun's process group, if any; choose device and precision from the requested ones.
+
+    Raises RunError when the ranks cannot reach each other.
+    """
+    check_launch_variables()
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -67,10 +73,15 @@ def init(device: str, dtype: str | None) -> DistributedEnv:
         tune_glibc_malloc()
 
     if "RANK" in os.environ:
-        store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        try:
+            store, *_ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        except dist.DistError as error:
+            raise RunError(
+                f"the ranks cannot reach each other ({str(error).splitlines()[0]}): start again"
+            ) from None
         dist.init_process_group(
             "nccl" if torch_device.type == "cuda" else "gloo",
-            store=new_rendezvous_store(store, rank, world_size),
+            store=new_rendezvous_store(store, rank, world_size, TIMEOUT),
             rank=rank,
             world_size=world_size,
             timeout=TIMEOUT,

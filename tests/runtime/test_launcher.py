@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from toy import ROOT
 
-from runtime.launcher import is_local_main_process, restarted_by_torchrun, save_launch_id
+from runtime.errors import UserError
+from runtime.launcher import (
+    check_launch_variables,
+    is_local_main_process,
+    restarted_by_torchrun,
+    save_launch_id,
+)
 
 RANK = """
 import time
@@ -27,26 +33,54 @@ print(rank.pid)
 """
 
 
-def test_a_restart_is_recognised_by_its_count_or_by_the_launch_id(
+def test_a_restart_is_recognised_by_the_launch_that_began_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def launched(name: str, count: int) -> bool:
+    def launched(name: str, count: int, launcher: int = 100) -> bool:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
+        monkeypatch.setattr(os, "getppid", lambda: launcher)
         return restarted_by_torchrun(tmp_path)
 
     assert not restarted_by_torchrun(tmp_path)  # without torchrun
     assert not launched("one", 0)
+    assert not launched("one", 1)  # the first start died before it began a run
+
+    launched("one", 0)
+    save_launch_id(tmp_path)
     assert launched("one", 1)
-
-    save_launch_id(tmp_path)
-    assert launched("one", 0)
+    assert launched("one", 0)  # a machine has joined
     assert not launched("two", 0)
-    assert launched("none", 2)
+    assert not launched("two", 1)
 
-    launched("none", 0)
+    launched("none", 0)  # torchrun's value for a launch without an id
     save_launch_id(tmp_path)
-    assert not restarted_by_torchrun(tmp_path)  # torchrun's value for a launch without an id
+    assert launched("none", 1)
+    assert not launched("none", 0, launcher=200)
+    assert not launched("none", 1, launcher=200)
+
+
+def test_a_launch_described_by_halves_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name in whole:
+        monkeypatch.delenv(name, raising=False)
+    check_launch_variables()
+
+    for name, value in whole.items():
+        monkeypatch.setenv(name, value)
+    check_launch_variables()
+
+    for name in whole:
+        monkeypatch.delenv(name)
+        with pytest.raises(UserError, match=f"but not {name}"):
+            check_launch_variables()
+        monkeypatch.setenv(name, whole[name])
+
+    for name, value in ("RANK", "first"), ("MASTER_PORT", "http"), ("RANK", "2"):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=f"{name}={value}"):
+            check_launch_variables()
+        monkeypatch.setenv(name, whole[name])
 
 
 def test_a_rank_exits_when_its_torchrun_has_died(tmp_path: Path) -> None:
