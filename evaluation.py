@@ -242,7 +242,8 @@ def dpo_reference(folder: Path) -> Llama | None:
 
     model = load_llama(start)
     dtype = getattr(torch, state["reference_dtype"])
-    if reference_key(model, state["data"], state["args"]["block_size"], dtype) == state["reference"]:
+    kernel = state.get("reference_kernel")
+    if reference_key(model, state["data"], state["args"]["block_size"], dtype, kernel) == state["reference"]:
         return model
 
     print(

@@ -31,9 +31,10 @@ def ours() -> Figures:
     """trainer.py's own step on packed pairs, after the reference pass."""
     from dataloader.loader import Loader
     from dataloader.pairs import PairRows
+    from runtime.watchdog import Watchdog
     from trainer import train_step
     from training.objectives import completion_logps, preference
-    from training.reference_logps import make_table
+    from training.reference_table import make_table
 
     model, *update, args, env = our_model("D")
     with tempfile.TemporaryDirectory() as folder:
@@ -48,6 +49,7 @@ def ours() -> Figures:
                 lambda batch: completion_logps(model, batch),
                 at_a_time,
                 env,
+                Watchdog(0),
             )
             rows = rows.with_reference(table)
 

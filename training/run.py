@@ -30,7 +30,7 @@ from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.objectives import evaluate
 from training.optimizers import build_optimizers, build_scaler, cools_down
-from training.reference_logps import attach_reference_logps, check_first_loss, reference_key
+from training.reference_logps import attach_reference_logps, check_first_loss, describe_reference
 from training.run_time import run_seconds, step_seconds
 from training.sample import generate_sample
 from training.settings import RunSetup, describe_start
@@ -199,7 +199,12 @@ class Run:
         # The relative path from the run to its start stays right when both are moved together.
         weights = setup.start.weights
         start = os.path.relpath(weights.resolve(), self.folder.resolve()) if weights else ""
-        self.origin = {"init_from": start, "reference": None, "reference_dtype": None}
+        self.origin = {
+            "init_from": start,
+            "reference": None,
+            "reference_dtype": None,
+            "reference_kernel": None,
+        }
         self.origin |= {name: state[name] for name in self.origin.keys() & state.keys()}
         if not setup.stage.needs_reference:
             return
@@ -208,9 +213,7 @@ class Run:
         if not args.lora_rank:  # an adapter's reference is its base, see training/objectives.py
             initial_weights = None
             if is_new:
-                data = setup.mixture.hash()
-                self.origin["reference"] = reference_key(self.model, data, args.block_size, env.dtype)
-                self.origin["reference_dtype"] = str(env.dtype).removeprefix("torch.")
+                self.origin |= describe_reference(self.model, setup.mixture.hash(), args, env)
             else:
                 initial_weights = training_state.initial_weights_folder(weights, self.origin)
 

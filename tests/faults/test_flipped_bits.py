@@ -14,7 +14,7 @@ from injected_faults import STAGES, damaged_one_by_one, flip, whole_step
 import checkpoint
 from dataprep import shards
 from runtime.errors import UserError
-from training import reference_logps
+from training import reference_table
 
 
 @pytest.mark.faults
@@ -47,7 +47,7 @@ def test_a_flipped_bit_in_the_reference_of_preferences_is_named(place, unbroken)
         whole = path.read_bytes()
         flip(path, random.Random(8))
         with pytest.raises(UserError, match=f"{path.stem}.npy is damaged"):
-            reference_logps.read_table(path.with_suffix(".npy"), 0)
+            reference_table.read_table(path.with_suffix(".npy"), 0)
         path.write_bytes(whole)
 
 

@@ -80,16 +80,16 @@ def in_pruning(step: int = 2) -> None:
 
 def in_writing_the_reference() -> None:
     """Kill with a part of DPO's reference table written."""
-    from training import reference_logps
+    from training import reference_table
 
-    real = reference_logps.np.save
+    real = reference_table.np.save
 
     def save(file, table) -> None:
         real(file, table[:9])
         file.flush()
         die()
 
-    reference_logps.np.save = save
+    reference_table.np.save = save
 
 
 # (where, how the process is armed, the newest step that stays complete)

@@ -1,22 +1,14 @@
-"""The log-probs of the reference: made once, of every pair, kept under a name that no other model or data has."""
+"""The name of the reference's log-probs: no other model, data or kernel has it."""
 
 import dataclasses
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from toy import toy_rows, write_rows
 
 from config import ModelArgs
-from dataloader.batch import Batch, collate
-from dataloader.pairs import PairRows
-from dataprep.shards import TokenDataset, read_meta
 from model import Llama
 from runtime.distributed import DistributedEnv
-from runtime.errors import UserError
-from training.objectives import completion_logps
-from training.reference_logps import make_table, read_table, reference_key, table_path
+from training.reference_logps import kernel_name, reference_key
 
 
 @pytest.fixture
@@ -38,66 +30,6 @@ def model() -> Llama:
     ).eval()
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> PairRows:
-    """23 pairs, of which a context of 64 tokens makes the last equal."""
-    long = {"prompt": "Hi", "chosen": "word " * 20 + "a", "rejected": "word " * 20 + "b"}
-    folder = write_rows(tmp_path / "pairs", "preference", {"train": [[*toy_rows("preference", 22, 5), long]]})
-    return PairRows(TokenDataset(folder, "train", read_meta(folder)), 64, seed=0)
-
-
-def test_a_table_holds_each_pair_under_the_model(
-    model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path
-) -> None:
-    path, calls = table_path(tmp_path, "key", "train"), []
-
-    def score(batch: Batch) -> torch.Tensor:
-        calls.append(batch)
-        return completion_logps(model, batch)
-
-    table = make_table(path, rows, score, 3, env)
-    assert path == tmp_path / "reference" / "key-train.npy"
-    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, "key-train.sha256"]
-    assert table.shape == (23, 2) and table.dtype == np.float32 and len(calls) == -(-len(rows) // 3) > 1
-    for pair in range(22):
-        for side in range(2):
-            ids, keep = rows.dataset.document(2 * pair + side)
-            with torch.no_grad():
-                logps = model(torch.from_numpy(ids)[None])[0].log_softmax(-1)
-            alone = sum(logps[place - 1, ids[place]].item() for place in np.flatnonzero(keep))
-            assert table[pair, side] == pytest.approx(alone, rel=1e-5)
-    assert np.array_equal(table[22], [0, 0])  # left out of the rows
-
-    def never(batch: Batch) -> torch.Tensor:
-        raise AssertionError("it is known already")
-
-    assert np.array_equal(make_table(path, rows, never, 3, env), table)
-    batch = collate([rows.with_reference(table).at(0)])
-    assert np.array_equal(batch.reference.view(-1, 2), table[rows.members[0]])
-
-
-def test_ranks_take_shares_of_a_table(
-    model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path
-) -> None:
-    def score(batch: Batch) -> torch.Tensor:
-        return completion_logps(model, batch)
-
-    whole = make_table(tmp_path / "alone" / "a.npy", rows, score, 100, env)
-    shares = [
-        make_table(
-            tmp_path / "shared" / f"{rank}.npy",
-            rows,
-            score,
-            2,
-            dataclasses.replace(env, rank=rank, world_size=3),
-        )
-        for rank in range(3)
-    ]
-    assert all((share == 0).all(1).sum() > 1 for share in shares)  # nobody scored them all
-    np.testing.assert_allclose(sum(shares), whole, rtol=1e-5)
-    assert [path.name for path in (tmp_path / "shared").glob("*.npy")] == ["0.npy"]  # one rank writes
-
-
 def test_a_table_is_named_by_all_that_it_depends_on(model: Llama) -> None:
     key = reference_key(model, "data", 64, torch.float32)
     assert key == reference_key(model, "data", 64, torch.float32)
@@ -105,30 +37,16 @@ def test_a_table_is_named_by_all_that_it_depends_on(model: Llama) -> None:
         reference_key(model, *what)
         for what in (("other", 64, torch.float32), ("data", 65, torch.float32), ("data", 64, torch.bfloat16))
     }
+    others.add(reference_key(model, "data", 64, torch.float32, "cpu, mask"))
     with torch.no_grad():
         next(model.parameters()).view(-1)[7] += 1e-6
     others.add(reference_key(model, "data", 64, torch.float32))
-    assert len(others - {key}) == 4
+    assert len(others - {key}) == 5
 
 
-@pytest.mark.parametrize(
-    "harm, words",
-    [
-        (lambda path: path.with_suffix(".sha256").write_text("0" * 64), "is damaged .* delete both"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "cannot be read .*delete the file"),
-        (lambda path: path.write_bytes(b""), "cannot be read .*delete the file"),
-        (lambda path: path.write_text("not an array"), "cannot be read .*delete the file"),
-        (lambda path: np.save(path, np.zeros((22, 2))), "holds 22 pairs, the data 23: delete the file"),
-        (lambda path: np.save(path, np.array([{}], object)), "cannot be read .*delete the file"),
-    ],
-)
-def test_a_damaged_table_is_refused(
-    rows: PairRows, env: DistributedEnv, tmp_path: Path, harm, words: str
-) -> None:
-    path = tmp_path / "table.npy"
-    np.save(path, np.ones((23, 2), np.float32))
-    assert np.array_equal(read_table(path, 23), np.ones((23, 2)))
-    harm(path)
-    with pytest.raises(UserError, match=words) as error:
-        make_table(path, rows, lambda batch: None, 3, env)
-    assert str(path) in str(error.value) and "\n" not in str(error.value)
+def test_a_kernel_matters_in_16_bits_alone(env: DistributedEnv) -> None:
+    args = ModelArgs(train="D")
+    assert kernel_name(args, env) is None
+    on_cpu = kernel_name(args, dataclasses.replace(env, dtype=torch.bfloat16))
+    on_mps = kernel_name(args, dataclasses.replace(env, dtype=torch.bfloat16, device=torch.device("mps")))
+    assert on_cpu and on_mps and on_cpu != on_mps
