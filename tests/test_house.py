@@ -322,7 +322,7 @@ UNUSED_WORDS = re.compile(
 ALLOWED_WORDS = {
     ("whole", "evaluation.py"),
     ("whole", "trainer.py"),
-    ("whole", "run.py"),
+    ("whole", "validation.py"),
     ("whole", "metrics.py"),
     ("whole", "advice.py"),
     ("whole", "ranges.py"),

@@ -2,16 +2,14 @@
 
 import math
 import os
-import sys
 import time
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 import checkpoint
 from config import ModelArgs
-from dataloader.loader import Loader, fixed_batches
+from dataloader.loader import Loader
 from dataloader.mixing import MixedRows
 from model import Llama
 from runtime import distributed
@@ -19,22 +17,21 @@ from runtime.capacity import capacity_of
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
 from runtime.watchdog import Watchdog
-from training import advice, budget, lora, parallel, plan, plots
+from training import budget, lora, parallel, plan
 from training import state as training_state
 from training.budget import Deadline
 from training.compilation import allow_any_segments, compile_if_faster
 from training.fitting import Fitting
 from training.memory import memory_bytes
 from training.memory_fit import micro_batch_sizes, with_micro_batch
-from training.metrics import Metrics, read_metrics
+from training.metrics import Metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
-from training.objectives import evaluate
 from training.optimizers import build_optimizers, build_scaler, cools_down
 from training.reference_logps import attach_reference_logps, check_first_loss, describe_reference
 from training.run_time import run_seconds, step_seconds
-from training.sample import generate_sample
 from training.settings import RunSetup, describe_start
 from training.state import TrainState
+from training.validation import Validation, say
 
 # Settings of one start of a run, which its checkpoints do not keep.
 NOT_STORED = ("resume", "dry_run", "init_from", "preset", "device", "budget")
@@ -53,13 +50,10 @@ class Run:
         self.progress = setup.start.progress or TrainState(step=0, rows_consumed=0, tokens=0)
         self.skips = SkipState.from_dict((setup.start.state or {}).get("skips", {}))
         self.watchdog = Watchdog(self.args.stall_minutes)
-        self.shown_sample: list[int] = []
-        self.given_advice: set[str] = set()
         # the step that was saved when the rate of wsd began to fall
         self.cooldown_checkpoint: int | None = None
         if not setup.start.extends:
             self.cooldown_checkpoint = (setup.start.state or {}).get("cooldown_checkpoint")
-        self.validation_losses: dict[int, float] = {}  # of this process, by step
 
         self.objective = setup.stage.objective(self.args)
         self.deadline = Deadline(self.args.budget) if self.args.budget else None
@@ -77,8 +71,7 @@ class Run:
         self.rows = fitting.rows
         self.val_rows = fitting.val_rows
         self.steps = fitting.steps
-        if fitting.learns_by_heart:
-            self.given_advice.add("overfitting")
+        self.learns_by_heart = fitting.learns_by_heart
         self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else self.steps
         args = self.args
 
@@ -155,6 +148,10 @@ class Run:
             self.skips.skipped_ranges,
         )
 
+        self.validation = Validation(
+            self.setup, args, self.objective, self.val_rows, env, self.watchdog, self.learns_by_heart
+        )
+
         self.train_model = self.model
         if env.device.type == "cuda" and not self.may_compile:
             torch.compiler.set_stance("force_eager")  # of the loss, too, which has a compiled form on CUDA
@@ -187,8 +184,7 @@ class Run:
         del moments
         smallest = min(distributed.gather_objects(self.args.micro_batch_size))
         self.args = with_micro_batch(self.args, smallest)
-        if self.env.is_main_process:
-            tqdm.write(f"--micro_batch_size {smallest}: the largest that fits", sys.stderr)
+        self.say(f"--micro_batch_size {smallest}: the largest that fits")
 
     def attach_reference(self) -> None:
         """Give every pair of a DPO run its log-probs under the starting weights, and check the first loss."""
@@ -234,7 +230,7 @@ class Run:
     def say(self, message: str) -> None:
         """Print a message on stderr, above the progress bar, on the main process."""
         if self.env.is_main_process:
-            tqdm.write(message, sys.stderr)
+            say(message)
 
     def time_micro_batch(self, model: nn.Module) -> float:
         """Return the seconds of the fastest forward and backward of a micro-batch."""
@@ -298,7 +294,7 @@ class Run:
             "world_size": self.env.world_size,
             "device": distributed.device_name(self.env),
             "sources": self.setup.mixture.sources,
-            "validation_loss": self.validation_losses.get(self.progress.step),
+            "validation_loss": self.validation.losses.get(self.progress.step),
             "skips": self.skips.to_dict(),
             "decay_end": self.decay_end,
             "cooldown_checkpoint": self.cooldown_checkpoint,
@@ -327,76 +323,5 @@ class Run:
         return True
 
     def validate(self, metrics: Metrics | None, complete: bool) -> None:
-        """Evaluate, draw the curves, show a sample; without a validation set there is nothing to evaluate."""
-        line = f"step {self.progress.step}:"
-        if self.val_rows:
-            line += self._evaluate(metrics, complete)
-        if not metrics:
-            return
-
-        try:
-            plots.loss_curves(self.folder)
-        except (OSError, ImportError) as error:  # a full disk; no memory for the library
-            self.say(f"the loss curves cannot be drawn ({error}); the run continues")
-
-        sample = self.sample()
-        has_news = sample and sample != self.shown_sample
-        if has_news:
-            separator = "" if self.setup.stage.kind == "text" else " -> "
-            line += f"\n  {self.args.prompt + separator + self.setup.tokenizer.decode(sample)!r}"
-        self.shown_sample = sample
-        if has_news or self.val_rows:
-            self.say(line)
-        self.advise(metrics, sample)
-
-    def _evaluate(self, metrics: Metrics | None, complete: bool) -> str:
-        """Evaluate on the validation rows, write the result to the metrics; return it as text."""
-        args, env = self.args, self.env
-        # The limit does not depend on the split into micro-batches and ranks.
-        limit = None if complete else args.eval_check * args.batch_size
-        batches = fixed_batches(self.val_rows, args.micro_batch_size, env.rank, env.world_size, limit)
-        means = evaluate(self.objective, self.model, self.watchdog.watch(batches), env)
-        self.validation_losses[self.progress.step] = means["loss"]
-        covers_all = limit is None or limit >= len(self.val_rows)
-        if metrics:
-            metrics.write(
-                self.progress.step, "val", {**means, "tokens": self.progress.tokens, "whole": covers_all}
-            )
-
-        text = f" validation loss {means['loss']:.4f}"
-        for name in ("accuracy", "margin"):
-            if name in means:
-                text += f", {name} {means[name]:.3f}"
-        return text
-
-    def advise(self, metrics: Metrics, sample: list[int]) -> None:
-        """Print what metrics and the last sample show to be wrong; each advice once, in the second half of a run."""
-        if self.progress.step < self.steps / 2:
-            return
-
-        messages = advice.advice_on(read_metrics(metrics.path), self.args.beta)
-        if self.progress.step == self.steps and sample:
-            messages["repetition"] = advice.repetition(self.setup.tokenizer.decode(sample))
-            if self.setup.stage.kind != "text":
-                room = min(self.args.max_length, self.args.block_size - len(self.setup.prompt_ids))
-                messages["endless_reply"] = advice.endless_reply(len(sample), room)
-
-        for name, message in messages.items():
-            if message and name not in self.given_advice:
-                self.given_advice.add(name)
-                self.say(f"advice: {message}")
-
-    def sample(self) -> list[int]:
-        """Return the tokens that the model writes after --prompt; none where no rank has all of a sharded model."""
-        if parallel.is_sharded(self.model):
-            return []
-        self.model.eval()
-        try:
-            return generate_sample(
-                self.model, self.setup.prompt_ids, self.args, self.setup.tokenizer.stop_ids, self.env
-            )
-        except RunError as error:
-            self.say(f"no sample: {error}")
-            return []
-        finally:
-            self.model.train()
+        """Evaluate on all validation rows or some of them; the main process shows and writes what there is to see."""
+        self.validation.run(self.model, self.progress, self.steps, metrics, complete)

@@ -48,4 +48,4 @@ def test_a_few_answers_are_learned_by_heart_without_a_warning(tmp_path: Path, en
     run = Run(resolve_run({**small, **places}))
     plan = "\n".join(run.attach_hardware(env))
     assert "learned by heart" in plan and run.args.dropout == 0 and run.steps >= 2 * 200
-    assert "overfitting" in run.given_advice
+    assert run.learns_by_heart

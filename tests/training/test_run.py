@@ -14,7 +14,6 @@ from model import Llama
 from runtime import capacity
 from runtime.distributed import DistributedEnv
 from training.memory import BASE_BYTES
-from training.metrics import Metrics
 from training.run import NOT_STORED, Run
 from training.settings import resolve_run
 
@@ -84,48 +83,6 @@ def test_checkpoints_do_not_keep_what_belongs_to_one_start(make_run, env: Distri
     kept = run.metadata()["args"]
     assert kept["seed"] == 3 and kept["dtype"] == "float32" and not set(NOT_STORED) & kept.keys()
     assert kept["min_lr"] is None and kept["vocab_size"] == 320
-
-
-def test_a_sample_continues_the_prompt_and_leaves_the_model_in_training(
-    make_run, env: DistributedEnv
-) -> None:
-    run = make_run(temperature=0.0)
-    run.attach_hardware(env)
-    run.build()
-    assert len(run.sample()) == 5
-    assert run.model.training
-
-
-def test_a_sample_is_shown_once_and_evaluations_say_what_they_cover(
-    make_run, env: DistributedEnv, capsys: pytest.CaptureFixture
-) -> None:
-    run = make_run(temperature=0.0, eval_check=1, batch_size=2)
-    run.attach_hardware(env)
-    run.build()
-    run.folder.mkdir(parents=True)
-    shown = Metrics(run.folder, "disabled", {})
-    run.progress.step = 2
-    run.validate(shown, complete=False)
-    run.validate(shown, complete=True)
-    shown.close()
-    assert [row["whole"] for row in metrics(run.folder, "val")] == [False, True]
-    assert capsys.readouterr().err.count("the fox") == 1
-
-
-def test_advice_is_given_once_and_in_the_second_half(
-    make_run, env: DistributedEnv, capsys: pytest.CaptureFixture
-) -> None:
-    run = make_run(total_iters=100)
-    run.attach_hardware(env)
-    run.folder.mkdir(parents=True)
-    shown = Metrics(run.folder, "disabled", {})
-    for step in range(1, 41):
-        shown.write(step, "train", {"loss": float(step)})
-    for step in (40, 60, 80):
-        run.progress.step = step
-        run.advise(shown, [])
-    shown.close()
-    assert capsys.readouterr().err.count("advice: the training loss rose") == 1
 
 
 def test_training_in_this_process_restores_signal_handlers(
