@@ -7,7 +7,8 @@
     python trainer.py --train D --dataset dpo --init_from checkpoints/S-alpaca             align with preferences
 
 Writes <save_checkpoint_dir>/<run_name>/: metrics.jsonl, loss_curves.png, step folders (Hugging Face models), latest.
-SIGTERM, SIGUSR1 and Ctrl-C finish the step, save and leave. `--help` lists every setting, `--dry_run` prints the plan.
+SIGTERM, SIGUSR1 and Ctrl-C save and leave within seconds, also in the middle of a step.
+`--help` lists every setting, `--dry_run` prints the plan.
 """
 
 from runtime.requirements import require
@@ -17,9 +18,12 @@ if __name__ == "__main__":
 
 import contextlib
 import math
+import os
+import shlex
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from shlex import quote
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +38,7 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import LocalRankError, RunError, run_cli
 from runtime.launcher import exit_when_torchrun_dies, save_launch_id
 from runtime.progress import Progress
-from runtime.watchdog import StopSignal
+from runtime.watchdog import StopRequested
 from training import state
 from training.memory_fit import check_capacity
 from training.metrics import Metrics, read_metrics
@@ -42,24 +46,31 @@ from training.nonfinite import NotFinite
 from training.objectives import Objective, global_means
 from training.optimizers import adapt_scale, set_lr
 from training.run import Run
+from training.run_time import ends_are_complete
 from training.settings import resolve_run
 
 GROUPS = ("run", "data", "device", "model", "optimization", "lora", "evaluation", "dpo", "sampling")
 SUMMARY_STEPS = 50  # the last training losses that the summary averages
 MAX_EPOCH_EVALUATIONS = 10  # that a run makes for the ends of epochs, besides those every --eval_iters steps
-FINAL_VALIDATION_SHARE = 0.15  # of the rows trained on; a forward pass takes a third of a training step
 
 
-def train(run: Run, stop: StopSignal, bar: Progress) -> None:
-    """Train to the end of the run: a step, a line of metrics; evaluate and save when due."""
+@dataclass(frozen=True)
+class StepResult:
+    """Means over all tokens or pairs of a step and its gradient norm; or the fault that made it skip its update."""
+
+    means: dict[str, float]
+    fault: NotFinite | None = None
+
+
+def train(run: Run, bar: Progress) -> None:
+    """Train to the end of the run: a step, a line of metrics; save and evaluate when due."""
     args, env = run.args, run.env
     metrics = None
     if env.is_main_process:
         metrics = Metrics(run.folder, args.wandb, args.explicit, run.progress.step)
-    stopping = False
+    stopping = not evaluate_start(run, metrics)
 
     while run.progress.step < run.steps and not stopping:
-        run.watchdog.beat()
         start = time.perf_counter()
         first_row = run.loader.rows_consumed
 
@@ -67,10 +78,11 @@ def train(run: Run, stop: StopSignal, bar: Progress) -> None:
         lr = set_lr(run.optimizers, run.progress.step, args, run.decay_end)
 
         # One optimizer step over all micro-batches and ranks.
-        result = train_step(run.objective, run.train_model, run.optimizers, run.scaler, run.loader, args, env)
-        run.progress.step += 1
-        run.progress.tokens += args.tokens_per_step
-        run.progress.rows_consumed = run.loader.rows_consumed
+        result = step_unless_stopped(run)
+        if not result:
+            run.save(needed=True)
+            run.prune()
+            break
 
         # A loss or gradient that is not a number: the step is skipped; too many in a row, and the run rolls back.
         if result.fault:
@@ -86,25 +98,61 @@ def train(run: Run, stop: StopSignal, bar: Progress) -> None:
         bar.set_total(run.steps)
         bar.update()
 
-        # Evaluate on some validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
-        stopping = distributed.any_rank(stop.received, env)
-        finished = run.progress.step == run.steps
-        due, complete = evaluation_due(run, first_row)
-        closing = time.perf_counter()
-        if finished or (due and not stopping):
-            run.validate(metrics, complete)
-
         # Save every --save_checkpoint_iter steps, but no weights between failed steps; always at the end, and where
-        # the rate of wsd begins to fall.
-        due = run.progress.step % args.save_checkpoint_iter == 0 or run.needs_cooldown_checkpoint
-        due = due and not run.skips.in_a_row
-        if stopping or finished or due:
+        # the rate of wsd begins to fall. Saving comes before evaluating, which may take long.
+        closing = time.perf_counter()
+        stopping = run.stop_requested()
+        finished = run.progress.step == run.steps
+        save_due = run.progress.step % args.save_checkpoint_iter == 0 or run.needs_cooldown_checkpoint
+        saving = stopping or finished or (save_due and not run.skips.in_a_row)
+        if saving:
             run.save(needed=stopping or finished)
+
+        # Evaluate on some validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
+        due, complete = evaluation_due(run, first_row)
+        if due and not stopping:
+            stopping = not run.validate(metrics, complete)
+        if saving:
+            run.prune()
         if run.deadline:
             run.deadline.closing(time.perf_counter() - closing)
 
     if metrics:
         metrics.close()
+
+
+def step_unless_stopped(run: Run) -> StepResult | None:
+    """Take a step, or drop it where a stop signal comes between its micro-batches: then the result is None."""
+    first_row = run.loader.rows_consumed
+    generators = state.rng_state(run.env)
+    try:
+        result = train_step(
+            run.objective,
+            run.train_model,
+            run.optimizers,
+            run.scaler,
+            run.loader,
+            run.args,
+            run.env,
+            run.check_stop,
+        )
+    except StopRequested:
+        run.drop_step(first_row, generators)
+        return None
+
+    run.progress.step += 1
+    run.progress.tokens += run.args.tokens_per_step
+    run.progress.rows_consumed = run.loader.rows_consumed
+    return result
+
+
+def evaluate_start(run: Run, metrics: Metrics | None) -> bool:
+    """Evaluate what training starts from, and what a stopped run has saved but not evaluated. False if stopped."""
+    first_row = max(0, run.progress.rows_consumed - run.args.rows_per_step)
+    due, complete = evaluation_due(run, first_row)
+    if not due or run.has_evaluation(metrics):
+        return True
+    return run.validate(metrics, complete)
 
 
 def evaluation_due(run: Run, first_row: int) -> tuple[bool, bool]:
@@ -121,23 +169,16 @@ def evaluation_due(run: Run, first_row: int) -> tuple[bool, bool]:
         first_row = max(0, end_row - args.eval_iters * args.rows_per_step)
     complete = ends_epochs(first_row, end_row, rows_apart)
 
-    # At the end all rows are evaluated, unless that takes more than a twentieth of the training.
-    if run.progress.step == run.steps and args.val_epochs:
-        complete = complete or len(run.val_rows or ()) <= FINAL_VALIDATION_SHARE * end_row
-    return scheduled or (complete and not epochs_are_short), complete
+    # At both ends of a run all rows are evaluated, unless that takes too long.
+    at_an_end = run.progress.step in (0, run.steps)
+    if at_an_end and args.val_epochs:
+        complete = complete or ends_are_complete(len(run.val_rows or ()), run.steps * args.rows_per_step)
+    return at_an_end or scheduled or (complete and not epochs_are_short), complete
 
 
 def ends_epochs(first_row: int, end_row: int, every: int) -> bool:
     """Check whether a multiple of `every` rows was reached between two positions in the data (0 = never)."""
     return every > 0 and end_row // every > first_row // every
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Means over all tokens or pairs of a step and its gradient norm; or the fault that made it skip its update."""
-
-    means: dict[str, float]
-    fault: NotFinite | None = None
 
 
 def train_step(
@@ -148,14 +189,18 @@ def train_step(
     loader: Loader,
     args: ModelArgs,
     env: DistributedEnv,
+    check_stop: Callable[[], None] | None = None,
 ) -> StepResult:
     """Take one optimizer step. Its gradients are those of one huge batch, for any split over micro-batches and ranks.
 
-    Where loss or gradient is not a number, the weights of all ranks stay as they were.
+    Where loss or gradient is not a number, the weights of all ranks stay as they were. `check_stop` is called between
+    micro-batches, and may raise.
     """
     last = args.gradient_accumulation_steps - 1
     results = []
     for micro_step in range(args.gradient_accumulation_steps):
+        if micro_step and check_stop:
+            check_stop()
         batch = loader.next(env.device)
 
         # DDP averages gradients over ranks in backward; once, with the last micro-batch, is enough.
@@ -223,15 +268,34 @@ def log_step(
     bar.note = text
 
 
+def resume_command(args: ModelArgs, folder: Path, typed: Mapping[str, object]) -> str:
+    """Return a command that continues a run, from any folder."""
+    launcher = "python"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        launcher = f"torchrun --standalone --nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"
+        if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
+            launcher = "the same torchrun command with"
+
+    words = [
+        str(Path(__file__).resolve()),
+        *("--resume", "--run_name", folder.name),
+        *("--save_checkpoint_dir", str(folder.parent.resolve())),
+        *("--data_dir", str(Path(args.data_dir).resolve())),
+    ]
+    if "device" in typed:
+        words += ["--device", args.device]
+    return f"{launcher} {shlex.join(words)}"
+
+
 def summary(run: Run) -> str:
     """Return the last line of a run: results and their place, or how to resume when it was stopped early."""
     newest = run.folder / f"step_{run.progress.step:06d}"
     if run.progress.step < run.steps:
+        if not run.saved_step:
+            return "stopped before the first step: start again with the same command"
         return (
             f"stopped after step {run.progress.step} of {run.steps}, saved in {newest}. To continue: "
-            f"python trainer.py --train {run.args.train} --dataset {quote(run.args.dataset)} "
-            f"--data_dir {quote(run.args.data_dir)} --save_checkpoint_dir {quote(str(run.folder.parent))} "
-            f"--run_name {quote(run.folder.name)} --resume"
+            f"{resume_command(run.args, run.folder, run.setup.typed)}"
         )
 
     rows = read_metrics(run.folder / "metrics.jsonl")
@@ -280,18 +344,26 @@ def plan_and_train(run: Run) -> None:
                 save_launch_id(run.folder)
                 if run.setup.start.extends:
                     state.set_aside_later_steps(run.folder, run.progress.step)
-            run.build()
-            bar = Progress(
-                "step", "", run.steps, run.progress.step, enabled=env.is_main_process, log_ends=True
-            )
-            with StopSignal() as stop, bar:
-                train(run, stop, bar)
+            build_and_train(run)
             if env.is_main_process:
                 print(summary(run))
 
     # DDP first: as the last holder of the group it would wait, with Python's lock, for threads that want that lock.
     run.train_model = None
     distributed.shutdown()  # not after an error: it might wait for ranks that are gone
+
+
+def build_and_train(run: Run) -> None:
+    """Build the run and train to its end, or until it is stopped."""
+    with run.stop:
+        try:
+            run.build()
+            run.check_stop()
+        except StopRequested:
+            return
+        enabled = run.env.is_main_process
+        with Progress("step", "", run.steps, run.progress.step, enabled=enabled, log_ends=True) as bar:
+            train(run, bar)
 
 
 def main() -> None:

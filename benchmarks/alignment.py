@@ -31,7 +31,6 @@ def ours() -> Figures:
     """trainer.py's own step on packed pairs, after the reference pass."""
     from dataloader.loader import Loader
     from dataloader.pairs import PairRows
-    from runtime.watchdog import Watchdog
     from trainer import train_step
     from training.objectives import completion_logps, preference
     from training.reference_table import make_table
@@ -49,7 +48,7 @@ def ours() -> Figures:
                 lambda batch: completion_logps(model, batch),
                 at_a_time,
                 env,
-                Watchdog(0),
+                lambda: None,
             )
             rows = rows.with_reference(table)
 

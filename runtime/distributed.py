@@ -38,6 +38,9 @@ class DistributedEnv:
     device: torch.device
     dtype: torch.dtype
     device_note: str
+    control: dist.ProcessGroup | None = (
+        None  # for flags: ranks on GPUs exchange them without waiting for the GPU
+    )
 
     @property
     def is_main_process(self) -> bool:
@@ -87,8 +90,11 @@ def init(device: str, dtype: str | None) -> DistributedEnv:
             timeout=TIMEOUT,
             device_id=torch_device if torch_device.type == "cuda" else None,
         )
-    notes = [note for note in (device_note, dtype_note) if note]
-    return DistributedEnv(rank, local_rank, world_size, torch_device, torch_dtype, "; ".join(notes))
+    control = None
+    if dist.is_initialized() and torch_device.type == "cuda":
+        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    notes = "; ".join(note for note in (device_note, dtype_note) if note)
+    return DistributedEnv(rank, local_rank, world_size, torch_device, torch_dtype, notes, control)
 
 
 def tune_glibc_malloc() -> None:
@@ -206,7 +212,8 @@ def any_rank(flag: bool, env: DistributedEnv) -> bool:
     """Return True on all ranks if the flag is True on any rank."""
     if not dist.is_initialized():
         return flag
-    total = all_reduce_sum(torch.full((), float(flag), device=env.device))  # torch.tensor waits for a GPU
+    total = torch.tensor(float(flag))
+    dist.all_reduce(total, group=env.control)
     return bool(total.item())
 
 

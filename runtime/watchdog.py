@@ -10,8 +10,12 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1
 MAX_SECONDS = 1e9  # faulthandler overflows above
 
 
+class StopRequested(Exception):
+    """A stop signal has reached one rank or more; raised on all ranks at the same place."""
+
+
 class StopSignal:
-    """Request to stop by SIGTERM, SIGINT or SIGUSR1 (as Slurm sends it): finish the step, save, exit.
+    """Request to stop by SIGTERM, SIGINT or SIGUSR1 (as Slurm sends it): drop the step, save, exit.
 
     A second Ctrl-C raises KeyboardInterrupt at once. On exit of the context the earlier handlers are restored.
     """

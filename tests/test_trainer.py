@@ -42,7 +42,7 @@ def test_run_learns_and_writes_what_it_promises(unbroken):
     )
     assert {"step", "split", "loss", "tokens", "lr", "grad_norm", "tokens_per_second"} <= rows[0].keys()
     assert rows[-1]["tokens"] == 6 * 256
-    assert [row["step"] for row in metrics(run, "val")] == [3, 6]
+    assert [row["step"] for row in metrics(run, "val")] == [0, 3, 6]
     assert (run / "latest").read_text() == "step_000006"
     assert sorted(path.name for path in run.glob("step_*")) == ["step_000002", "step_000004", "step_000006"]
     assert (run / "loss_curves.png").read_bytes().startswith(b"\x89PNG")
@@ -206,7 +206,7 @@ def test_typed_settings_count_when_a_run_is_resumed(unbroken, tmp_path):
     assert not torch.equal(after["model.norm.weight"], before["model.norm.weight"])
     typed = config.ModelArgs(max_lr=1e-2, warmup_iters=2, total_iters=8)
     assert metrics(run)[-1]["lr"] == pytest.approx(schedule(7, typed, 8))
-    assert "cannot resume a muon run with --optimizer adamw" in forked(
+    assert "cannot resume a run of --optimizer muon with --optimizer adamw" in forked(
         tmp_path, "--resume", optimizer="adamw", code=2
     )
     said = forked(tmp_path, optimizer="muon", init_from=run / "step_000006", code=2)
@@ -230,7 +230,7 @@ def test_a_signal_in_the_last_step_ends_a_whole_run(tmp_path):
         trainer_module.train_step = lambda *a: (os.kill(os.getpid(), signal.SIGTERM), real(*a))[1]
 
     assert "done: 256 tokens" in forked(tmp_path, total_iters=1, before=ask)
-    assert len(metrics(tmp_path / "runs" / "P-toy", "val")) == 1
+    assert [row["step"] for row in metrics(tmp_path / "runs" / "P-toy", "val")] == [0]
 
 
 def test_a_full_device_is_said_in_one_line(tmp_path):
@@ -265,9 +265,8 @@ def test_run_ends_after_its_epochs(tmp_path):
     rows = metrics(tmp_path / "runs" / "P-toy")
     tokens = int(re.search(r"\(([\d,]+) tokens", done.stdout)[1].replace(",", ""))
     assert 0 < rows[-1]["step"] == 2 * (tokens // 32) // 8
-    assert (
-        len(metrics(tmp_path / "runs" / "P-toy", "val")) == 2
-    )  # after each epoch, the last one being the end
+    # Before the first step and after each epoch, the last one being the end.
+    assert len(metrics(tmp_path / "runs" / "P-toy", "val")) == 3
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ are wide: a message should be right rather than early, and none of the presets g
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from training.metrics import comparable_loss
+
 MIN_TRAIN_ROWS = 20  # fewer steps are noise
 WINDOWS = 10  # parts of a run whose means are compared
 MIN_PAIRS = 100  # of a part of a DPO run, so that its accuracy is known to about 0.05
@@ -22,9 +24,7 @@ REPEATED_SHARE = 0.3  # of the groups of four words
 
 def overfitting(rows: Sequence[dict], beta: float) -> str:
     """Return advice where the validation loss rises, evaluation after evaluation, and the training loss falls."""
-    # Evaluations of some rows and of all rows are not comparable.
-    newest = next((row for row in reversed(rows) if row["split"] == "val"), {})
-    evaluations = [row for row in rows if row["split"] == "val" and row.get("whole") == newest.get("whole")]
+    evaluations = [{**row, "loss": comparable_loss(row)} for row in rows if row["split"] == "val"]
     if len(evaluations) < 3:
         return ""
 

@@ -82,11 +82,19 @@ def read_metrics(path: Path) -> list[dict]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            if row["step"] and row["split"]:
+            if row["step"] >= 0 and row["split"]:
                 rows.append({name: math.nan if value is None else value for name, value in row.items()})
         except (ValueError, TypeError, KeyError):
             break
     return rows
+
+
+def comparable_loss(row: dict) -> float:
+    """Return the validation loss of a row that can be compared with those of all other rows of its run.
+
+    Evaluations of all rows hold, beside their loss, that of the rows of the other evaluations.
+    """
+    return row.get("sample_loss", row["loss"])
 
 
 def wandb_mode(flag: str) -> str:

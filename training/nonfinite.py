@@ -8,11 +8,10 @@ that all ranks share, and is kept in the checkpoints, so a resumed run decides a
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint import steps
 from dataloader.loader import Loader
 from runtime.distributed import DistributedEnv, gather_objects
 from runtime.errors import RunError
-from training.state import load_state
+from training.state import load_state, newest_sound_step
 
 # Names on disk, in state.json, where they differ from the fields.
 NAMES_ON_DISK = {"rollbacks": "returned_to", "skipped_ranges": "left_out"}
@@ -56,14 +55,13 @@ class SkipState:
 
         Raises RunError when there is none, or when the run has rolled back to it before.
         """
-        sound = [folder for folder in steps(run) if not load_state(folder)[1]["skips"]["in_a_row"]]
-        if not sound:
+        target = newest_sound_step(run)
+        if not target:
             raise RunError(
                 f"{self.in_a_row} steps in a row were not finite and there is no checkpoint to roll back to: "
                 f"{remedy}"
             )
 
-        target = sound[-1]
         step = load_state(target)[0].step
         if step in self.rollbacks:
             raise RunError(

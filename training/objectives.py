@@ -165,10 +165,12 @@ def evaluate(
     was_training = model.training
     model.eval()
     results = []
-    for batch in batches:
-        with env.autocast():
-            results.append(objective(model, batch.to(env.device)))
-    model.train(was_training)
+    try:
+        for batch in batches:
+            with env.autocast():
+                results.append(objective(model, batch.to(env.device)))
+    finally:
+        model.train(was_training)
     return global_means(results, env)
 
 

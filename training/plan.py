@@ -9,10 +9,11 @@ from runtime.capacity import Capacity
 from runtime.distributed import DistributedEnv
 from training.lora import MODULES, count_adapter_parameters
 from training.memory import memory_bytes
-from training.optimizers import cooldown_start
+from training.optimizers import cooldown_start, schedule
 
 # Bytes of a parameter in a checkpoint: its weight and two moments; of a matrix under Muon, which has one, fewer.
 CHECKPOINT_BYTES = 12
+RATE_CHANGE = 0.01  # of the learning rate, that is worth a line
 SMALL_FILES = 16e6  # bytes of a checkpoint besides its tensors: tokenizer, settings, headers
 
 
@@ -24,6 +25,7 @@ def describe(
     seconds: float | None,
     compiled: bool,
     capacity: Capacity,
+    documents_per_row: float,
 ) -> list[str]:
     """Return the lines of the plan: model, device, tokens per step, steps, memory, disk, time, notes."""
     dtype = str(env.dtype).removeprefix("torch.")
@@ -44,7 +46,8 @@ def describe(
         device,
         attention(args, env),
         f"tokens per step: {args.tokens_per_step:,} = {args.micro_batch_size} rows x {args.row_tokens} tokens x "
-        f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks",
+        f"{args.gradient_accumulation_steps} micro-batches x {env.world_size} ranks"
+        + documents_per_step(args, documents_per_row),
         f"steps: {steps:,} ({epochs:.2f} epochs, {steps * args.tokens_per_step:,} tokens)",
         learning_rates(args, steps),
         f"memory: about {gigabytes(memory_bytes(args, env.device, env.dtype))} a rank"
@@ -90,6 +93,16 @@ def _why_mask(args: ModelArgs, env: DistributedEnv) -> str:
     return f"flash attention over documents takes no --attn_dropout {args.attn_dropout:g}"
 
 
+def documents_per_step(args: ModelArgs, documents_per_row: float) -> str:
+    """Return how many conversations or pairs an optimizer step sees, in words; empty for texts."""
+    documents = documents_per_row * args.rows_per_step
+    if args.train == "S":
+        return f", about {documents:,.0f} conversations"
+    if args.train == "D":
+        return f", about {documents / 2:,.0f} pairs"
+    return ""
+
+
 def learning_rates(args: ModelArgs, steps: int) -> str:
     """Return the line about optimizers, their rates and the schedule, and dropout."""
     rates = f"AdamW up to {args.max_lr:g}, down to {args.min_lr:g}"
@@ -123,7 +136,26 @@ def notes(args: ModelArgs, steps: int) -> list[str]:
             f"note: --lr_decay_iters {args.lr_decay_iters} is inside --warmup_iters {args.warmup_iters}: "
             f"after the warm-up the learning rate is --min_lr {args.min_lr:g}"
         )
+    elif args.explicit["lr_decay_iters"] and args.lr_decay_iters > steps:
+        last = schedule(steps - 1, args, args.lr_decay_iters)
+        lines.append(
+            f"note: the run ends at step {steps:,}, before --lr_decay_iters {args.lr_decay_iters}: its last rate is "
+            f"{last:.2g}, not --min_lr {args.min_lr:g}"
+        )
     return lines
+
+
+def moved_end(args: ModelArgs, step: int, old_end: int | None, new_end: int) -> list[str]:
+    """Return a line about the rate of a resumed run whose schedule ends at another step than before, if it moves."""
+    if old_end is None or old_end == new_end:
+        return []
+    old, new = (schedule(step, args, end) for end in (old_end, new_end))
+    if abs(new - old) <= RATE_CHANGE * old:
+        return []
+    return [
+        f"note: the rate now falls until step {new_end:,}, not {old_end:,}, so it is {new:.2g} at step {step:,}, where "
+        f"it would have been {old:.2g}; --lr_decay_iters {old_end} keeps its course"
+    ]
 
 
 def checkpoint_bytes(args: ModelArgs) -> float:

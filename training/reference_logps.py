@@ -5,6 +5,7 @@ other model and no other rows; see training/reference_table.py.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from dataprep.shards import SPLITS
 from kernels.attention import form_of_attention
 from runtime.distributed import DistributedEnv, device_name
 from runtime.errors import RunError, UserError
-from runtime.watchdog import Watchdog
 from training.objectives import Objective, completion_logps, evaluate, preference_loss
 from training.reference_table import make_table, table_exists, table_path
 
@@ -68,7 +68,7 @@ def attach_reference_logps(
     batch_size: int,
     env: DistributedEnv,
     initial_weights: Path | None,
-    watchdog: Watchdog,
+    check_stop: Callable[[], None],
 ) -> list[PairRows | None]:
     """Return training and validation rows whose pairs carry their log-probs under the reference.
 
@@ -77,7 +77,6 @@ def attach_reference_logps(
     """
 
     def score(batch: Batch) -> Tensor:
-        watchdog.beat()
         return completion_logps(model, batch)
 
     attached = []
@@ -91,7 +90,7 @@ def attach_reference_logps(
                 f"the reference log-probs of this run are missing ({path}): start it again with "
                 f"--init_from {initial_weights}"
             )
-        attached.append(rows.with_reference(make_table(path, rows, score, batch_size, env, watchdog)))
+        attached.append(rows.with_reference(make_table(path, rows, score, batch_size, env, check_stop)))
     return attached
 
 

@@ -27,9 +27,8 @@ from runtime.distributed import DistributedEnv, all_reduce_sum, gather_objects
 from runtime.errors import UserError
 from runtime.files import folder_lock, write_text
 from runtime.progress import Progress
-from runtime.watchdog import Watchdog
+from runtime.watchdog import StopRequested
 
-CHUNK_BATCHES = 16  # of each rank, between two sums over the ranks
 PART_SECONDS = 30.0  # between two times that the unfinished table is saved
 POLL_SECONDS = 0.5  # of waiting for another run
 
@@ -45,11 +44,12 @@ def make_table(
     score: Callable[[Batch], Tensor],
     batch_size: int,
     env: DistributedEnv,
-    watchdog: Watchdog,
+    check_stop: Callable[[], None],
 ) -> np.ndarray:
     """Return the table (pairs, 2), read from disk or computed; where another run is computing one, wait for it.
 
-    `score` gives the log-probs (2P,) of a batch of P pairs.
+    `score` gives the log-probs (2P,) of a batch of P pairs; `check_stop` is called on all ranks before each batch, and
+    may raise StopRequested.
     """
     pairs = len(rows.reference)
     if table_exists(path):
@@ -57,10 +57,10 @@ def make_table(
 
     if env.is_main_process:
         path.parent.mkdir(exist_ok=True)
-    with _only_maker(path.parent, env, watchdog):
+    with _only_maker(path.parent, env, check_stop):
         if table_exists(path):
             return read_on_all_ranks(path, pairs, env)
-        return compute_table(path, rows, score, batch_size, env)
+        return compute_table(path, rows, score, batch_size, env, check_stop)
 
 
 def table_exists(path: Path) -> bool:
@@ -69,7 +69,7 @@ def table_exists(path: Path) -> bool:
 
 
 @contextmanager
-def _only_maker(folder: Path, env: DistributedEnv, watchdog: Watchdog) -> Iterator[None]:
+def _only_maker(folder: Path, env: DistributedEnv, check_stop: Callable[[], None]) -> Iterator[None]:
     """Keep other runs from making tables in a folder; wait while one does."""
     with ExitStack() as stack:
         waiting = False
@@ -77,7 +77,7 @@ def _only_maker(folder: Path, env: DistributedEnv, watchdog: Watchdog) -> Iterat
             if env.is_main_process and not waiting:
                 tqdm.write(f"another run computes reference log-probs in {folder}: waiting for it")
             waiting = True
-            watchdog.beat()
+            check_stop()
             time.sleep(POLL_SECONDS)
         yield
 
@@ -92,30 +92,34 @@ def _lock(folder: Path, stack: ExitStack) -> bool:
 
 
 def compute_table(
-    path: Path, rows: PairRows, score: Callable[[Batch], Tensor], batch_size: int, env: DistributedEnv
+    path: Path,
+    rows: PairRows,
+    score: Callable[[Batch], Tensor],
+    batch_size: int,
+    env: DistributedEnv,
+    check_stop: Callable[[], None],
 ) -> np.ndarray:
-    """Compute a table, from where a stopped run left it, and write it; each rank scores a share of the rows."""
+    """Compute a table, from where a stopped run left it, and write it; in each round, each rank scores a batch."""
     part = path.with_suffix(".part.npz")
     done, table = gather_objects(read_part(part, rows) if env.is_main_process else None)[0] or (0, None)
     if table is None:
         table = np.zeros(rows.reference.shape, np.float32)
 
-    rows_per_round = batch_size * env.world_size
     saved = time.monotonic()
     title = f"reference of the {rows.dataset.split} set"
     with Progress(title, "rows", len(rows), done, enabled=env.is_main_process, leave=False) as bar:
         while done < len(rows):
-            end = min(done + CHUNK_BATCHES * rows_per_round, len(rows))
-            chunk = torch.zeros(table.shape, device=env.device)
-            for first in range(done + env.rank * batch_size, end, rows_per_round):
-                indices = range(first, min(first + batch_size, end))
-                pairs = np.concatenate([rows.members[index] for index in indices])
-                batch = collate([rows.at(index) for index in indices]).to(env.device)
-                with torch.inference_mode(), env.autocast():
-                    chunk[torch.from_numpy(pairs).to(env.device)] = score(batch).view(-1, 2)  # P 2
+            try:
+                check_stop()
+            except StopRequested:
+                if env.is_main_process:
+                    write_part(part, done, table)
+                raise
 
-            # A pair is in one row, so each entry is a sum of one number and of zeros.
-            table += all_reduce_sum(chunk).cpu().numpy()
+            # A pair is in one row, so each entry of the sum over ranks is one number.
+            scores = _score_batch(rows, score, done + env.rank * batch_size, batch_size, env)
+            table += all_reduce_sum(scores).cpu().numpy()
+            end = min(done + batch_size * env.world_size, len(rows))
             bar.update(end - done)
             done = end
             if env.is_main_process and done < len(rows) and time.monotonic() - saved >= PART_SECONDS:
@@ -126,6 +130,20 @@ def compute_table(
         write_table(path, table)
         part.unlink(missing_ok=True)
     return table
+
+
+def _score_batch(
+    rows: PairRows, score: Callable[[Batch], Tensor], first: int, batch_size: int, env: DistributedEnv
+) -> Tensor:
+    """Return a table (pairs, 2) of zeros but for the pairs in a batch of rows, which may be empty."""
+    scores = torch.zeros(rows.reference.shape, device=env.device)
+    indices = range(first, min(first + batch_size, len(rows)))
+    if indices:
+        pairs = np.concatenate([rows.members[index] for index in indices])
+        batch = collate([rows.at(index) for index in indices]).to(env.device)
+        with torch.inference_mode(), env.autocast():
+            scores[torch.from_numpy(pairs).to(env.device)] = score(batch).view(-1, 2)  # P 2
+    return scores
 
 
 def write_part(path: Path, done: int, table: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from runtime import distributed
 from runtime.capacity import capacity_of
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
-from runtime.watchdog import Watchdog
+from runtime.watchdog import StopRequested, StopSignal, Watchdog
 from training import budget, lora, parallel, plan
 from training import state as training_state
 from training.budget import Deadline
@@ -24,7 +24,7 @@ from training.compilation import allow_any_segments, compile_if_faster
 from training.fitting import Fitting
 from training.memory import memory_bytes
 from training.memory_fit import micro_batch_sizes, with_micro_batch
-from training.metrics import Metrics
+from training.metrics import Metrics, read_metrics
 from training.nonfinite import NotFinite, SkipState, describe_rows
 from training.optimizers import build_optimizers, build_scaler, cools_down
 from training.reference_logps import attach_reference_logps, check_first_loss, describe_reference
@@ -50,6 +50,8 @@ class Run:
         self.progress = setup.start.progress or TrainState(step=0, rows_consumed=0, tokens=0)
         self.skips = SkipState.from_dict((setup.start.state or {}).get("skips", {}))
         self.watchdog = Watchdog(self.args.stall_minutes)
+        self.stop = StopSignal()
+        self.saved_step = self.progress.step  # the newest one on the disk
         # the step that was saved when the rate of wsd began to fall
         self.cooldown_checkpoint: int | None = None
         if not setup.start.extends:
@@ -98,7 +100,12 @@ class Run:
             lines.append(self.rows.describe(epochs))
         lines += self.rows.notes
         lines += [f"adapted: {note}" for note in fitting.notes]
-        lines += plan.describe(args, env, self.steps, epochs, seconds, self.may_compile, self.capacity)
+        documents_per_row = self.rows.dataset.documents / len(self.rows)
+        lines += plan.describe(
+            args, env, self.steps, epochs, seconds, self.may_compile, self.capacity, documents_per_row
+        )
+        old_end = (setup.start.state or {}).get("decay_end")
+        lines += plan.moved_end(args, self.progress.step, old_end, self.decay_end)
         return lines
 
     @property
@@ -149,7 +156,7 @@ class Run:
         )
 
         self.validation = Validation(
-            self.setup, args, self.objective, self.val_rows, env, self.watchdog, self.learns_by_heart
+            self.setup, args, self.objective, self.val_rows, env, self.check_stop, self.learns_by_heart
         )
 
         self.train_model = self.model
@@ -221,11 +228,28 @@ class Run:
                 args.micro_batch_size,
                 env,
                 initial_weights,
-                self.watchdog,
+                self.check_stop,
             )
         if is_new:
             check_first_loss(self.objective, self.model, self.rows, args, env, setup.dataset)
         self.model.train()
+
+    def check_stop(self) -> None:
+        """Raise StopRequested on all ranks once a stop signal has reached one."""
+        if self.stop_requested():
+            raise StopRequested
+
+    def stop_requested(self) -> bool:
+        """Return True on all ranks once a stop signal has reached one; restarts the timer of the watchdog."""
+        self.watchdog.beat()
+        return distributed.any_rank(self.stop.received, self.env)
+
+    def drop_step(self, first_row: int, generators: list[torch.Tensor]) -> None:
+        """Go back to the begin of an unfinished step: no gradients, its rows and its random numbers still to come."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.loader.rows_consumed = first_row
+        training_state.set_rng_state(generators, self.env)
 
     def say(self, message: str) -> None:
         """Print a message on stderr, above the progress bar, on the main process."""
@@ -252,6 +276,8 @@ class Run:
     def save(self, needed: bool) -> None:
         """Write a checkpoint; every rank brings its part. Raises RunError when one that is needed cannot be written."""
         self.watchdog.beat()
+        if self.progress.step in (0, self.saved_step):
+            return  # nothing is trained since the start, or since that step was saved
         if self.needs_cooldown_checkpoint and not self.skips.in_a_row:
             self.cooldown_checkpoint = self.progress.step
         generators = distributed.gather_objects(training_state.rng_state(self.env))
@@ -269,8 +295,6 @@ class Run:
                     weights,
                     training,
                     self.metadata(),
-                    self.args.keep_checkpoints,
-                    self.cooldown_checkpoint,
                     self.setup.origin,
                 )
             except RunError as error:
@@ -282,6 +306,18 @@ class Run:
             raise RunError(f"{fault}, then rerun with --resume")
         if fault:
             self.say(f"warning: {fault}; the run continues")
+        else:
+            self.saved_step = self.progress.step
+
+    def prune(self) -> None:
+        """Name the best step, and remove checkpoints that are not to be kept."""
+        if not self.env.is_main_process:
+            return
+        try:
+            training_state.update_best(self.folder)
+            training_state.prune(self.folder, self.args.keep_checkpoints, self.cooldown_checkpoint)
+        except OSError as error:
+            self.say(f"warning: old checkpoints stay in {self.folder} ({error.strerror}); the run continues")
 
     def metadata(self) -> dict:
         """Return what a checkpoint keeps besides weights, optimizers and position: settings, data, origin."""
@@ -294,7 +330,6 @@ class Run:
             "world_size": self.env.world_size,
             "device": distributed.device_name(self.env),
             "sources": self.setup.mixture.sources,
-            "validation_loss": self.validation.losses.get(self.progress.step),
             "skips": self.skips.to_dict(),
             "decay_end": self.decay_end,
             "cooldown_checkpoint": self.cooldown_checkpoint,
@@ -318,10 +353,26 @@ class Run:
         lora.load_weights(self.model, self.args, source, self.env.dtype)
         training_state.restore(source, self.model, self.optimizers, self.scaler, self.env)
         self.progress, _ = training_state.load_state(source)
+        self.saved_step = self.progress.step
         self.loader.rows_consumed = self.progress.rows_consumed
         self.say(f"rolled back to {source.name}; the rows of these steps are skipped")
         return True
 
-    def validate(self, metrics: Metrics | None, complete: bool) -> None:
-        """Evaluate on all validation rows or some of them; the main process shows and writes what there is to see."""
-        self.validation.run(self.model, self.progress, self.steps, metrics, complete)
+    def validate(self, metrics: Metrics | None, complete: bool) -> bool:
+        """Evaluate on all validation rows or some of them; the main process shows and writes what there is to see.
+
+        Returns False where a stop signal has ended it early.
+        """
+        try:
+            self.validation.run(self.model, self.progress, self.steps, metrics, complete)
+        except StopRequested:
+            return False
+        return True
+
+    def has_evaluation(self, metrics: Metrics | None) -> bool:
+        """Return True if the metrics hold an evaluation of the step that the run has reached."""
+        step = self.progress.step
+        has_row = metrics and any(
+            (row["step"], row["split"]) == (step, "val") for row in read_metrics(metrics.path)
+        )
+        return distributed.gather_objects(bool(has_row))[0]

@@ -20,6 +20,7 @@ PROBE_BATCHES = 3  # micro-batches that a measurement has at least
 PLAN_SECONDS = 1.0  # of the measurement for a plan
 SLOW_MICRO_BATCH = 2.0  # seconds; the estimate is good for models whose micro-batch takes longer on a CPU
 FORWARD_SHARE = 0.3  # of the time of training on a row, to evaluate it
+END_VALIDATION_SHARE = 0.15  # of the rows trained on: a twentieth of the time of training
 
 
 def expected_seconds(args: ModelArgs, env: DistributedEnv, steps: int, peak: float) -> float:
@@ -51,10 +52,18 @@ def run_seconds(
     """
     row = step / args.rows_per_step
     rows_between = min(val_rows, args.eval_check * args.batch_size)
-    forward_rows = steps // args.eval_iters * rows_between + val_rows  # at the end, all of them
+    rows_at_ends = rows_between
+    if ends_are_complete(val_rows, steps * args.rows_per_step):
+        rows_at_ends = val_rows
+    forward_rows = steps // args.eval_iters * rows_between + 2 * rows_at_ends
     if reference_pass:
         forward_rows += rows + val_rows
     return steps * step + FORWARD_SHARE * row * forward_rows
+
+
+def ends_are_complete(val_rows: int, trained_rows: int) -> bool:
+    """Check whether the evaluations before the first step and at the end cover all validation rows."""
+    return val_rows <= END_VALIDATION_SHARE * trained_rows
 
 
 def measure_step(

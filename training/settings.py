@@ -32,6 +32,7 @@ DEFAULT_DATASETS = {
     "instruct": ("alpaca", "stories_instruct"),
     "preference": ("dpo", "stories_preference"),
 }
+FIXED_SETTINGS = {"optimizer": "optimizer states differ", "seed": "it fixes the order of the rows"}
 VOCAB_MULTIPLE = 64  # rows of the embedding: matrix products like it
 
 
@@ -69,6 +70,7 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
         raise UserError(
             f"--resume continues a run, --init_from {cli_args['init_from']} starts a new one: drop one of them"
         )
+    cli_args = {**stored_identity(cli_args), **cli_args}
     train, mixture = choose_stage_and_data(cli_args)
     cli_args = {**cli_args, "train": train}
     settings = merge_settings(cli_args)
@@ -78,10 +80,7 @@ def resolve_run(cli_args: dict[str, object]) -> RunSetup:
     if settings["resume"] or (continues and (folder / "latest").is_file()):
         start = resume_start(folder, check_files=not settings["dry_run"])
         cli_args = {**cli_args, "train": _resumed_stage(train, start), "resume": True}
-        settings = merge_settings(cli_args, start.state["args"])
-        if cli_args.get("lr_schedule") == "cosine":
-            settings["cooldown_iters"] = None  # the stored one belongs to the other schedule
-        _check_optimizer(settings, start)
+        settings = resumed_settings(cli_args, start)
         mixture = read_mixture(Path(settings["data_dir"]), settings["dataset"])
     elif settings["init_from"]:
         weights = find_or_download(settings["init_from"], settings["save_checkpoint_dir"])
@@ -141,6 +140,7 @@ def describe_start(setup: RunSetup, progress: TrainState, rows: Rows, val_rows: 
         lines.append(f"resuming from {weights}: step {progress.step}, {progress.tokens:,} tokens seen")
         if setup.start.extends:
             lines.append("the run gets longer, so it continues from before its rate began to fall")
+        lines += preset_note(setup)
     elif weights:
         lines.append(f"starting from {weights}")
     elif setup.stage.kind != "text":
@@ -209,6 +209,16 @@ def run_folder_of(settings: dict[str, object], mixture: Mixture) -> Path:
     return Path(settings["save_checkpoint_dir"]) / name
 
 
+def stored_identity(cli_args: dict[str, object]) -> dict[str, object]:
+    """Return stage and data of the run that --run_name and --resume name: they need not be typed again."""
+    if not (cli_args.get("resume") and "run_name" in cli_args):
+        return {}
+    settings = merge_settings(cli_args)
+    weights = find_model(Path(settings["save_checkpoint_dir"]) / settings["run_name"])
+    stored = load_state(weights)[1]["args"]
+    return {name: stored[name] for name in ("train", "dataset", "data_dir")}
+
+
 def resume_start(folder: Path, check_files: bool) -> Start:
     """Return the newest checkpoint of a run, with its training state."""
     weights = find_model(folder)
@@ -266,13 +276,34 @@ def _resumed_stage(train: str, start: Start) -> str:
     return "S" if (train, stored) == ("P", "S") else train
 
 
-def _check_optimizer(settings: dict[str, object], start: Start) -> None:
-    stored = start.state["args"]["optimizer"]
-    if settings["optimizer"] != stored:
-        raise UserError(
-            f"cannot resume a {stored} run with --optimizer {settings['optimizer']}: optimizer states differ; "
-            f"start a new run with --init_from {start.weights} and its own --run_name"
-        )
+def resumed_settings(cli_args: dict[str, object], start: Start) -> dict[str, object]:
+    """Return the settings of a resumed run. Raises UserError for those that it cannot change."""
+    settings = merge_settings(cli_args, start.state["args"])
+    if cli_args.get("lr_schedule") == "cosine":
+        settings["cooldown_iters"] = None  # the stored one belongs to the other schedule
+
+    for name, reason in FIXED_SETTINGS.items():
+        stored = start.state["args"][name]
+        if settings[name] != stored:
+            raise UserError(
+                f"cannot resume a run of --{name} {stored} with --{name} {settings[name]}: {reason}; drop the flag, "
+                f"or start a new run with --init_from {start.weights} and its own --run_name"
+            )
+    return settings
+
+
+def preset_note(setup: RunSetup) -> list[str]:
+    """Return a line about values of a typed --preset that a resumed run does not take; none where all agree."""
+    preset = PRESETS.get(setup.typed.get("preset"), {})
+    stored = setup.start.state["args"]
+    kept = [
+        f"--{name} {stored[name]}"
+        for name in preset
+        if name not in setup.typed and stored[name] != preset[name]
+    ]
+    if not kept:
+        return []
+    return [f"note: a resumed run keeps its settings, whatever --preset says: {', '.join(kept)}"]
 
 
 def verify_once(verify: Callable[[], None], wanted: bool) -> None:

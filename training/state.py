@@ -34,6 +34,7 @@ from runtime.files import (
 )
 from tokenizer import Tokenizer
 from training import lora
+from training.metrics import comparable_loss, read_metrics
 from training.parallel import load_optimizers
 from training.plan import SMALL_FILES
 
@@ -66,14 +67,10 @@ def save(
     weights: dict,
     training: dict,
     metadata: dict,
-    keep: int = 0,
-    cooldown_checkpoint: int | None = None,
     origin: Origin | None = None,
 ) -> Path:
-    """Write the step's folder, name it in `latest`, and in `best` if it is; prune older ones. Return the folder.
+    """Write the step's folder and name it in `latest`. Return the folder.
 
-    `keep` is the number of steps to keep besides the needed ones (0 = all). The step `cooldown_checkpoint` is
-    needed: a longer run continues from it.
     `training` holds the states of optimizers and scaler and the generators of each rank; `metadata` goes to state.json;
     `origin` is what the model keeps of the one that training started from.
     Raises RunError when it cannot be written (the disk is full); existing checkpoints are then untouched.
@@ -108,9 +105,7 @@ def save(
 
         commit_folder(partial, folder)  # replaces the same step, after a resume from an older one
         write_text(run / "latest", folder.name)
-        _update_best(run, folder)
         sync(run)
-        _prune(run, folder, keep, cooldown_checkpoint)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(
@@ -134,15 +129,21 @@ def _check_space(folder: Path, needed: float) -> None:
         raise OSError(errno.ENOSPC, f"it needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free")
 
 
-def _update_best(run: Path, folder: Path) -> None:
-    """Name the step in `best` if its validation loss is lower than that of the step named there."""
-    loss = _validation_loss(folder)
-    if loss is None or not math.isfinite(loss):
+def update_best(run: Path) -> None:
+    """Name the saved step with the lowest validation loss in `best`; the earliest of equal ones."""
+    saved = {path.name: path for path in steps(run)}
+    losses = {}
+    for row in read_metrics(run / "metrics.jsonl"):
+        loss = comparable_loss(row) if row["split"] == "val" else math.nan
+        name = step_folder(run, row["step"]).name
+        if name in saved and math.isfinite(loss):
+            losses[name] = loss
+    if not losses:
         return
-    best = best_step(run)
-    lowest = _validation_loss(best) if best else None
-    if best == folder or lowest is None or loss < lowest:
-        write_text(run / "best", folder.name)
+
+    best = min(losses, key=losses.__getitem__)
+    if best_step(run) != saved[best]:
+        write_text(run / "best", best)
 
 
 def best_step(run: Path) -> Path | None:
@@ -154,28 +155,35 @@ def best_step(run: Path) -> Path | None:
     return folder if folder in steps(run) else None
 
 
-def _validation_loss(folder: Path) -> float | None:
-    """Return the validation loss of a step; None where it was saved without an evaluation."""
-    state = json.loads((folder / "train_state" / "state.json").read_text(encoding="utf-8"))
-    return state.get("validation_loss")
-
-
-def _prune(run: Path, newest: Path, keep: int, cooldown_checkpoint: int | None) -> None:
+def prune(run: Path, keep: int, cooldown_checkpoint: int | None = None) -> None:
     """Remove old checkpoints, and what a killed run left half-written.
 
-    The newest `keep` (0 = all), the best one, that of the step `cooldown_checkpoint` and those that another run started
-    from stay.
+    The newest `keep` (0 = all), the best one, that of the step `cooldown_checkpoint`, from which a longer run would
+    continue, those that another run started from, and the newest that was not saved between failed steps stay.
     """
-    if keep:
-        needed = {best_step(run), *starts_of_other_runs(run)}
+    saved = steps(run)
+    old = saved[:-keep] if keep else []
+    if old:
+        needed = {best_step(run), newest_sound_step(run), *starts_of_other_runs(run)}
         if cooldown_checkpoint is not None:
             needed.add(step_folder(run, cooldown_checkpoint))
-        older = [path for path in steps(run) if path != newest]
-        for old in older[: max(0, len(older) + 1 - keep)]:
-            if old not in needed:
-                remove_folder(old)
+        for path in old:
+            if path not in needed:
+                remove_folder(path)
     for leftover in run.glob(".step_*"):
         shutil.rmtree(leftover)
+
+
+def newest_sound_step(run: Path) -> Path | None:
+    """Return the newest step that was not saved between failed steps and can be resumed; None without one."""
+    for folder in reversed(steps(run)):
+        try:
+            _, state = load_state(folder)
+        except UserError:  # its training state was removed, or is damaged
+            continue
+        if not state["skips"].get("in_a_row"):
+            return folder
+    return None
 
 
 def set_aside_later_steps(run: Path, step: int) -> None:
@@ -286,10 +294,7 @@ def restore(
             f"from an older step or start with --init_from {folder}"
         ) from None
     if env.rank < len(rng):
-        cpu, *device = rng[env.rank]
-        torch.set_rng_state(cpu)
-        if device and env.device.type == "cuda":
-            torch.cuda.set_rng_state(device[0], env.device)
+        set_rng_state(rng[env.rank], env)
 
 
 def rng_state(env: DistributedEnv) -> list[torch.Tensor]:
@@ -298,6 +303,14 @@ def rng_state(env: DistributedEnv) -> list[torch.Tensor]:
     if env.device.type == "cuda":
         states.append(torch.cuda.get_rng_state(env.device))
     return states
+
+
+def set_rng_state(states: list[torch.Tensor], env: DistributedEnv) -> None:
+    """Set this rank's generators to states that `rng_state` has returned."""
+    cpu, *device = states
+    torch.set_rng_state(cpu)
+    if device and env.device.type == "cuda":
+        torch.cuda.set_rng_state(device[0], env.device)
 
 
 def data_hash(meta: dict) -> str:

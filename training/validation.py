@@ -1,15 +1,16 @@
 """Evaluations of a run while it trains: figures on the validation set, curves, a sample, advice."""
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 
 from tqdm import tqdm
 
 from config import ModelArgs
+from dataloader.batch import Batch
 from dataloader.loader import Rows, fixed_batches
 from model import Llama
 from runtime.distributed import DistributedEnv
 from runtime.errors import RunError
-from runtime.watchdog import Watchdog
 from training import advice, parallel, plots
 from training.metrics import Metrics, read_metrics
 from training.objectives import Objective, evaluate
@@ -28,7 +29,7 @@ class Validation:
         objective: Objective,
         val_rows: Rows | None,
         env: DistributedEnv,
-        watchdog: Watchdog,
+        check_stop: Callable[[], None],
         learns_by_heart: bool,
     ):
         self.setup = setup
@@ -36,8 +37,7 @@ class Validation:
         self.objective = objective
         self.val_rows = val_rows
         self.env = env
-        self.watchdog = watchdog
-        self.losses: dict[int, float] = {}  # of this process, by step
+        self.check_stop = check_stop
         self.shown_sample: list[int] = []
         self.given_advice = {"overfitting"} if learns_by_heart else set()
 
@@ -49,6 +49,10 @@ class Validation:
         if self.val_rows:
             line += self._evaluate(model, progress, metrics, complete)
         if not metrics:
+            return
+        if not progress.step:  # there is nothing to see yet
+            if self.val_rows:
+                say(line)
             return
 
         try:
@@ -68,21 +72,33 @@ class Validation:
 
     def _evaluate(self, model: Llama, progress: TrainState, metrics: Metrics | None, complete: bool) -> str:
         """Evaluate on the validation rows, write the result to the metrics; return it as text."""
-        args, env = self.args, self.env
         # The limit does not depend on the split into micro-batches and ranks.
-        limit = None if complete else args.eval_check * args.batch_size
-        batches = fixed_batches(self.val_rows, args.micro_batch_size, env.rank, env.world_size, limit)
-        means = evaluate(self.objective, model, self.watchdog.watch(batches), env)
-        self.losses[progress.step] = means["loss"]
-        covers_all = limit is None or limit >= len(self.val_rows)
+        limit = self.args.eval_check * self.args.batch_size
+        is_sample = limit < len(self.val_rows)
+        means = self._means(model, limit if is_sample and not complete else None)
+        values = {**means, "tokens": progress.tokens, "whole": complete or not is_sample}
+        if complete and is_sample:
+            values["sample_loss"] = self._means(model, limit)["loss"]  # to compare it with other evaluations
         if metrics:
-            metrics.write(progress.step, "val", {**means, "tokens": progress.tokens, "whole": covers_all})
+            metrics.write(progress.step, "val", values)
 
         text = f" validation loss {means['loss']:.4f}"
         for name in ("accuracy", "margin"):
             if name in means:
                 text += f", {name} {means[name]:.3f}"
         return text
+
+    def _means(self, model: Llama, limit: int | None) -> dict[str, float]:
+        """Return the means over all validation rows, or over `limit` of them."""
+        rank, world_size = self.env.rank, self.env.world_size
+        batches = fixed_batches(self.val_rows, self.args.micro_batch_size, rank, world_size, limit)
+        return evaluate(self.objective, model, self._until_stopped(batches), self.env)
+
+    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches; all ranks have the same number of them. Raises StopRequested on a stop signal."""
+        for batch in batches:
+            self.check_stop()
+            yield batch
 
     def advise(self, metrics: Metrics, sample: list[int], step: int, steps: int) -> None:
         """Print what metrics and the last sample show to be wrong; each advice once, in the second half of a run."""

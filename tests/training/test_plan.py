@@ -16,7 +16,7 @@ HERE = Capacity(memory=24e9, disk=50e9)
 
 
 def lines(steps=1000, **settings):
-    return plan.describe(ModelArgs(**settings), ENV, steps, 1_000_000, 600.0, False, HERE)
+    return plan.describe(ModelArgs(**settings), ENV, steps, 1_000_000, 600.0, False, HERE, 5.0)
 
 
 def test_tokens_per_step_are_shown_as_a_product():
@@ -89,3 +89,24 @@ def test_the_adapter_and_what_is_frozen_are_named():
     assert not any(line.startswith("adapter:") for line in lines())
     full = plan.checkpoint_bytes(ModelArgs(train="S"))
     assert plan.checkpoint_bytes(ModelArgs(**settings)) - plan.SMALL_FILES < 0.01 * full
+
+
+def test_a_step_is_told_in_conversations_or_pairs():
+    product = {"block_size": 64, "batch_size": 4, "total_batch_size": 2048}
+    assert "1 ranks, about 160 conversations" in "\n".join(lines(train="S", **product))
+    assert "1 ranks, about 40 pairs" in "\n".join(lines(train="D", **product))
+    assert "1 ranks\n" in "\n".join(lines(**product))
+
+
+def test_an_end_of_the_schedule_that_is_not_reached_is_a_note():
+    text = "\n".join(lines(steps=1000, lr_decay_iters=20_000))
+    assert "note: the run ends at step 1,000, before --lr_decay_iters 20000: its last rate is 0.0006" in text
+    assert "note:" not in "\n".join(lines(steps=1000, lr_decay_iters=1000))
+
+
+def test_a_schedule_whose_end_moves_is_a_note():
+    args = ModelArgs(warmup_iters=2)
+    (note,) = plan.moved_end(args, 20, 20, 40)
+    assert "until step 40, not 20, so it is 0.00035 at step 20" in note and "been 6e-05" in note
+    assert plan.moved_end(args, 20, 20, 20) == plan.moved_end(args, 20, None, 40) == []
+    assert plan.moved_end(args, 3, 100_000, 100_001) == []

@@ -17,12 +17,14 @@ from model import Llama
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from runtime.files import folder_lock
-from runtime.watchdog import Watchdog
+from runtime.watchdog import StopRequested
 from training import reference_table
 from training.objectives import completion_logps
 from training.reference_table import compute_table, make_table, read_part, read_table, table_path, write_part
 
-IDLE = Watchdog(0)
+
+def go_on() -> None:
+    """Check for a stop signal, of which there is none."""
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_a_table_holds_each_pair_under_the_model(
         calls.append(batch)
         return completion_logps(model, batch)
 
-    table = make_table(path, rows, score, 3, env, IDLE)
+    table = make_table(path, rows, score, 3, env, go_on)
     assert path == tmp_path / "reference" / "key-train.npy"
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name, "key-train.sha256"]
     assert table.shape == (23, 2) and table.dtype == np.float32 and len(calls) == -(-len(rows) // 3) > 1
@@ -77,7 +79,7 @@ def test_a_table_holds_each_pair_under_the_model(
     def never(batch: Batch) -> torch.Tensor:
         raise AssertionError("it is known already")
 
-    assert np.array_equal(make_table(path, rows, never, 3, env, IDLE), table)
+    assert np.array_equal(make_table(path, rows, never, 3, env, go_on), table)
     batch = collate([rows.with_reference(table).at(0)])
     assert np.array_equal(batch.reference.view(-1, 2), table[rows.members[0]])
 
@@ -88,7 +90,7 @@ def test_ranks_take_shares_of_a_table(
     def score(batch: Batch) -> torch.Tensor:
         return completion_logps(model, batch)
 
-    whole = make_table(tmp_path / "alone" / "a.npy", rows, score, 100, env, IDLE)
+    whole = make_table(tmp_path / "alone" / "a.npy", rows, score, 100, env, go_on)
     (tmp_path / "shared").mkdir()
     shares = [
         compute_table(
@@ -97,6 +99,7 @@ def test_ranks_take_shares_of_a_table(
             score,
             2,
             dataclasses.replace(env, rank=rank, world_size=3),
+            go_on,
         )
         for rank in range(3)
     ]
@@ -105,34 +108,39 @@ def test_ranks_take_shares_of_a_table(
     assert [path.name for path in (tmp_path / "shared").glob("*.npy")] == ["0.npy"]  # one rank writes
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt, StopRequested])
 def test_a_stopped_run_leaves_its_part_and_the_next_one_continues(
-    model: Llama, rows: PairRows, env: DistributedEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Llama,
+    rows: PairRows,
+    env: DistributedEnv,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: type[BaseException],
 ) -> None:
-    monkeypatch.setattr(reference_table, "CHUNK_BATCHES", 2)
-    monkeypatch.setattr(reference_table, "PART_SECONDS", 0.0)
+    if end is KeyboardInterrupt:  # as a kill: what was last saved is left
+        monkeypatch.setattr(reference_table, "PART_SECONDS", 0.0)
     calls: list[Batch] = []
 
     def score(batch: Batch) -> torch.Tensor:
         calls.append(batch)
         return completion_logps(model, batch)
 
-    def dies(batch: Batch) -> torch.Tensor:
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return score(batch)
+    def stop() -> None:
+        if len(calls) == 4:
+            raise end
 
-    unbroken = make_table(tmp_path / "whole" / "a.npy", rows, score, 1, env, IDLE)
+    unbroken = make_table(tmp_path / "whole" / "a.npy", rows, score, 1, env, go_on)
     total = len(calls)
     calls.clear()
 
     path = tmp_path / "broken" / "a.npy"
-    with pytest.raises(KeyboardInterrupt):
-        make_table(path, rows, dies, 1, env, IDLE)
+    with pytest.raises(end):
+        make_table(path, rows, score, 1, env, stop)
     assert [file.name for file in path.parent.iterdir()] == ["a.part.npz"]
     assert read_part(path.with_suffix(".part.npz"), rows)[0] == 4
 
     calls.clear()
-    assert np.array_equal(make_table(path, rows, score, 1, env, IDLE), unbroken)
+    assert np.array_equal(make_table(path, rows, score, 1, env, go_on), unbroken)
     assert len(calls) == total - 4
     assert sorted(file.name for file in path.parent.iterdir()) == ["a.npy", "a.sha256"]
 
@@ -161,22 +169,21 @@ def test_one_run_makes_a_table_and_the_other_waits_for_it(
     path.parent.mkdir()
     waiting, results = [], []
 
-    class Counting(Watchdog):
-        def beat(self) -> None:
-            waiting.append(1)
+    def count() -> None:
+        waiting.append(1)
 
     def never(batch: Batch) -> torch.Tensor:
         raise AssertionError("the other run has made it")
 
     def second() -> None:
-        results.append(make_table(path, rows, never, 3, env, Counting(0)))
+        results.append(make_table(path, rows, never, 3, env, count))
 
     other = threading.Thread(target=second)
     with folder_lock(path.parent):
         other.start()
         while not waiting:
             pass
-        table = compute_table(path, rows, lambda batch: completion_logps(model, batch), 3, env)
+        table = compute_table(path, rows, lambda batch: completion_logps(model, batch), 3, env, go_on)
     other.join(30)
     assert len(results) == 1 and np.array_equal(results[0], table)
     assert capsys.readouterr().out.count("waiting for it") == 1
@@ -201,5 +208,5 @@ def test_a_damaged_table_is_refused(
     assert np.array_equal(read_table(path, 23), np.ones((23, 2)))
     harm(path)
     with pytest.raises(UserError, match=words) as error:
-        make_table(path, rows, lambda batch: None, 3, env, IDLE)
+        make_table(path, rows, lambda batch: None, 3, env, go_on)
     assert str(path) in str(error.value) and "\n" not in str(error.value)

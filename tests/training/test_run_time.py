@@ -39,7 +39,9 @@ def test_nothing_is_known_without_a_peak() -> None:
 
 def test_evaluations_and_the_reference_pass_count() -> None:
     args = SMALL.replace(eval_iters=10, eval_check=2)
-    # 8 rows a step. Forward: 3 evaluations of 8 rows, all 20 at the end; then 100 + 20 of the reference pass.
+    # 8 rows a step. Forward: 3 evaluations of 8 rows, all 20 at both ends; then 100 + 20 of the reference pass.
     forward = run_time.FORWARD_SHARE * 2.0 / 8
-    assert run_seconds(args, 2.0, 30, 100, 20, False) == pytest.approx(60 + forward * 44)
-    assert run_seconds(args, 2.0, 30, 100, 20, True) == pytest.approx(60 + forward * 164)
+    assert run_seconds(args, 2.0, 30, 100, 20, False) == pytest.approx(60 + forward * 64)
+    assert run_seconds(args, 2.0, 30, 100, 20, True) == pytest.approx(60 + forward * 184)
+    # 240 rows to train on: of 1,000 to evaluate on, 8 at both ends, too.
+    assert run_seconds(args, 2.0, 30, 100, 1000, False) == pytest.approx(60 + forward * 40)

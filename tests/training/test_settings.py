@@ -12,7 +12,7 @@ from model import Llama
 from runtime.errors import UserError
 from tokenizer import byte_level, from_ranks
 from training import state
-from training.settings import choose_stage_and_data, resolve_run, resolve_vocab_size
+from training.settings import choose_stage_and_data, preset_note, resolve_run, resolve_vocab_size
 from training.state import TrainState, data_hash
 
 
@@ -93,10 +93,37 @@ def test_a_resumed_run_keeps_its_settings_unless_they_are_typed(folder: Path) ->
     assert setup.continues and setup.args.resume
 
 
-def test_another_optimizer_cannot_be_resumed(folder: Path) -> None:
-    save_step(folder, cli(folder, run_name="other", optimizer="muon"))
-    with pytest.raises(UserError, match="cannot resume a muon run with --optimizer adamw"):
-        resolve_run(cli(folder, run_name="other", resume=True, optimizer="adamw"))
+def test_a_run_is_resumed_by_its_name_alone(folder: Path) -> None:
+    save_step(folder, cli(folder, run_name="talking", train="S", dataset="talks", block_size=64))
+    typed = {"resume": True, "run_name": "talking", "save_checkpoint_dir": str(folder / "runs")}
+    setup = resolve_run(typed)
+    assert (setup.args.train, setup.args.dataset) == ("S", "talks")
+    assert setup.dataset == folder / "data" / "talks" and setup.start.progress.step == 3
+
+    # What is typed counts: the data may have been moved.
+    assert resolve_run({**typed, "data_dir": str(folder / "runs" / ".." / "data")}).start.progress.step == 3
+    with pytest.raises(UserError, match="no prepared dataset in /nowhere/talks"):
+        resolve_run({**typed, "data_dir": "/nowhere"})
+
+
+@pytest.mark.parametrize(("name", "value"), [("optimizer", "muon"), ("seed", 2)])
+def test_what_a_resumed_run_cannot_change_is_refused(folder: Path, name: str, value: object) -> None:
+    save_step(folder, cli(folder, run_name="fixed"))
+    typed = cli(folder, run_name="fixed", resume=True)
+    with pytest.raises(
+        UserError, match=f"cannot resume a run of --{name} .* with --{name} {value}: .*drop the flag"
+    ):
+        resolve_run({**typed, name: value})
+
+
+def test_values_of_a_preset_that_a_resumed_run_does_not_take_are_named(folder: Path) -> None:
+    save_step(folder, cli(folder, run_name="preset", warmup_iters=3))
+    typed = cli(folder, run_name="preset", resume=True, preset="shakespeare")
+    del typed["warmup_iters"]
+    (note,) = preset_note(resolve_run({**typed, "optimizer": "adamw"}))
+    assert "--warmup_iters 3" in note and "--max_length" not in note
+    del typed["preset"]
+    assert preset_note(resolve_run(typed)) == []
 
 
 def test_init_from_fixes_the_architecture_but_not_the_context(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The training state on disk: names that checkpoints have had from the start, generators, the run's folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import RunError, UserError
 from tokenizer import byte_level
 from training import state
+from training.metrics import Metrics
 from training.nonfinite import SkipState
 from training.optimizers import build_optimizers
 from training.parallel import full_state_dicts
@@ -20,10 +22,13 @@ from training.state import (
     best_step,
     initial_weights_folder,
     load_state,
+    newest_sound_step,
+    prune,
     restore,
     rng_state,
     run_folder,
     save,
+    update_best,
 )
 
 
@@ -37,10 +42,9 @@ def save_at(
     run: Path,
     step: int,
     args: ModelArgs,
-    keep: int = 0,
     training: dict | None = None,
-    loss: float | None = None,
     init_from: str = "",
+    failed_in_a_row: int = 0,
 ) -> Path:
     """Write the checkpoint of a step; return its folder."""
     torch.manual_seed(step)
@@ -49,11 +53,10 @@ def save_at(
     position = TrainState(step=step, rows_consumed=8 * step, tokens=256 * step)
     metadata = {
         "args": args.explicit,
-        "validation_loss": loss,
-        "skips": SkipState(skipped_ranges=[[8, 8]]).to_dict(),
+        "skips": SkipState(in_a_row=failed_in_a_row, skipped_ranges=[[8, 8]]).to_dict(),
         "init_from": init_from,
     }
-    return save(run, position, model, byte_level(), model.state_dict(), training or {}, metadata, keep)
+    return save(run, position, model, byte_level(), model.state_dict(), training or {}, metadata)
 
 
 def test_names_on_disk_stay(tmp_path: Path, args: ModelArgs) -> None:
@@ -70,27 +73,66 @@ def test_names_on_disk_stay(tmp_path: Path, args: ModelArgs) -> None:
 def test_latest_and_pruning(tmp_path: Path, args: ModelArgs) -> None:
     run = tmp_path / "run"
     for step in (1, 2, 3):
-        save_at(run, step, args, keep=2)
+        save_at(run, step, args)
+        (run / ".step_000009.tmp").mkdir()  # a killed run's
+        prune(run, keep=2)
     assert (run / "latest").read_text() == "step_000003"
-    assert sorted(path.name for path in run.glob("step_*")) == ["step_000002", "step_000003"]
+    assert names(run) == ["step_000002", "step_000003"]
     assert not list(run.glob(".*"))
+
+    prune(run, keep=0)
+    assert names(run) == ["step_000002", "step_000003"]
 
 
 def test_the_best_step_and_starts_of_other_runs_are_kept(tmp_path: Path, args: ModelArgs) -> None:
     run = tmp_path / "run"
-    losses = [3.0, 1.0, None, 2.0, float("nan"), 1.5]
-    for step, loss in enumerate(losses, 1):
-        save_at(run, step, args, keep=1, loss=loss)
+    run.mkdir()
+    record = Metrics(run, "disabled", {})
+    for step, loss in enumerate([3.0, 1.0, None, 2.0, float("nan"), 1.5, 1.0], 1):
+        save_at(run, step, args)
+        if loss is not None:
+            record.write(step, "val", {"loss": loss, "whole": True})
         if step == 1:
             other = save_at(tmp_path / "other", 1, args, init_from="../run/step_000001")
+        update_best(run)
+        prune(run, keep=1)
     assert other.is_dir()
     assert (run / "best").read_text() == "step_000002" and best_step(run) == run / "step_000002"
-    kept = sorted(path.name for path in run.glob("step_*"))
-    assert kept == ["step_000001", "step_000002", "step_000006"]
+    assert names(run) == ["step_000001", "step_000002", "step_000007"]
 
-    save_at(run, 7, args, keep=1, loss=0.5)
-    assert best_step(run) == run / "step_000007"
-    assert sorted(path.name for path in run.glob("step_*")) == ["step_000001", "step_000007"]
+    # Losses are compared over the same rows, where an evaluation covers all.
+    save_at(run, 8, args)
+    record.write(8, "val", {"loss": 0.1, "sample_loss": 1.1, "whole": True})
+    update_best(run)
+    assert best_step(run) == run / "step_000002"
+
+    save_at(run, 9, args)
+    record.write(9, "val", {"loss": 5.0, "sample_loss": 0.5, "whole": True})
+    record.close()
+    update_best(run)
+    prune(run, keep=1)
+    assert best_step(run) == run / "step_000009"
+    assert names(run) == ["step_000001", "step_000009"]
+
+
+def test_the_newest_step_that_is_sound_is_kept(tmp_path: Path, args: ModelArgs) -> None:
+    run = tmp_path / "run"
+    for step, failed in ((1, 0), (2, 0), (3, 1), (4, 2)):
+        save_at(run, step, args, failed_in_a_row=failed)
+        prune(run, keep=1)
+    assert names(run) == ["step_000002", "step_000004"]
+    assert newest_sound_step(run) == run / "step_000002"
+
+    # A step whose training state was removed cannot be rolled back to.
+    shutil.rmtree(run / "step_000002" / "train_state")
+    assert newest_sound_step(run) is None
+    save_at(run, 5, args)
+    assert newest_sound_step(run) == run / "step_000005"
+
+
+def names(run: Path) -> list[str]:
+    """Return the names of the step folders of a run."""
+    return sorted(path.name for path in run.glob("step_*"))
 
 
 def test_a_disk_without_room_leaves_the_other_checkpoints(
