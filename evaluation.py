@@ -7,7 +7,7 @@
 
 Several models make a table. Preferences: `preferred` is the share of pairs whose chosen answer has the higher log-prob;
 `accuracy` and `margin` compare rewards, beta * (log-prob - reference's), if a reference is known (--reference, or the
-start of a DPO run).
+start of a DPO run); beta and loss are those of the run, unless typed.
 """
 
 from runtime.requirements import require
@@ -20,7 +20,6 @@ import itertools
 import json
 import math
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ import yaml
 
 from checkpoint import find_or_download, load_llama, load_model
 from config import ModelArgs, Parser, resolve
-from dataloader.batch import Batch
 from dataloader.loader import fixed_batches
 from dataloader.pairs import PairRows
 from dataloader.rows import PackedRows, StreamValidation
@@ -46,9 +44,14 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError, run_cli
 from stories.evaluate import STORY_TOKENS, answers, held_out, story_suite
 from tokenizer import Tokenizer
-from training.objectives import Objective, completion_lengths, completion_logps, evaluate, next_token
-from training.reference_logps import reference_key
-from training.state import initial_weights_folder, load_state
+from training.objectives import evaluate, next_token
+from training.preference_scores import (
+    OBJECTIVE_SETTINGS,
+    Reference,
+    objective_of_run,
+    preference_scores,
+    reference_of_run,
+)
 
 MAX_EXP_ARG = 700.0  # math.exp overflows a little above
 ROWS = {"text": StreamValidation, "instruct": PackedRows}
@@ -75,6 +78,9 @@ class CommandLine:
     block_size: int | None
     quantize: Literal["int8"] | None
     json: bool
+    objective: dict[
+        str, object
+    ]  # typed settings of the preference objective; others are those of the model's run
     args: ModelArgs
 
 
@@ -106,7 +112,7 @@ def parse_command_line() -> CommandLine:
     )
     parser.add_argument("--quantize", choices=("int8",), help="evaluate the models with int8 weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_settings({"data", "device", "beta"})
+    parser.add_settings({"data", "device", *OBJECTIVE_SETTINGS})
 
     flags = vars(parser.parse_args())
     if not (flags["dataset"] or flags["suite"] or flags["lm_eval"]):
@@ -124,6 +130,7 @@ def parse_command_line() -> CommandLine:
         block_size=flags.get("block_size"),
         quantize=flags["quantize"],
         json=flags["json"],
+        objective={name: flags[name] for name in OBJECTIVE_SETTINGS if name in flags},
         args=resolve(flags),
     )
 
@@ -131,7 +138,7 @@ def parse_command_line() -> CommandLine:
 def dataset_scores(
     model: Llama,
     tokenizer: Tokenizer,
-    reference: Llama | None,
+    reference: Reference | None,
     data: Path,
     args: ModelArgs,
     env: DistributedEnv,
@@ -149,6 +156,7 @@ def dataset_scores(
     | preferred     | preferences only: share of pairs whose chosen answer has the higher log-prob          |
     | accuracy      | with a reference only: share of pairs whose chosen answer has the higher reward       |
     | margin        | with a reference only: mean difference of the rewards                                 |
+    | dpo_loss      | with a reference only: nats per pair, by the objective of the model's run             |
     """
     meta = read_meta(data)
     check_tokens_are_for(tokenizer, data, meta)
@@ -158,14 +166,14 @@ def dataset_scores(
             f"{data} has no validation set to evaluate on: prepare it with --val_fraction or --val_files"
         )
     limits = [model.args.block_size]
-    if reference:
+    if isinstance(reference, Llama):
         limits.append(reference.args.block_size)
     if block_size:
         limits.append(block_size)
     context = min(limits)
 
     if meta["kind"] == "preference":
-        scores = _preference_scores(model, reference, PairRows(store, context, 0), args, env)
+        scores = preference_scores(model, reference, PairRows(store, context, 0), args, env)
     else:
         rows = ROWS[meta["kind"]](store, context, 0)
         batches = fixed_batches(rows, args.batch_size, env.rank, env.world_size)
@@ -181,77 +189,6 @@ def dataset_scores(
         scores["bits_per_byte"] = nats / math.log(2) / store.bytes
     scores["tokens"] = int(scores["tokens"])
     return scores
-
-
-def _preference_scores(
-    model: Llama, reference: Llama | None, rows: PairRows, args: ModelArgs, env: DistributedEnv
-) -> dict[str, float]:
-    """Return the scores of pairs, of all ranks together."""
-    batches = fixed_batches(rows, args.batch_size, env.rank, env.world_size)
-    means = evaluate(pair_objective(reference, args.beta), model, batches, env)  # means over pairs
-
-    num_pairs = means["count"]
-    num_tokens = means["tokens"] * num_pairs
-    scores = {
-        "loss": means["loss"] * num_pairs / num_tokens,
-        "tokens": num_tokens,
-        "pairs": int(num_pairs),
-        "preferred": means["preferred"],
-    }
-    if reference:
-        scores["accuracy"] = means["accuracy"]
-        scores["margin"] = means["margin"]
-    return scores
-
-
-def pair_objective(reference: Llama | None, beta: float) -> Objective:
-    """Return an objective whose unit is a pair: its loss is the sum over both answers, its sums compare them."""
-
-    def objective(model: Llama, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        logps = completion_logps(model, batch)  # 2P: chosen, rejected, chosen, ...
-        chosen, rejected = logps.view(-1, 2).unbind(1)  # P each
-        sums = {"tokens": completion_lengths(batch).sum(), "preferred": (chosen > rejected).sum()}
-
-        if reference:
-            log_ratios = (logps - completion_logps(reference, batch)).view(-1, 2)  # P 2
-            chosen_minus_rejected = logps.new_tensor([1.0, -1.0])
-            margin = beta * (log_ratios @ chosen_minus_rejected)  # P
-            sums["accuracy"] = (margin > 0).sum()
-            sums["margin"] = margin.sum()
-
-        num_pairs = torch.tensor(len(chosen), device=logps.device)
-        return -logps.sum(), num_pairs, sums
-
-    return objective
-
-
-def dpo_reference(folder: Path) -> Llama | None:
-    """Return the model that a DPO run started from, if it still exists with the same weights; else None."""
-    try:
-        _, state = load_state(folder)
-    except UserError:  # the folder is not of a run
-        return None
-    if state["args"].get("lora_rank") and state["args"]["train"] == "D":
-        return load_llama(find_base(folder))
-    if not state["reference"]:
-        return None
-
-    start = initial_weights_folder(folder, state)
-    if not start or not (start / "config.json").is_file():
-        return None
-
-    model = load_llama(start)
-    dtype = getattr(torch, state["reference_dtype"])
-    kernel = state.get("reference_kernel")
-    if reference_key(model, state["data"], state["args"]["block_size"], dtype, kernel) == state["reference"]:
-        return model
-
-    print(
-        f"the weights in {start} are not those that {folder} started from: accuracy and margin are skipped; name "
-        "another model with --reference DIR",
-        file=sys.stderr,
-    )
-    return None
 
 
 def lm_eval_scores(folder: Path, tasks: str, device: torch.device) -> dict[str, float]:
@@ -296,8 +233,9 @@ def evaluate_model(name: str, command: CommandLine, env: DistributedEnv) -> dict
     if command.dataset:
         data_dir = Path(args.data_dir)
         data = data_dir / require_name(command.dataset, data_dir)
-        reference = _find_reference(folder, data, command)
-        if reference:
+        args = args.replace(**(objective_of_run(folder) | command.objective))
+        reference = _find_reference(folder, data, command, model)
+        if isinstance(reference, Llama):
             reference.to(env.device)
         scores["dataset"] = command.dataset
         scores |= dataset_scores(model, tokenizer, reference, data, args, env, command.block_size)
@@ -309,13 +247,13 @@ def evaluate_model(name: str, command: CommandLine, env: DistributedEnv) -> dict
     return scores
 
 
-def _find_reference(folder: Path, data: Path, command: CommandLine) -> Llama | None:
+def _find_reference(folder: Path, data: Path, command: CommandLine, model: Llama) -> Reference | None:
     """Return the reference of preferences: --reference, else the one of the DPO run; None for other data."""
     if read_meta(data)["kind"] != "preference":
         return None
     if command.reference:
         return load_llama(find_or_download(command.reference, command.args.save_checkpoint_dir))
-    return dpo_reference(folder)
+    return reference_of_run(folder, data, command.block_size or model.args.block_size)
 
 
 def table(scores_of_models: Sequence[dict]) -> str:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,8 @@ from runtime.files import write_text
 from runtime.limits import usable_cores
 
 SUMS = "SHA256SUMS"
-VERIFIED_CACHE = ".verified"  # size, time and checksum of the files when they were last verified
+VERIFIED_CACHE = ".verified"  # size, time, checksum of the files, and when they were last verified
+VERIFIED_SECONDS = 24 * 3600  # for which it counts: a disk that loses a bit changes neither size nor time
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 MAX_THREADS = 8  # more do not read a disk faster
 
@@ -69,7 +71,7 @@ def read_checksums(folder: Path) -> dict[str, str] | None:
 def first_corrupt_file(folder: Path, remember: bool = False) -> str | None:
     """Return a message about the first file that does not match SHA256SUMS; None if all match.
 
-    With `remember`, a file that still has the size and time of its last verification is not read again.
+    With `remember`, a file that still has the size and time of its last verification is not read again for a day.
     """
     expected = read_checksums(folder)
     if expected is None:
@@ -77,7 +79,7 @@ def first_corrupt_file(folder: Path, remember: bool = False) -> str | None:
 
     verified = _read_verified(folder) if remember else {}
     states = {name: [*_size_and_time(folder / name), digest] for name, digest in expected.items()}
-    unread = [name for name, state in states.items() if verified.get(name) != state]
+    unread = [name for name, state in states.items() if not _is_verified(verified.get(name), state)]
 
     for name, digest in sha256_of(folder, unread).items():
         if not digest:
@@ -87,10 +89,18 @@ def first_corrupt_file(folder: Path, remember: bool = False) -> str | None:
 
     if remember and unread:
         try:
-            write_text(folder / VERIFIED_CACHE, json.dumps(states))
+            fresh = {name: [*states[name], time.time()] for name in unread}
+            write_text(folder / VERIFIED_CACHE, json.dumps({**verified, **fresh}))
         except OSError:
             pass  # in a read-only folder, the files are read again at the next start
     return None
+
+
+def _is_verified(entry: list | None, state: list) -> bool:
+    """Check whether a file that is in a state has an entry of a verification that still counts."""
+    if not isinstance(entry, list) or entry[:-1] != state or not isinstance(entry[-1], float):
+        return False
+    return 0 <= time.time() - entry[-1] < VERIFIED_SECONDS
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

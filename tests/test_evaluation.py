@@ -18,7 +18,6 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from runtime.files import write_json
 from tokenizer import Tokenizer
-from training.reference_logps import reference_key
 from training.state import TrainState, save
 
 WORDS = ["the fox ran", "a small boat", "an old red hill", "the lake", "near the gate"]
@@ -121,28 +120,6 @@ def test_preferences_are_compared_with_the_reference(
     assert found["loss"] * found["tokens"] == pytest.approx(-ours.sum().item(), rel=1e-4)
     alone = evaluation.dataset_scores(model, tokenizer, None, data, args, env)
     assert "margin" not in alone and alone["loss"] == pytest.approx(found["loss"], rel=1e-5)
-
-
-def test_a_run_of_preferences_knows_its_start(args, tokenizer: Tokenizer, tmp_path: Path, capsys) -> None:
-    model, trained = Llama(args), {**args.explicit, "train": "D", "block_size": 96}
-    start = saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
-    known = {
-        "args": trained,
-        "data": "of these files",
-        "init_from": f"../S/{start.name}",
-        "reference": reference_key(model, "of these files", 96, torch.float32),
-        "reference_dtype": "float32",
-    }
-    aligned = saved(tmp_path / "D", Llama(args), tokenizer, **known)
-    assert torch.equal(evaluation.dpo_reference(aligned).lm_head.weight, model.lm_head.weight)
-    assert evaluation.dpo_reference(start) is None and evaluation.dpo_reference(tmp_path) is None
-    gone = saved(tmp_path / "E", Llama(args), tokenizer, **{**known, "init_from": "../gone"})
-    assert evaluation.dpo_reference(gone) is None and not capsys.readouterr().err
-    with torch.no_grad():
-        model.lm_head.weight[3, 3] += 1
-    (tmp_path / "S").rename(tmp_path / "S.old1")
-    saved(tmp_path / "S", model, tokenizer, init_from="", reference=None)
-    assert evaluation.dpo_reference(aligned) is None and "are not those that" in capsys.readouterr().err
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:

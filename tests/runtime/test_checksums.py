@@ -1,7 +1,9 @@
 """SHA256SUMS: what sha256sum reads, every flipped bit seen, nothing read twice that need not be."""
 
+import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,22 @@ def test_what_was_whole_is_not_read_again_until_it_changes(
     (folder / VERIFIED_CACHE).write_text("{")
     assert "a.bin is damaged" in first_corrupt_file(folder, remember=True)
     assert read[3] == ["a.bin", "inner/b c.txt"]
+
+
+@pytest.mark.parametrize("hours", [25, -1])
+def test_after_a_day_files_are_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    """A bit that the disk has lost changes neither size nor time of its file."""
+    assert first_corrupt_file(folder, remember=True) is None
+    times = (folder / "a.bin").stat()
+    flip(folder / "a.bin", 3)
+    os.utime(folder / "a.bin", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert first_corrupt_file(folder, remember=True) is None
+
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600 * hours)
+    assert "a.bin is damaged" in first_corrupt_file(folder, remember=True)
 
 
 def test_known_sums_are_taken_as_they_are(folder: Path) -> None:

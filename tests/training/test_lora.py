@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from toy import ROOT, metrics, toy_dataset, trainer
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-import evaluation
 import export
 from checkpoint import load_args, load_model, steps
 from config import ModelArgs
@@ -26,6 +25,7 @@ from modelfiles import adapter
 from runtime.errors import UserError, run_cli
 from training import lora
 from training.objectives import next_token
+from training.preference_scores import reference_of_run
 
 peft = pytest.importorskip("peft")
 
@@ -220,12 +220,12 @@ def test_alignment_measures_against_the_base(adapted) -> None:
 
 
 def test_evaluation_measures_against_the_base(adapted) -> None:
-    reference = evaluation.dpo_reference(newest(adapted, "D-pairs"))
+    reference = reference_of_run(newest(adapted, "D-pairs"), adapted / "data" / "pairs", 64)
     base, _ = load_model(adapted / "runs" / "P-toy")
     assert all(
         torch.equal(weight, reference.state_dict()[name]) for name, weight in base.state_dict().items()
     )
-    assert evaluation.dpo_reference(newest(adapted, "S-talks")) is None
+    assert reference_of_run(newest(adapted, "S-talks"), adapted / "data" / "pairs", 64) is None
 
 
 def test_a_model_with_an_adapter_is_not_decoded_by_its_matrices_alone(pair) -> None:
