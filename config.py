@@ -57,7 +57,7 @@ class ModelArgs:
     dry_run: bool = setting(False, "run", "print the plan and stop")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
         "log to Weights & Biases; auto = WANDB_MODE, else online when logged in, else offline")
-    keep_checkpoints: int = setting(3, "run", "keep the newest N checkpoints, and the best one; 0 = keep all", 0)
+    keep_checkpoints: int = setting(3, "run", "keep the newest N checkpoints, the best one, and under wsd that from before the decay; 0 = keep all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
     skip_limit: int = setting(3, "run", "roll back after N steps in a row without a finite loss and gradient", 1)
     stall_minutes: float = setting(20.0, "run",

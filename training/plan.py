@@ -169,9 +169,12 @@ def disk_bytes(args: ModelArgs, steps: int) -> float:
 
     They are those kept, the best, the one being written, under wsd that at which the rate begins to fall.
     """
-    saved = -(-steps // args.save_checkpoint_iter)
-    others = 3 if args.lr_schedule == "wsd" else 2
-    kept = saved if args.keep_checkpoints == 0 else min(saved, args.keep_checkpoints + others)
+    before_cooldown = 1 if args.lr_schedule == "wsd" else 0
+    saved = -(-steps // args.save_checkpoint_iter) + before_cooldown
+    best_and_newest = 2
+    kept = saved
+    if args.keep_checkpoints:
+        kept = min(saved, args.keep_checkpoints + best_and_newest + before_cooldown)
     return kept * checkpoint_bytes(args)
 
 

@@ -138,12 +138,15 @@ class Run:
         self.model.to(env.device).train()
         self.attach_reference()
 
-        if self.setup.typed.get("micro_batch_size") == "auto" and env.device.type != "cpu":
-            self.probe_micro_batch()
-            args = self.args
-
         # Sharding replaces parameters, so it comes before the optimizers.
         sharded = parallel.parallelize(self.model, args, env, compiled=self.may_compile)
+
+        # A CPU would kill a process that tries too much, and of ranks that share a model one cannot try alone: there
+        # the estimate decides.
+        is_auto = self.setup.typed.get("micro_batch_size") == "auto"
+        if is_auto and env.device.type != "cpu" and not sharded:
+            self.probe_micro_batch()
+            args = self.args
         self.optimizers = build_optimizers(self.model, args)
         self.scaler = build_scaler(env.device, env.dtype, args.micro_batch_size * args.row_tokens)
         self.loader = Loader(

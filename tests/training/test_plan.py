@@ -44,6 +44,8 @@ def test_the_schedule_and_its_checkpoint_are_shown():
     assert "a cosine until step 1,000" in "\n".join(lines(steps=1000))
     one = plan.checkpoint_bytes(ModelArgs())
     assert plan.disk_bytes(ModelArgs(lr_schedule="wsd"), 10_000) == pytest.approx(6 * one)
+    assert plan.disk_bytes(ModelArgs(lr_schedule="wsd", keep_checkpoints=0), 100) == pytest.approx(3 * one)
+    assert plan.disk_bytes(ModelArgs(), 10) == pytest.approx(one)
 
 
 @pytest.mark.parametrize(
