@@ -55,9 +55,12 @@ class ModelArgs:
     resume: bool = setting(False, "run", "continue the run from its newest checkpoint, exactly")
     init_from: str | None = setting(None, "run", "start from the weights in this folder, or of OWNER/NAME on the hub")
     dry_run: bool = setting(False, "run", "print the plan and stop")
+    tracker: typing.Literal["wandb", "trackio", "none"] = setting("wandb", "run",
+        "where metrics go beside metrics.jsonl: Weights & Biases, or trackio, which stays on this machine")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
-        "log to Weights & Biases; auto = WANDB_MODE, else online when logged in, else offline")
-    keep_checkpoints: int = setting(3, "run", "keep the newest N checkpoints, the best one, and under wsd that from before the decay; 0 = keep all", 0)
+        "how --tracker wandb logs; auto = WANDB_MODE, else online when logged in, else offline")
+    keep_checkpoints: int = setting(3, "run",
+        "keep the newest N checkpoints, the best one, and under wsd that from before the decay; 0 = keep all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
     skip_limit: int = setting(3, "run", "roll back after N steps in a row without a finite loss and gradient", 1)
     stall_minutes: float = setting(20.0, "run",

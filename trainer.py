@@ -48,6 +48,7 @@ from training.optimizers import adapt_scale, set_lr
 from training.run import Run
 from training.run_time import ends_are_complete
 from training.settings import resolve_run
+from training.tracker import check_tracker
 
 GROUPS = ("run", "data", "device", "model", "optimization", "lora", "evaluation", "dpo", "sampling")
 SUMMARY_STEPS = 50  # the last training losses that the summary averages
@@ -67,7 +68,7 @@ def train(run: Run, bar: Progress) -> None:
     args, env = run.args, run.env
     metrics = None
     if env.is_main_process:
-        metrics = Metrics(run.folder, args.wandb, args.explicit, run.progress.step)
+        metrics = Metrics(run.folder, args.wandb, args.explicit, run.progress.step, args.tracker)
     stopping = not evaluate_start(run, metrics)
 
     while run.progress.step < run.steps and not stopping:
@@ -373,6 +374,7 @@ def main() -> None:
     run = Run(resolve_run(vars(parser.parse_args())))
     exit_when_torchrun_dies()
     try:
+        check_tracker(run.args.tracker)
         plan_and_train(run)
     except torch.OutOfMemoryError:
         raise LocalRankError(

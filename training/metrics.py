@@ -1,28 +1,23 @@
-"""The record of a run: metrics.jsonl in its folder, and Weights & Biases where it can be had."""
+"""The record of a run: metrics.jsonl in its folder, and an outside service beside it."""
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
 from runtime.files import write_text
-
-FINISH_SECONDS = 60  # how long the end of a run waits for wandb
-WANDB_ID = "wandb_id"  # file of a run's folder: a resumed run stays one run of wandb
+from training.tracker import start_tracker
 
 
 class Metrics:
-    """Metrics of a run: rows of <run>/metrics.jsonl, sent to wandb too; wandb never stops a run."""
+    """Metrics of a run: rows of <run>/metrics.jsonl, which a tracker sends to an outside service, too."""
 
-    def __init__(self, run: Path, wandb: str, settings: dict, resume_step: int = 0):
+    def __init__(self, run: Path, wandb: str, settings: dict, resume_step: int = 0, tracker: str = "wandb"):
         self.path = run / "metrics.jsonl"
         self.file = None
         self.warned = False
         self.go_back(resume_step)
-        self.wandb = None
-        if (mode := wandb_mode(wandb)) != "disabled":
-            self.wandb = _start_wandb(run, mode, settings)
+        self.tracker = start_tracker(run, tracker, wandb, settings)
 
     def go_back(self, step: int) -> None:
         """Drop a line cut off by a kill, and rows past the checkpoint that is resumed: their steps are repeated."""
@@ -49,20 +44,14 @@ class Metrics:
                     file=sys.stderr,
                 )
             self.warned = True
-        self._call_wandb("log", {f"{split}/{name}": value for name, value in values.items()}, step=step)
+        if self.tracker:
+            self.tracker.log(step, {f"{split}/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        """Close the file and finish the wandb run."""
+        """Close the file and end the run in the outside service."""
         self.file.close()
-        self._call_wandb("finish")
-
-    def _call_wandb(self, method: str, *values: dict, **options: int) -> None:
-        if self.wandb:
-            try:
-                getattr(self.wandb, method)(*values, **options)
-            except Exception as error:  # an optional service: none of its errors may stop training
-                print(f"wandb stopped ({type(error).__name__}: {error}); the run continues", file=sys.stderr)
-                self.wandb = None
+        if self.tracker:
+            self.tracker.finish()
 
 
 def _to_line(row: dict) -> str:
@@ -95,68 +84,3 @@ def comparable_loss(row: dict) -> float:
     Evaluations of all rows hold, beside their loss, that of the rows of the other evaluations.
     """
     return row.get("sample_loss", row["loss"])
-
-
-def wandb_mode(flag: str) -> str:
-    """Return online, offline or disabled: --wandb if typed, else WANDB_MODE; auto where neither decides."""
-    if flag != "auto":
-        return flag
-    # The modes that wandb documents, and their names in its earlier versions.
-    known = {
-        "online": "online",
-        "run": "online",
-        "offline": "offline",
-        "dryrun": "offline",
-        "disabled": "disabled",
-    }
-    return known.get(os.environ.get("WANDB_MODE", ""), "auto")
-
-
-def _start_wandb(run: Path, mode: str, settings: dict):
-    """Return a wandb run, or None with a line that says why; never prompts, never waits long."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it would send something when offline, too
-    try:
-        import wandb  # seconds to import, and only one rank logs
-
-        if mode != "offline" and not wandb.login(prompt=False, verify=False):
-            if mode == "online":
-                print(
-                    "not logged in to wandb, so it records offline (to change that: wandb login)",
-                    file=sys.stderr,
-                )
-            mode = "offline"
-        # At the end, what could not be sent to a server that is gone stays on disk, for `wandb sync`.
-        quiet = wandb.Settings(
-            console="off",
-            silent=True,
-            init_timeout=30,
-            finish_timeout=FINISH_SECONDS,
-            finish_timeout_raises=True,
-            x_disable_stats=True,
-        )
-        wandb_run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "smolllama"),
-            name=os.environ.get("WANDB_NAME", run.name),
-            id=_read_wandb_id(run),
-            resume="allow",
-            dir=run,
-            config=settings,
-            settings=quiet,
-            mode="offline" if mode == "offline" else "online",
-        )
-        write_text(run / WANDB_ID, wandb_run.id)
-        return wandb_run
-    except Exception as error:  # an optional service: its faults, of any kind, must not stop training
-        reason = " ".join(str(error).split())
-        print(
-            f"wandb is off ({type(error).__name__}: {reason}); metrics are in {run / 'metrics.jsonl'}",
-            file=sys.stderr,
-        )
-        return None
-
-
-def _read_wandb_id(run: Path) -> str | None:
-    """Return the id under which wandb knows a run that is resumed; None lets wandb choose one."""
-    path = run / WANDB_ID
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
