@@ -79,7 +79,8 @@ def test_the_list_names_every_private_name_of_a_library_and_its_file() -> None:
 
 def test_libraries_with_private_names_are_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pinned = {pin.split("==")[0] for pin in project["dependencies"] if "==" in pin}
+    pins = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    pinned = {pin.split("==")[0] for pin in pins if "==" in pin}
     assert {name.split(".")[0] for name, _ in listed()} <= pinned
 
 

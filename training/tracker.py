@@ -85,13 +85,14 @@ class Tracker:
     def _send_all(self, start: Callable[[], Service]) -> None:
         """Start the service, and send it one row after the other until the end."""
         try:
-            self.service = start()
+            service = start()
             # For an error that ends this process. The hooks of Python's exit run in reverse order: this one before that
             # of wandb, which waits for its own process without end.
             atexit.register(self._finish_failed)
+            self.service = service
             while row := self.waiting.get():
-                self.service.log(*row)
-            self.service.finish(self.failed)
+                service.log(*row)
+            service.finish(self.failed)
         except Exception as error:  # an optional service: its faults, of any kind, must not stop training
             if self.given_up:
                 return
@@ -201,7 +202,7 @@ class WandbRun:
         except TimeoutError:
             print(
                 f"wandb has not uploaded all rows within {UPLOAD_SECONDS} s; to send the rest later: "
-                f"wandb sync {self.folder / 'wandb'}",
+                f"wandb sync --include-online {self.folder / 'wandb'}",
                 file=sys.stderr,
             )
 
