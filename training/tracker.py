@@ -115,11 +115,9 @@ def check_tracker(name: str) -> None:
 def start_tracker(folder: Path, name: str, wandb: str, settings: dict) -> Tracker | None:
     """Return a tracker of the run in a folder, or None: `name` is that of --tracker, `wandb` is --wandb."""
     if name == "trackio":
-        run_id = _read_or_make_id(folder, "trackio")
-        return Tracker(name, lambda: TrackioRun(folder, run_id, settings))
+        return Tracker(name, lambda: TrackioRun(folder, settings))
     if name == "wandb" and (mode := wandb_mode(wandb)) != "disabled":
-        run_id = _read_or_make_id(folder, "wandb")
-        return Tracker(name, lambda: WandbRun(folder, run_id, mode, settings))
+        return Tracker(name, lambda: WandbRun(folder, mode, settings))
     return None
 
 
@@ -149,7 +147,7 @@ def wandb_mode(flag: str) -> str:
 class WandbRun:
     """A run of Weights & Biases, online where somebody is logged in; it never prompts."""
 
-    def __init__(self, folder: Path, run_id: str, mode: str, settings: dict):
+    def __init__(self, folder: Path, mode: str, settings: dict):
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault(
             "WANDB_ERROR_REPORTING", "false"
@@ -175,7 +173,7 @@ class WandbRun:
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=os.environ.get("WANDB_NAME", folder.name),
-            id=run_id,
+            id=_read_or_make_id(folder, "wandb"),
             resume="allow",
             dir=folder,
             config=settings,
@@ -212,14 +210,15 @@ class WandbRun:
 
         with contextlib.suppress(AttributeError):  # private names, of the version that pyproject.toml pins
             connection = wandb.setup()._connection
-            connection._cleanup()
-            connection._proc._process.kill()
+            if connection.owns_service:
+                connection._cleanup()
+                connection._proc._process.kill()
 
 
 class TrackioRun:
     """A run of trackio: a database in the home directory, which `trackio show` draws."""
 
-    def __init__(self, folder: Path, run_id: str, settings: dict):
+    def __init__(self, folder: Path, settings: dict):
         with contextlib.redirect_stdout(sys.stderr):
             import trackio
 
@@ -228,7 +227,7 @@ class TrackioRun:
             # A run is resumed by its name, so the name holds an id.
             self.run = trackio.init(
                 project=PROJECT,
-                name=f"{folder.name}-{run_id}",
+                name=f"{folder.name}-{_read_or_make_id(folder, 'trackio')}",
                 config=settings,
                 resume="allow",
                 embed=False,
