@@ -219,6 +219,9 @@ class TrackioRun:
     """A run of trackio: a database in the home directory, which `trackio show` draws."""
 
     def __init__(self, folder: Path, settings: dict):
+        # trackio asks of each value whether it is a figure, and fails while another thread imports the module.
+        import matplotlib.figure  # noqa: F401
+
         with contextlib.redirect_stdout(sys.stderr):
             import trackio
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy import ROOT, toy_dataset, trainer
+from toy import QUIET, ROOT, toy_dataset, trainer
 
 from runtime.errors import UserError
 from training import tracker
@@ -467,3 +467,23 @@ def test_trackio_stays_here_and_resumes_a_run(requests: tuple[str, list[str]], t
     for run in runs:
         assert [row[2] for row in rows if row[:2] == run] == [1, 2, 3, 4, 4, 3, 4, 4]
     assert seen == []
+
+
+def test_trackio_gets_all_values_of_a_run_of_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it starts, the trainer imports matplotlib, by which trackio looks for figures."""
+    pytest.importorskip("trackio")
+    monkeypatch.setitem(QUIET, "TRACKIO_DIR", str(tmp_path / "trackio"))
+    toy_dataset(tmp_path / "data")
+    result = trainer(tmp_path, tracker="trackio")
+    assert result.returncode == 0 and "skipped" not in result.stderr
+
+    with sqlite3.connect(tmp_path / "trackio" / "smolllama.db") as database:
+        rows = database.execute("select step, metrics from metrics order by id").fetchall()
+    written = read_metrics(tmp_path / "runs" / "P-toy" / "metrics.jsonl")
+    expected = []
+    for row in written:
+        values = {name: value for name, value in row.items() if name not in ("step", "split")}
+        expected.append((row["step"], {f"{row['split']}/{name}": value for name, value in values.items()}))
+    assert [(step, json.loads(values)) for step, values in rows] == expected
