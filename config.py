@@ -153,10 +153,11 @@ class ModelArgs:
     min_p: float = setting(0.0, "sampling",
         "skip tokens less probable than this share of the most probable one", 0.0, maximum=1.0)
     repetition_penalty: float = setting(1.0, "sampling",
-        "divide the logits of all earlier tokens by this (multiply those below 0); 1 = off", 0.001)
+        "divide the logits of all earlier tokens by this (multiply those below 0); 1 = off", 0.001, maximum=1000.0)
     frequency_penalty: float = setting(0.0, "sampling",
-        "subtract this from a token's logit for each time that it was generated")
-    num_beams: int = setting(1, "sampling", "beam search with N beams, without temperature and filters", 1)
+        "subtract this from a token's logit for each time that it was generated", -1000.0, maximum=1000.0)
+    num_beams: int = setting(1, "sampling", "beam search with N beams, without temperature and filters", 1,
+        maximum=100)
     stop: tuple[str, ...] = setting((), "sampling", "end before any of these strings")
     # fmt: on
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from config import ModelArgs
 from generation.chat import ChatModel, Messages, Prompt
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 HELP = """\
 /clear           begin a new conversation
@@ -53,6 +53,9 @@ def say(chat_model: ChatModel, prompt: Prompt, args: ModelArgs) -> str:
             room = piece.room
     except KeyboardInterrupt:
         stopped = "; stopped by Ctrl-C"
+    except RunError:
+        print(flush=True)  # the error gets a line of its own
+        raise
 
     print(flush=True)
     parts = [f"{num_tokens} tokens"]
@@ -108,7 +111,7 @@ class Conversation:
                 return
             try:
                 self.take(line)
-            except UserError as error:
+            except (UserError, RunError) as error:
                 note(f"error: {error}")
             except KeyboardInterrupt:
                 note("")  # between two replies, as while a model is loaded

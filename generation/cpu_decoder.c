@@ -3,6 +3,7 @@
 // product, and wait for each other after it.
 
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,18 +18,30 @@ typedef struct {
     const Layer *layers;
 } Model;
 
-// y (rows) = matrix (rows, columns) times x, added to y if `add`. For int8 weights x is rounded to as many steps as the
-// sum has room for in 32 bits, 4000 or more up to 4096 columns: integers are summed at the speed of memory.
-static void product(float *y, Matrix m, const float *x, int rows, int columns, int add) {
-    int16_t steps[m.scale ? columns : 1];
-    float highest = 0, size = 0;
-    if (m.scale) {
-        #pragma omp simd reduction(max : highest)
-        for (int i = 0; i < columns; i++) highest = fmaxf(highest, fabsf(x[i]));
-        float most = fminf(32767, (float)INT32_MAX / 128 / columns);
-        size = fmaxf(highest, 1e-30f) / most;
-        for (int i = 0; i < columns; i++) steps[i] = (int16_t)lrintf(x[i] / size);
+// Round x to `steps`, multiples of the returned size: as many as a sum of products with int8 has room for in 32 bits,
+// 4000 or more up to 4096 columns. The size is NaN where a value is not finite, and so are then all products.
+static float quantize(int16_t *steps, const float *x, int columns) {
+    float highest = 0, faults = 0;
+    #pragma omp simd reduction(max : highest) reduction(+ : faults)
+    for (int i = 0; i < columns; i++) {
+        float size = fabsf(x[i]);
+        highest = size > highest ? size : highest;  // fmaxf is no instruction, but a call
+        faults += x[i] * 0;  // 0, or NaN for NaN and infinity
     }
+    if (isnan(faults)) {
+        memset(steps, 0, columns * sizeof(int16_t));
+        return NAN;
+    }
+    float most = fminf(32767, (float)INT32_MAX / 128 / columns);
+    float size = fmaxf(highest, 1e-30f) / most;
+    for (int i = 0; i < columns; i++) steps[i] = (int16_t)rintf(x[i] / size);
+    return size;
+}
+
+// y (rows) = matrix (rows, columns) times x, added to y if `add`. For int8 weights x is rounded, too, into the memory
+// of each thread's own `steps`: integers are summed at the speed of memory.
+static void product(float *y, Matrix m, const float *x, int rows, int columns, int add, int16_t *steps) {
+    float size = m.scale ? quantize(steps, x, columns) : 0;
     #pragma omp for schedule(static)
     for (int row = 0; row < rows; row++) {
         float sum = 0;
@@ -69,7 +82,7 @@ static void rotate(float *x, const float *cos, const float *sin, int head_dim) {
 // One query head over `length` keys and values (length, head_dim).
 static void attend(float *out, float *scores, const float *q, const float *keys, const float *values, int length,
                    int head_dim) {
-    float highest = -1e30f, total = 0;
+    float highest = -INFINITY, total = 0;
     for (int t = 0; t < length; t++) {
         float sum = 0;
         #pragma omp simd reduction(+ : sum)
@@ -87,22 +100,34 @@ static void attend(float *out, float *scores, const float *q, const float *keys,
 }
 
 // Logits (vocab) after `token` at `position`; its keys and values join those in (layers, kv_heads, room, head_dim).
-void step(const Model *model, int token, int position, int room, float *keys, float *values, float *logits) {
+// Returns 0, or 1 where there is no memory. The caller checks that token and position are in the vocabulary and the room.
+int step(const Model *model, int token, int position, int room, float *keys, float *values, float *logits) {
     Model m = *model;
     int D = m.head_dim, width = m.heads * D, kv_width = m.kv_heads * D;
-    float *x = malloc(sizeof(float) * (2 * m.dims + 2 * width + 2 * kv_width + 2 * m.hidden + (size_t)m.heads * room));
+    int longest = width > m.dims ? width : m.dims;
+    if (m.hidden > longest) longest = m.hidden;
+
+    size_t floats = 2 * (size_t)m.dims + 2 * (size_t)width + 2 * (size_t)kv_width + 2 * (size_t)m.hidden;
+    float *x = malloc(sizeof(float) * (floats + (size_t)m.heads * room));
+    int16_t *all_steps = malloc(sizeof(int16_t) * longest * omp_get_max_threads());
+    if (!x || !all_steps) {
+        free(x);
+        free(all_steps);
+        return 1;
+    }
     float *h = x + m.dims, *q = h + m.dims, *out = q + width, *k = out + width, *v = k + kv_width;
     float *gate = v + kv_width, *up = gate + m.hidden, *scores = up + m.hidden;
     const float *cos = m.cos + (size_t)position * D, *sin = m.sin + (size_t)position * D;
     memcpy(x, m.embedding + (size_t)token * m.dims, sizeof(float) * m.dims);
     #pragma omp parallel
     {
+        int16_t *steps = all_steps + (size_t)longest * omp_get_thread_num();
         for (int n = 0; n < m.n_layers; n++) {
             Layer layer = m.layers[n];
             rms_norm(h, x, layer.attention_norm, m.dims, m.eps);
-            product(q, layer.q, h, width, m.dims, 0);
-            product(k, layer.k, h, kv_width, m.dims, 0);
-            product(v, layer.v, h, kv_width, m.dims, 0);
+            product(q, layer.q, h, width, m.dims, 0, steps);
+            product(k, layer.k, h, kv_width, m.dims, 0, steps);
+            product(v, layer.v, h, kv_width, m.dims, 0, steps);
             #pragma omp for schedule(static)
             for (int head = 0; head < m.kv_heads; head++) {
                 size_t base = ((size_t)n * m.kv_heads + head) * room * D, group = m.heads / m.kv_heads;
@@ -114,16 +139,18 @@ void step(const Model *model, int token, int position, int room, float *keys, fl
                     attend(out + i * D, scores + i * room, q + i * D, keys + base, values + base, position + 1, D);
                 }
             }
-            product(x, layer.o, out, m.dims, width, 1);
+            product(x, layer.o, out, m.dims, width, 1, steps);
             rms_norm(h, x, layer.mlp_norm, m.dims, m.eps);
-            product(gate, layer.gate, h, m.hidden, m.dims, 0);
-            product(up, layer.up, h, m.hidden, m.dims, 0);
+            product(gate, layer.gate, h, m.hidden, m.dims, 0, steps);
+            product(up, layer.up, h, m.hidden, m.dims, 0, steps);
             #pragma omp for schedule(static)
             for (int i = 0; i < m.hidden; i++) gate[i] *= up[i] / (1 + expf(-gate[i]));
-            product(x, layer.down, gate, m.dims, m.hidden, 1);
+            product(x, layer.down, gate, m.dims, m.hidden, 1, steps);
         }
         rms_norm(h, x, m.norm, m.dims, m.eps);
-        product(logits, m.head, h, m.vocab, m.dims, 0);
+        product(logits, m.head, h, m.vocab, m.dims, 0, steps);
     }
     free(x);
+    free(all_steps);
+    return 0;
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from runtime.errors import RunError
 from runtime.files import sync
 
 SOURCE = Path(__file__).with_name("cpu_decoder.c")
@@ -126,10 +127,21 @@ class CPUDecoder:
         return Matrix(self.weights[name].data_ptr(), None)
 
     def __call__(self, token: int, position: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Return logits (1, V) after a token; write its keys and values to the cache (layers, 1, K, length, D)."""
-        logits = torch.empty(1, self.model.args.vocab_size)
+        """Return logits (1, V) after a token; write its keys and values to the cache (layers, 1, K, length, D).
+
+        Raises IndexError for a token outside the vocabulary and for a position outside the cache or the context,
+        RunError where there is no memory.
+        """
+        args = self.model.args
         cache_length = keys.shape[3]
-        self.library.step(
+        positions = min(cache_length, args.block_size)
+        if not 0 <= token < args.vocab_size:
+            raise IndexError(f"token {token} is not in the vocabulary of {args.vocab_size} tokens")
+        if not 0 <= position < positions:
+            raise IndexError(f"position {position} does not fit a context of {positions} tokens")
+
+        logits = torch.empty(1, args.vocab_size)
+        out_of_memory = self.library.step(
             ctypes.byref(self.pointers),
             token,
             position,
@@ -138,6 +150,8 @@ class CPUDecoder:
             ctypes.c_void_p(values.data_ptr()),
             ctypes.c_void_p(logits.data_ptr()),
         )
+        if out_of_memory:
+            raise RunError("no memory for the next token: end other programs, or use a smaller model")
         return logits
 
 

@@ -80,9 +80,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     sorted_logits, order = logits.sort(descending=True)
     probabilities = sorted_logits.softmax(-1)
 
-    # The first token has nothing before it, so one is always kept.
+    # The first token has nothing before it and is always kept, also where p rounds to 0 in float32.
     probability_before = probabilities.cumsum(-1) - probabilities
-    kept = sorted_logits.masked_fill(probability_before >= p, -torch.inf)
+    dropped = (probability_before >= p) & (probability_before > 0)
+    kept = sorted_logits.masked_fill(dropped, -torch.inf)
     return logits.scatter(1, order, kept)
 
 
@@ -108,13 +109,14 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
 def sample(logits: Tensor, params: SamplingParams, generators: Sequence[torch.Generator | None]) -> Tensor:
     """Draw a token (B,) from logits (B, V), each row with its own generator; temperature 0 takes the best.
 
-    It is NOT_FINITE where the logits are: to raise an error here, the host would have to wait for a GPU.
+    It is NOT_FINITE where one of the logits is: to raise an error here, the host would have to wait for a GPU.
     """
+    finite = logits.isfinite().all(-1)  # B
     if params.temperature == 0:
-        return logits.argmax(-1).where(~logits.isnan().any(-1), NOT_FINITE)
+        return logits.argmax(-1).where(finite, NOT_FINITE)
 
     probabilities = filter_logits(logits, params).softmax(-1)
-    finite = probabilities.isfinite().all(-1)  # B
+    finite &= probabilities.isfinite().all(-1)  # huge logits overflow at a low temperature
     probabilities = probabilities.where(finite[:, None], 1.0)
 
     draws = []
@@ -147,7 +149,8 @@ def generate(
 
     A beam search runs to its end before the first token is yielded.
 
-    Raises ValueError for a prompt that is empty or leaves no room in the context.
+    Raises ValueError for a prompt that is empty, leaves no room in the context or holds an id that is no token,
+    RunError where logits are not finite.
     """
     if params.num_beams > 1:
         yield from beam_search(model, ids, max_new_tokens, stop_ids, params)
@@ -220,10 +223,10 @@ def beam_search(
     finished: list[tuple[float, list[int]]] = []  # the best so far, best first
 
     for length in range(1, max_new_tokens + 1):
-        logps = _next_logits(model, tokens, cache).log_softmax(-1)
-        if logps.isnan().any():
+        logits = _next_logits(model, tokens, cache)  # beams V
+        if not logits.isfinite().all():
             raise RunError(DIVERGED)
-        logps = penalize(logps, tokens, len(ids), params)  # beams V
+        logps = penalize(logits.log_softmax(-1), tokens, len(ids), params)  # beams V
 
         # Twice as many candidates as beams: enough to continue with if half of them end here.
         totals = (scores[:, None] + logps).flatten()  # beams * V
@@ -263,12 +266,16 @@ def beam_search(
 def _max_new_tokens(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int) -> int:
     """Return how many tokens fit after the prompts, at most max_new_tokens.
 
-    Raises ValueError where a prompt is empty or no token fits.
+    Raises ValueError where a prompt is empty or holds an id that is no token, or no token fits.
     """
     longest = max(len(ids) for ids in prompts)
     context = model.args.block_size
+    vocab_size = model.args.vocab_size
     if not all(prompts):
         raise ValueError("the prompt is empty")
+    for token in (token for ids in prompts for token in ids):
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"token {token} is not in the vocabulary of {vocab_size} tokens")
     if longest >= context:
         raise ValueError(f"a prompt of {longest} tokens does not fit a context of {context} tokens")
     return min(max_new_tokens, context - longest)

@@ -15,7 +15,7 @@ from streams import step_together, throttle
 from votes import Comparison, append_vote
 
 import gradio as gr
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 from training.metrics import read_metrics
 
 LETTERS = "ABCD"  # names of the replies while the models are hidden
@@ -99,7 +99,7 @@ class PageHandlers:
                 answered = [*conversation, {"role": "assistant", "content": reply.text}]
                 html = self.show_conversation(answered, stage, writing=reply.end_reason is None)
                 yield answered, html, views.note(reply.summary)
-        except UserError as error:
+        except (UserError, RunError) as error:
             yield conversation, gr.skip(), views.problem(str(error))
 
     def finish_chat(self, conversation: list[dict], stage: str) -> tuple:
@@ -142,7 +142,7 @@ class PageHandlers:
                 ballot = gr.update(visible=finished)
                 buttons = [gr.update(visible=number < len(order)) for number in range(len(self.letters))]
                 yield html, comparison, ballot, *buttons, ""
-        except UserError as error:
+        except (UserError, RunError) as error:
             buttons = [gr.skip()] * len(self.letters)
             yield "", None, gr.update(visible=False), *buttons, views.problem(str(error))
 
@@ -223,7 +223,7 @@ class PageHandlers:
             # The last reply is the complete one.
             tokens = self.models.token_probs(stage, reply)
             yield views.colored_tokens(prompt, tokens), views.note(reply.summary)
-        except UserError as error:
+        except (UserError, RunError) as error:
             yield "", views.problem(str(error))
 
     def finish_look(self) -> tuple:

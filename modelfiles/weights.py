@@ -65,9 +65,9 @@ def _files_of_index(index: Path) -> list[Path]:
 
 
 def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a folder for a model; every name and shape is checked, and no pickled code is run.
+    """Return the weights of a folder for a model; names and shapes are checked, and no pickled code is run.
 
-    An adapter is added to its base.
+    An adapter is added to its base. Raises UserError for weights that do not fit or are not finite.
     """
     if base := find_base(folder):
         return add_adapter(read_weights(base, model), folder)
@@ -92,7 +92,18 @@ def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {wrong[0]} is missing, too many or misshapen"
         )
+    # torch's attention on a CPU takes NaN for masked: such a model would write, as if nothing were wrong.
+    if not_finite := [name for name, weight in weights.items() if not _is_finite(weight)]:
+        raise UserError(
+            f"{not_finite[0]} in {folder} has values that are not finite: its training diverged, use an earlier "
+            "checkpoint"
+        )
     return weights
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Check whether all values are finite. The least and the greatest are NaN where one value is."""
+    return all(bound.isfinite() for bound in weight.float().aminmax())
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:

@@ -288,6 +288,15 @@ def test_a_wrong_flag_exits_2_with_one_line(line: str, capsys: pytest.CaptureFix
         ({"top_p": 1.5}, ["--top_p"]),
         ({"max_lr": float("nan")}, ["--max_lr"]),
         ({"temperature": -1.0}, ["--temperature"]),
+        ({"temperature": 1e-300}, ["--temperature"]),
+        ({"temperature": float("inf")}, ["--temperature"]),
+        ({"top_k": -1}, ["--top_k"]),
+        ({"min_p": 1.1}, ["--min_p"]),
+        ({"repetition_penalty": 0.0}, ["--repetition_penalty"]),
+        ({"repetition_penalty": 1e300}, ["--repetition_penalty"]),
+        ({"frequency_penalty": 1e300}, ["--frequency_penalty"]),
+        ({"frequency_penalty": float("-inf")}, ["--frequency_penalty"]),
+        ({"num_beams": 101}, ["--num_beams"]),
         ({"epochs": 0, "clip": -1.0}, ["--epochs", "--clip"]),  # all complaints at once
     ],
 )

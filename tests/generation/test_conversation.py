@@ -19,7 +19,7 @@ from toy import ROOT
 from config import ModelArgs
 from generation.chat import Prompt, ReplyPiece
 from generation.conversation import Conversation, cut_note, read_messages, say, system_turn
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 
 class Parrot:
@@ -45,6 +45,8 @@ class Parrot:
         for token in prompt.ids:
             if chr(token) == "!":
                 raise KeyboardInterrupt
+            if chr(token) == "?":
+                raise RunError("the logits are not finite")
             out_ids.append(token)
             yield ReplyPiece(chr(token), out_ids, 60 - len(prompt.ids))
 
@@ -73,6 +75,13 @@ def test_a_conversation_skips_a_turn_that_does_not_fit(parrot, monkeypatch, caps
     assert "error: the prompt has many tokens\n" in err
     assert err.count("the context is full: the oldest 2 turns are dropped\n") == 1
     assert contents(parrot.conversations[-1]) == ["one", "one", "two", "two", "three"]
+
+
+def test_a_reply_that_fails_is_one_line_and_no_turn(parrot, monkeypatch, capsys) -> None:
+    conversation = talk(parrot, monkeypatch, "one", "two?", "three")
+    out, err = capsys.readouterr()
+    assert out == "one\ntwo\nthree\n" and err.count("error: the logits are not finite\n") == 1
+    assert contents(conversation.turns) == ["one", "one", "three", "three"]
 
 
 def test_ctrl_c_ends_the_reply_and_not_the_conversation(parrot, monkeypatch, capsys) -> None:

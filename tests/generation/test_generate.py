@@ -18,7 +18,9 @@ from transformers import (
 )
 
 from checkpoint import hf_config
-from config import ModelArgs
+from config import ModelArgs, resolve
+from generation.chat import sampling_params
+from generation.cpu_decoder import quantize
 from generation.generate import (
     GREEDY,
     NOT_FINITE,
@@ -294,13 +296,62 @@ def test_every_cached_step_gives_the_uncached_choice(model: Llama) -> None:
 
 
 def test_a_model_that_has_diverged_is_reported(tiny: ModelArgs) -> None:
-    logits = torch.tensor([[0.0, math.nan, 1.0], [0.0, -math.inf, -math.inf]])
-    assert sample(logits, UNCHANGED, [None, None]).tolist() == [NOT_FINITE, 0]
-    diverged = Llama(tiny).eval()
-    diverged.model["norm"].weight.data.fill_(math.nan)
-    for params in (UNCHANGED, GREEDY, SamplingParams(num_beams=2)):
-        with pytest.raises(RunError, match="diverged"):
-            list(generate(diverged, PROMPT, 3, params=params))
+    rows = [[0.0, math.nan, 1.0], [0.0, math.inf, 1.0], [0.0, -math.inf, 1.0], [-99.0, 0.0, -99.0]]
+    for params in (UNCHANGED, GREEDY):
+        assert sample(torch.tensor(rows), params, [None] * 4).tolist() == [NOT_FINITE] * 3 + [1]
+    huge = torch.tensor([[3e38, -3e38]])
+    assert sample(huge, SamplingParams(temperature=0.001), [None]).tolist() == [NOT_FINITE]
+
+
+# torch's attention on a CPU takes NaN among queries and keys for masked; modelfiles/weights.py refuses such weights.
+DIVERGED = (
+    "model.norm",
+    "model.layers.0.input_layernorm",
+    "model.layers.1.mlp.down_proj",
+    "model.embed_tokens",
+)
+
+
+@pytest.mark.parametrize("name", DIVERGED)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+def test_weights_that_are_not_finite_are_an_error(
+    name: str, value: float, int8: bool, model: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = model.get_parameter(f"{name}.weight")
+    weight.data[PROMPT[0] if weight.dim() == 2 else 0] = value
+    if int8:
+        quantize(model)
+    for _ in ("cpu_decoder.c where there is a compiler", "torch"):
+        for prompt in (PROMPT, PROMPT[:1]):
+            for params in (UNCHANGED, GREEDY, SamplingParams(num_beams=2)):
+                with pytest.raises(RunError, match="not finite"):
+                    list(generate(model, prompt, 3, params=params))
+            with pytest.raises(RunError, match="not finite"):
+                list(generate_batch(model, [prompt, [7, *prompt]], 3, params=GREEDY))
+        monkeypatch.setattr("generation.cpu_decoder.library", lambda: None)
+
+
+EXTREMES = {
+    "temperature": (1e-3, 1e300),
+    "top_k": (1, 10**30),
+    "top_p": (1e-300, 1.0),
+    "min_p": (1e-300, 1.0),
+    "repetition_penalty": (0.001, 1000.0),
+    "frequency_penalty": (-1000.0, 1000.0),
+    "num_beams": (96, 100),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_settings_at_the_ends_of_their_ranges_give_text(model: Llama, name: str) -> None:
+    """What is further out is refused by tests/test_config.py."""
+    for value in EXTREMES[name]:
+        for temperature in (0.0, 0.001, 1.0):
+            params = sampling_params(resolve({"temperature": temperature, "top_k": 0, name: value}))
+            assert len(list(generate(model, PROMPT, 4, params=params))) == 4
+    least = filter_logits(torch.tensor([[0.1, 0.3, 0.2]]), SamplingParams(top_p=1e-300))
+    assert least.argmax() == 1 and least.isfinite().sum() == 1
 
 
 def test_on_cuda_no_token_casts_a_matrix(
@@ -357,11 +408,20 @@ def test_no_more_than_max_new_tokens_and_never_past_the_context(model: Llama) ->
 
 
 @pytest.mark.parametrize(
-    "ids, message", [([], "empty"), ([1] * 80, "80 tokens .* 80 tokens"), ([1] * 200, "200 tokens")]
+    "ids, message",
+    [
+        ([], "empty"),
+        ([1] * 80, "80 tokens .* 80 tokens"),
+        ([1] * 200, "200 tokens"),
+        ([96], "token 96 .* 96 tokens"),
+        ([5, -1], "token -1"),
+        ([10**12], "token 1000000000000"),
+    ],
 )
 def test_a_prompt_that_does_not_fit_raises(model: Llama, ids: list[int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        next(generate(model, ids, 5))
+    for params in (UNCHANGED, SamplingParams(num_beams=2)):
+        with pytest.raises(ValueError, match=message):
+            next(generate(model, ids, 5, params=params))
 
 
 def test_tokens_come_one_at_a_time(model: Llama, monkeypatch: pytest.MonkeyPatch) -> None:

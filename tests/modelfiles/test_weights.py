@@ -1,6 +1,7 @@
 """Weights of other programs: shards by their index, pickled files without running their code, 16 bits."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,19 @@ def test_16_bits_load_in_float32(tmp_path: Path, model: Llama) -> None:
     weight = model.state_dict()["model.layers.0.mlp.up_proj.weight"]
     assert weight.dtype == torch.float32
     assert torch.equal(weight, rounded["model.layers.0.mlp.up_proj.weight"].float())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_weights_that_are_not_finite_are_named(
+    tmp_path: Path, model: Llama, value: float, dtype: torch.dtype
+) -> None:
+    name = "model.layers.1.self_attn.q_proj.weight"
+    weights = {name: weight.to(dtype) for name, weight in weights_of(model).items()}
+    weights[name][3, 3] = value
+    save_file(weights, tmp_path / SAFETENSORS)
+    with pytest.raises(UserError, match=f"{name} in .* not finite: .* earlier checkpoint"):
+        read_weights(tmp_path, model)
 
 
 def test_a_folder_without_weights_says_so(tmp_path: Path, model: Llama) -> None:

@@ -1,5 +1,7 @@
 """Handlers of the page without a browser: missing models, the random order, the message that returns to its box."""
 
+import math
+
 import pytest
 from handlers import PageHandlers
 from page_browser import SAMPLING
@@ -56,6 +58,15 @@ def test_the_system_prompt_is_the_first_turn_of_models_that_answer(page, monkeyp
     *_, status = next(page.stream_chat(MESSAGES, "sft", "x" * 1_000_000, *values))
     assert "shorten it" in status
     assert page.show_system("dpo")["visible"] and not page.show_system("pretrained")["visible"]
+
+
+def test_a_model_that_has_diverged_is_reported_in_every_tab(page):
+    values = (5, *SAMPLING, 1)
+    for stage in ("pretrained", "sft", "dpo"):
+        page.models.load(stage).model.model["norm"].weight.data[0] = math.nan
+    assert "not finite" in list(page.stream_chat(MESSAGES, "sft", "", *values))[-1][-1]
+    assert "not finite" in list(page.stream_comparison("hi", *values))[-1][-1]
+    assert "not finite" in list(page.stream_look("hi", "dpo", *values))[-1][-1]
 
 
 def test_each_comparison_has_a_random_order(page):
