@@ -88,7 +88,7 @@ class ModelArgs:
     head_dim: int | None = setting(None, "model", "width of a head (default: embeddings_dims / no_of_heads)", 2)
     hidden_dims: int | None = setting(None, "model",
         "width of the SwiGLU (default: 8/3 embeddings_dims, rounded up to 64)", 1)
-    eps: float = setting(1e-5, "model", "epsilon of RMSNorm", 0.0)
+    eps: float = setting(1e-5, "model", "epsilon of RMSNorm", 0.0, maximum=1.0)
     rope_theta: float = setting(10000.0, "model", "base of the rotary frequencies", 1.0)
     tie_embeddings: bool = setting(True, "model", "share the embedding with the output head")
     rope_scaling: dict[str, object] | None = setting(None, NO_FLAG,
@@ -330,12 +330,9 @@ def _head_errors(a: ModelArgs) -> Iterable[str]:
     if a.no_of_heads % a.no_kv_heads:
         yield f"--no_of_heads {a.no_of_heads} is not a multiple of --no_kv_heads {a.no_kv_heads}"
 
-    derived = isinstance(a.head_dim, _DerivedInt)
-    if derived and a.embeddings_dims % a.no_of_heads:
-        yield (
-            f"--embeddings_dims {a.embeddings_dims} is not a multiple of --no_of_heads {a.no_of_heads} "
-            "(or give --head_dim)"
-        )
+    # Also where --head_dim is given: transformers loads no other Llama.
+    if a.embeddings_dims % a.no_of_heads:
+        yield f"--embeddings_dims {a.embeddings_dims} is not a multiple of --no_of_heads {a.no_of_heads}"
     elif a.head_dim % 2:
         yield (
             f"--head_dim {a.head_dim} (--embeddings_dims / --no_of_heads unless given) must be even: "

@@ -271,6 +271,8 @@ def test_a_wrong_flag_exits_2_with_one_line(line: str, capsys: pytest.CaptureFix
     [
         ({"no_of_heads": 6, "no_kv_heads": 4, "embeddings_dims": 384}, ["--no_of_heads", "--no_kv_heads"]),
         ({"embeddings_dims": 100}, ["--embeddings_dims", "--no_of_heads"]),
+        ({"embeddings_dims": 100, "head_dim": 16}, ["--embeddings_dims", "--no_of_heads"]),
+        ({"eps": 1e300}, ["--eps"]),
         ({"head_dim": 33}, ["--head_dim"]),
         ({"embeddings_dims": 24}, ["--head_dim", "--embeddings_dims", "--no_of_heads"]),
         ({"min_lr": 1e-2}, ["--min_lr", "--max_lr"]),

@@ -89,6 +89,39 @@ def random_args(rng: random.Random, stage: str, min_width: int = 8, **fixed: obj
     return ModelArgs(**{**settings, **fixed})
 
 
+# Values of flags, legal and not; each list begins with the ordinary ones.
+FLAG_VALUES: dict[str, list[object]] = {
+    "embeddings_dims": [16, 24, 32, 48, 64, 2, 10, 15, 30, 33, 100, 1, 0, -8, "x"],
+    "no_of_heads": [4, 4, 2, 8, 1, 3, 5, 6, 0, 1.5],
+    "no_kv_heads": [2, 2, 1, 4, 3, 8, 0, -1],
+    "head_dim": [8, 2, 4, 16, 20, 6, 7, 1, 0, 130],
+    "no_of_decoder_layers": [1, 2, 3, 0, -1],
+    "hidden_dims": [48, 1, 7, 64, 100, 0],
+    "vocab_size": [257, 320, 300, 511, 256, 2, 0],
+    "block_size": [16, 2, 3, 33, 64, 100, 1, 0],
+    "eps": [1e-5, 1e-6, 1e-3, 0.1, 0, 1e-12, 1e-300, 1e300, -1e-5, "nan", "inf"],
+    "rope_theta": [1e4, 1e6, 1, 1.5, 500000, 1e30, 1e300, 0.5, 0, -1, "nan", "inf"],
+    "temperature": [0.8, 0, 1, 2, 1e-3, 1e300, 1e-9, -1, "nan", "inf"],
+    "top_k": [50, 0, 1, 10**6, -1],
+    "top_p": [1, 0.9, 1e-300, 1e-9, 0, 1.1],
+    "min_p": [0, 0.1, 1, 1e-300, -0.1, 2],
+    "repetition_penalty": [1, 1.2, 0.001, 1000, 0, 1e300],
+    "frequency_penalty": [0, 0.5, -1000, 1000, 1e300, "-inf"],
+    "num_beams": [1, 2, 4, 100, 0],
+}
+ORDINARY = 4  # values at the start of a list
+
+
+def draw_words(rng: random.Random) -> list[str]:
+    """Return the words of a command line: the shape of a model and how it samples, now and then a value of the edge."""
+    words = [rng.choice(["--tie_embeddings", "--no-tie_embeddings"])]
+    for name, values in FLAG_VALUES.items():
+        if rng.random() < 0.5:
+            choices = values if rng.random() < 0.2 else values[:ORDINARY]
+            words.append(f"--{name}={rng.choice(choices)}")
+    return words
+
+
 def random_model(rng: random.Random, args: ModelArgs) -> Llama:
     """Return a model whose attention and logits are far from uniform and whose norms are not 1."""
     torch.manual_seed(rng.randrange(2**31))
