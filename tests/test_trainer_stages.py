@@ -220,3 +220,30 @@ def test_killed_while_the_reference_is_made_it_starts_again(aligned, tmp_path):
     forked(tmp_path, **start_of(PAIRS, aligned))
     assert tables(tmp_path) == tables(aligned)
     assert same_run(tmp_path / "runs" / "D-pairs", aligned / "runs" / "D-pairs")
+
+
+def test_default_rates_of_muon_improve_a_trained_model(aligned, tmp_path, monkeypatch):
+    """Pretraining's rate would make answers improbable that the model has learned, in a few steps of D."""
+    for name in ("max_lr", "warmup_iters"):
+        monkeypatch.delitem(forks.TINY, name)
+    still = {
+        "dropout": 0.0,
+        "attn_dropout": 0.0,
+        "total_iters": 16,
+        "eval_iters": 8,
+        "save_checkpoint_iter": 16,
+    }
+    (tmp_path / "data").symlink_to(aligned / "data")
+    forked(tmp_path, **{**TALKS, **still, "total_iters": 40, "max_lr": 1e-2, "run_name": "start"})
+    start = {"init_from": tmp_path / "runs" / "start", "optimizer": "muon"}
+    before = metrics(tmp_path / "runs" / "start", "val")[-1]["loss"]
+
+    forked(tmp_path, **{**TALKS, **still, **start, "total_iters": 24})
+    assert metrics(tmp_path / "runs" / "S-talks", "val")[-1]["loss"] < before - 0.05
+
+    pairs = {name: value for name, value in PAIRS.items() if name != "max_lr"}
+    forked(tmp_path, **{**pairs, **still, **start})
+    rows, validation = metrics(tmp_path / "runs" / "D-pairs"), metrics(tmp_path / "runs" / "D-pairs", "val")
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert math.log(2) - 0.01 > validation[0]["loss"] > validation[-1]["loss"] > 0.5
+    assert validation[-1]["chosen_logps"] > validation[0]["chosen_logps"] - 0.5
