@@ -69,8 +69,21 @@ def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
 
     An adapter is added to its base. Raises UserError for weights that do not fit or are not finite.
     """
+    weights = _read_matching(folder, model)
+
+    # torch's attention on a CPU takes NaN for masked: such a model would write as if nothing were wrong.
+    if not_finite := [name for name, weight in weights.items() if not _is_finite(weight)]:
+        raise UserError(
+            f"{not_finite[0]} in {folder} has values that are not finite: its training diverged, use an earlier "
+            "checkpoint"
+        )
+    return weights
+
+
+def _read_matching(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a folder, an adapter added to its base, with names and shapes as the model has them."""
     if base := find_base(folder):
-        return add_adapter(read_weights(base, model), folder)
+        return add_adapter(_read_matching(base, model), folder)
     try:
         weights = {name: weight for file in weight_files(folder) for name, weight in _read_file(file).items()}
     except (safetensors.SafetensorError, OSError) as error:
@@ -91,12 +104,6 @@ def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     if wrong:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {wrong[0]} is missing, too many or misshapen"
-        )
-    # torch's attention on a CPU takes NaN for masked: such a model would write, as if nothing were wrong.
-    if not_finite := [name for name, weight in weights.items() if not _is_finite(weight)]:
-        raise UserError(
-            f"{not_finite[0]} in {folder} has values that are not finite: its training diverged, use an earlier "
-            "checkpoint"
         )
     return weights
 
