@@ -245,8 +245,9 @@ def test_keys_in_a_terminal() -> None:
     with Terminal() as terminal:
         terminal.send("", "> ")
         terminal.send("one\n", "tokens/s\r\n> ")
-        terminal.send("tw\x1b[DX\n", "\ntXw\r\n3 tokens")  # the left arrow moves, it is no text
-        terminal.send("\x1b[A\n", "\ntXw\r\n3 tokens")  # the upper arrow brings the line back
+        terminal.send("tw\x1b[DX\n", "tokens/s\r\n> ")  # the left arrow moves, it is no text
+        terminal.send("\x1b[A\n", "tokens/s\r\n> ")  # the upper arrow brings the line back
+        assert terminal.seen.count("\ntXw\r\n3 tokens") == 2
         terminal.send("half a line\x03", "/quit leaves\r\n> ")
         terminal.send("three\n", "tokens/s\r\n> ")
         terminal.send("\x03", "/quit leaves\r\n> ")
