@@ -274,6 +274,8 @@ def main() -> None:
     parser.add_argument("command", choices=["verify"])
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run, a step or a prepared dataset")
     folder = parser.parse_args().folder
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
     patterns = ("", "train_state/", "step_*/", "step_*/train_state/")
     folders = sorted(path.parent for pattern in patterns for path in folder.glob(pattern + SUMS))
     if not folders:

@@ -306,13 +306,15 @@ def _validation_errors(a: ModelArgs) -> Iterable[str]:
 def _field_errors(f: dataclasses.Field, value: object) -> Iterable[str]:
     """Yield what is wrong with the value of one field, whatever the others are."""
     if f.name == "run_name" and value is not None:
-        parts = Path(value).parts
-        if not parts or ".." in parts:
+        path = Path(value)
+        if not path.parts or ".." in path.parts or path.is_absolute():
             yield f"--run_name {value} must name a folder below --save_checkpoint_dir"
     if f.name == "device" and not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", value):
         yield f"--device {value} is unknown: use cuda, cuda:N, mps or cpu"
     if f.name == "budget" and value is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", value):
         yield f"--budget {value} is no time: write 90s, 20m or 3h"
+    elif f.name == "budget" and value is not None and float(value[:-1]) == 0:
+        yield f"--budget {value} must be above 0"
     if f.name == "stop" and "" in value:
         yield "--stop must not be empty"
     if f.name in ("max_lr", "top_p") and value == 0:

@@ -80,7 +80,11 @@ FLAGS_WITH = {
     "val_split": ("hub",),
     "revision": ("hub",),
     "split": ("hub", "show"),
+    "row": ("show",),
+    "block_size": ("show",),
 }
+PREPARING = ("tokenizer", "template", "val_fraction", "max_tokens", "shard", "update")  # not of --show
+AS_TYPED = "files val_files show tokenizer template max_tokens num_proc block_size update".split()
 POSITIVE = ("max_tokens", "num_proc", "row", "block_size")
 
 
@@ -129,7 +133,7 @@ def build_parser() -> Parser:
         metavar="NAME",
         help="print a row of a prepared dataset, the learned tokens in green, and counts",
     )
-    parser.add_argument("--row", type=int, default=1, help="the row to show, from 1 (default: 1)")
+    parser.add_argument("--row", type=int, help="the row to show, from 1 (default: 1)")
     parser.add_argument(
         "--split", help="the split to show, train or val; with --hub, the one to train on (default: train)"
     )
@@ -206,24 +210,16 @@ def parse() -> DataArgs:
     return DataArgs(
         named=args.named,
         hub=_hub_choice(args),
-        files=args.files,
-        val_files=args.val_files,
-        show=args.show,
         name=name,
         kind=args.kind or "text",
-        tokenizer=args.tokenizer,
-        template=args.template,
         val_fraction=val_fraction,
         rows=row_options(parser, args),
-        max_tokens=args.max_tokens,
-        num_proc=args.num_proc,
         share=_parse_share(parser, args),
-        row=args.row,
+        row=args.row or 1,
         split=args.split or "train",
-        block_size=args.block_size,
-        update=args.update,
         data_dir=Path(settings.data_dir),
         seed=settings.seed,
+        **{flag: getattr(args, flag) for flag in AS_TYPED},
     )
 
 
@@ -243,10 +239,21 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
             "--data_dir is the folder above it"
         )
 
+    _check_uses(parser, args)
+    for flag in POSITIVE:
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            parser.error(f"--{flag} {value} must be 1 or more")
+
+
+def _check_uses(parser: Parser, args: argparse.Namespace) -> None:
+    """Exit with code 2 for a flag that has no use beside the others."""
     for flag in ROW_FLAGS:
         if getattr(args, flag) and (args.show or args.named == "stories"):
             parser.error(f"--{flag} says how rows of files or of the hub are read: drop it")
-
+    for flag in PREPARING:
+        if args.show and getattr(args, flag) is not parser.get_default(flag):
+            parser.error(f"--{flag} is for preparing a dataset; --show reads one that is prepared: drop it")
     for flag in ("val_files", "val_split"):
         if getattr(args, flag) and args.val_fraction is not None:
             parser.error(
@@ -257,11 +264,6 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
         parser.error("--name goes with --files, --hub or one dataset of the hub")
     if args.named == "stories" and trained_tokenizer.is_trained(args.tokenizer):
         parser.error(f"--tokenizer {args.tokenizer} is what --stories does anyway: drop it")
-
-    for flag in POSITIVE:
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            parser.error(f"--{flag} {value} must be 1 or more")
 
 
 def _hub_choice(args: argparse.Namespace) -> HubChoice | None:

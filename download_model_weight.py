@@ -76,6 +76,12 @@ def parse_command_line() -> CommandLine:
         parser.error("no model is named: give -P, -F, -D, --model_type or --repo_id")
     if flags["file"] and not flags["model_type"]:
         parser.error("--file needs -P, -F, -D or --model_type: the stage decides the prompt template")
+    if flags["file"] and flags["repo_id"]:
+        parser.error(
+            f"--file {flags['file']} is a model already, so --repo_id has nothing to download: drop one of them"
+        )
+    if flags["file"] and not flags["file"].is_file():
+        parser.error(f"--file {flags['file']} is no file of this machine: drop the flag to download it")
 
     return CommandLine(
         model_type=flags["model_type"],

@@ -119,19 +119,18 @@ def parse_command_line() -> CommandLine:
         parser.error("nothing to evaluate: give --dataset NAME, --suite or --lm_eval TASKS")
     if flags["samples"] < 0:
         parser.error(f"--samples {flags['samples']} must be 0 or more")
+    if flags.get("beta") == 0:
+        parser.error("--beta 0 must be above 0")
+    if flags["reference"] and not flags["dataset"]:
+        parser.error("--reference goes with --dataset")
 
     return CommandLine(
         models=flags["model"],
-        dataset=flags["dataset"],
-        reference=flags["reference"],
-        suite=flags["suite"],
         num_samples=flags["samples"],
-        lm_eval=flags["lm_eval"],
         block_size=flags.get("block_size"),
-        quantize=flags["quantize"],
-        json=flags["json"],
         objective={name: flags[name] for name in OBJECTIVE_SETTINGS if name in flags},
         args=resolve(flags),
+        **{name: flags[name] for name in ("dataset", "reference", "suite", "lm_eval", "quantize", "json")},
     )
 
 
@@ -248,8 +247,11 @@ def evaluate_model(name: str, command: CommandLine, env: DistributedEnv) -> dict
 
 
 def _find_reference(folder: Path, data: Path, command: CommandLine, model: Llama) -> Reference | None:
-    """Return the reference of preferences: --reference, else the one of the DPO run; None for other data."""
-    if read_meta(data)["kind"] != "preference":
+    """Return the reference of preferences: --reference, else that of the DPO run. Other data has none, or UserError."""
+    kind = read_meta(data)["kind"]
+    if kind != "preference":
+        if command.reference:
+            raise UserError(f"--reference is for preferences; --dataset {data.name} is {kind}: drop it")
         return None
     if command.reference:
         return load_llama(find_or_download(command.reference, command.args.save_checkpoint_dir))

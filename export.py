@@ -138,18 +138,17 @@ def parse_command_line() -> CommandLine:
         parser.error(f"--dtype {flags['dtype']} needs --format gguf")
     if not flags["to"] and not flags["card"]:
         parser.error("--to DIR is required")
+    if flags["private"] and not flags["push_to_hub"]:
+        parser.error("--private goes with --push_to_hub")
     if flags["average"] and (flags["card"] or len(flags["average"]) < 2):
         parser.error("--average takes two steps or more and exports a model: give them, without --card")
 
     return CommandLine(
         models=flags["average"] or [flags["model"]],
-        to=flags["to"],
-        format=flags["format"],
-        dtype=flags["dtype"],
-        card=flags["card"],
-        push_to_hub=flags["push_to_hub"],
-        private=flags["private"],
-        license=flags["license"],
+        **{
+            name: flags[name]
+            for name in ("to", "format", "dtype", "card", "push_to_hub", "private", "license")
+        },
         settings={name: flags[name] for name in SAMPLE_SETTINGS if name in flags},
         args=args,
     )

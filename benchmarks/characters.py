@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from harness import ROOT
 from torch import Tensor, nn
 
+from runtime.command_line import Parser
+
 LAYERS, HEADS, C, T, ROWS, STEPS, WARMUP, LR, MIN_LR = 4, 4, 128, 64, 12, 2000, 100, 1e-3, 1e-4
 EVALUATE_EVERY, EVALUATED = 250, 20  # steps, batches of each split
 SHORT = "--block_size 64 --batch_size 8 --total_batch_size 512 --muon_lr 0.03"  # in so few steps more of them count
@@ -180,9 +182,7 @@ def theirs(text: Path, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Run what is asked for, one after the other; a line of JSON for each run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="the text itself")
     parser.add_argument(
         "--data_dir", type=Path, default=ROOT / "data", help="where data.py has put `shakespeare`"
@@ -196,6 +196,8 @@ def main() -> None:
     parser.add_argument("--flags", default="", help="more flags of trainer.py")
     parser.add_argument("--recipe", type=int, metavar="SEED", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not args.text.is_file():
+        parser.error(f"no such file: --text {args.text}")
     if args.recipe is not None:
         nanogpt(args.text, args.recipe)
         return

@@ -19,7 +19,6 @@ A figure is [value, what is expected]; `wrong` lists those that must hold and do
 runs with torch 2.11 too: what is missing there is skipped, with a line.
 """
 
-import argparse
 import inspect
 import json
 import os
@@ -31,8 +30,12 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from runtime.command_line import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(1, str(ROOT / "benchmarks"))
 
 PARTS = ("where", "attention", "head", "step", "sync", "decode", "train")
 
@@ -91,9 +94,7 @@ def main() -> None:
         run_script(sys.argv[2:])
         return
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--tiny", action="store_true", help="small sizes, on a CPU")
     parser.add_argument("--nanogpt", type=Path, metavar="FILE", help="nanoGPT's model.py")

@@ -20,6 +20,10 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from runtime.command_line import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
 Figures = dict[str, float]
 
@@ -101,7 +105,7 @@ def main(
     `prepare` fills the shared folder, from the files that the flags in `needs` name.
     """
     program = Path(inspect.stack()[1].filename).resolve()
-    parser = argparse.ArgumentParser(description=f"Compare {', '.join(contenders)} in {unit}.")
+    parser = Parser(f"Compare {', '.join(contenders)} in {unit}.")
     parser.add_argument("--rounds", type=int, default=3, help="times that each contender is run (default: 3)")
     parser.add_argument("--only", nargs="+", choices=contenders, help="these and the first one")
     parser.add_argument(
@@ -114,6 +118,15 @@ def main(
     if args.contender:
         contend({"machine": machine, **contenders}[args.contender])
         return
+    if args.rounds < 1:
+        parser.error(f"--rounds {args.rounds} must be 1 or more")
+    if wrong := [pair for pair in args.python if "=" not in pair or pair.split("=")[0] not in contenders]:
+        parser.error(
+            f"--python {wrong[0]} must be like NAME=PATH, where NAME is one of {', '.join(contenders)}"
+        )
+    for name, what in (needs or {}).items():
+        if not getattr(args, name) or not getattr(args, name).is_file():
+            parser.error(f"--{name} {getattr(args, name) or 'FILE'} must name a file: {what}")
     pythons, (ours, *others) = dict(pair.split("=", 1) for pair in args.python), contenders
     names = ["machine", ours, *(name for name in others if not args.only or name in args.only)]
     with tempfile.TemporaryDirectory() as folder:

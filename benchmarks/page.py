@@ -5,7 +5,6 @@
 Starts gradio/app.py on this machine, sends requests to it alone, and stops it. A round is one reply for each client.
 """
 
-import argparse
 import contextlib
 import json
 import socket
@@ -20,6 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gradio_client import Client
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from runtime.command_line import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLING = (0.8, 50, 1.0, 0.0, 1.0, 0.0)  # temperature, top_k, top_p, min_p and the two penalties
@@ -120,13 +123,14 @@ def figures(results: list[dict]) -> dict:
 
 def main() -> None:
     """Start the page, measure, print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--save_checkpoint_dir", default=ROOT / "checkpoints")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    for name in ("clients", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)} must be 1 or more")
 
     with serve_page(args.save_checkpoint_dir) as (address, process):
         clients = [Client(address, verbose=False) for _ in range(args.clients)]

@@ -3,7 +3,6 @@
 python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt "..."]      needs Chromium
 """
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from page import ROOT, serve_page
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from runtime.command_line import Parser
 from training.plots import draw
 
 IMAGES = ROOT / "images"
@@ -69,15 +69,15 @@ def take_pictures(browser: Browser, address: str, prompt: str, choice: str) -> N
 
 def main() -> None:
     """Take the pictures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--save_checkpoint_dir", default=ROOT / "checkpoints")
     parser.add_argument("--prompt", default=MESSAGES[1], help="for the tabs Compare and Look inside")
     parser.add_argument("--choice", default="A", help="the reply that gets the vote")
     args = parser.parse_args()
 
     runs = [Path(args.save_checkpoint_dir) / name for name in RUNS]
+    if missing := [run for run in runs if not (run / "metrics.jsonl").is_file()]:
+        parser.error(f"no run in {missing[0]}: bash install.sh quickstart trains it")
     draw(runs, IMAGES / "quickstart_loss.png")
     with serve_page(args.save_checkpoint_dir) as (address, _), sync_playwright() as playwright:
         chromium = shutil.which("chromium")

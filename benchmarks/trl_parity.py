@@ -8,7 +8,6 @@ the chat template of our checkpoint. Ours are packed. The weights are random, an
 log-probs to vary; policy and reference differ. Prints a table; exit code 1 where a bound is broken.
 """
 
-import argparse
 import itertools
 import sys
 import tempfile
@@ -33,7 +32,9 @@ from dataprep.documents import row_documents
 from dataprep.forms import table_columns
 from dataprep.shards import ShardWriter, TokenDataset, id_dtype
 from model import Llama
+from runtime.command_line import Parser
 from runtime.distributed import DistributedEnv
+from runtime.errors import run_cli
 from tokenizer import Tokenizer, gpt2
 from trainer import train_step
 from training.objectives import Objective, completion_logps, next_token, preference
@@ -258,11 +259,9 @@ def compare(what: str, ours: list[dict[str, float]], theirs: list[dict[str, floa
     return fine
 
 
-def main() -> int:
-    """Compare both stages."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    """Compare both stages; exit with 1 where they differ."""
+    parser = Parser(__doc__)
     parser.add_argument("--instruct", required=True, help="instructions: .json, .jsonl or .parquet")
     parser.add_argument("--preference", required=True, help="preference pairs, likewise")
     parser.add_argument("--block_size", type=int, default=2048, help="context; longer rows are left out")
@@ -321,8 +320,8 @@ def main() -> int:
                         STEP_BOUND,
                     )
                 )
-    return 0 if all(results) else 1
+    sys.exit(not all(results))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_cli(main)

@@ -36,6 +36,7 @@ from runtime.errors import UserError, run_cli
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_WAITING_REQUESTS = 32
+MAX_PORT = 65535
 
 # Text and buttons with enough contrast to be readable (WCAG AA), in the light and in the dark scheme.
 COLORS = {
@@ -152,6 +153,8 @@ def parse_args() -> tuple[PageOptions, ModelArgs]:
     cli_args = parser.parse_args()
     if len(cli_args.model) > len(LETTERS) or len(set(cli_args.model)) < len(cli_args.model):
         parser.error(f"--model takes one to {len(LETTERS)} different models")
+    if not 0 <= cli_args.server_port <= MAX_PORT:
+        parser.error(f"--server_port {cli_args.server_port} must lie between 0 and {MAX_PORT}")
     is_private = cli_args.server_name in LOOPBACK and not cli_args.share
     votes = cli_args.votes or (ROOT / "votes.jsonl" if is_private else None)
     options = PageOptions(cli_args.server_name, cli_args.server_port, cli_args.share, votes, cli_args.model)
@@ -182,7 +185,7 @@ def main() -> None:
             server_port=options.server_port,
             share=options.share,
         )
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(f"cannot listen on {address} ({error}): choose another --server_port") from None
 
 

@@ -2,10 +2,19 @@
 
 import argparse
 import dataclasses
+import difflib
 import math
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+from runtime.errors import EXIT_USER_ERROR, one_line
+
+MAY_BE_EMPTY = ("--prompt", "--system")  # flags whose value is a text; an empty one may be meant
+MAX_SUGGESTIONS = 3
+SIMILAR = 0.7  # from here on, two names of flags probably mean the same
+MAX_VALUE = 40  # characters of a wrong value in a message
+NUMBERS = {int: "an integer, such as 1000", float: "a number, such as 0.1"}
 
 
 def setting(
@@ -31,11 +40,82 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **options,
         )
+        for kind in NUMBERS:
+            self.register("type", kind, _number_reader(kind))
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return the values of the flags; a word that belongs to none exits with code 2."""
+        words = self._check_words(sys.argv[1:] if args is None else list(args))
+        values, unread = self.parse_known_args(words, namespace)
+        if unread:
+            self.error(f"{' '.join(unread)!r} belongs to no flag")
+        return values
 
     def error(self, message: str) -> typing.NoReturn:
         """Print one line and exit with code 2."""
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
+        print(f"error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR)
+
+    def _check_words(self, words: list[str]) -> list[str]:
+        """Return the words; a value that begins with a dash, such as -1e-3, is joined to its flag: --max_lr=-1e-3.
+
+        A flag that is unknown, has an empty value, or a value where it takes none exits with code 2.
+        """
+        flags = self._option_string_actions
+        has_positionals = any(not action.option_strings for action in self._actions)
+        checked: list[str] = []
+        for number, word in enumerate(words):
+            if word == "--":  # the words after it are no flags
+                return checked + words[number:]
+
+            name, equals, value = word.partition("=")
+            before = flags.get(checked[-1]) if checked else None
+            takes_value = before is not None and before.nargs != 0
+            if takes_value and not word:
+                self._check_empty(checked[-1])
+            elif name in flags and equals and not value:
+                self._check_empty(name)
+
+            if name in flags:
+                checked.append(word)
+            elif not word.startswith("-") or word == "-":
+                if before is not None and not takes_value and not has_positionals:
+                    self.error(f"{checked[-1]} takes no value: drop {word!r}")
+                checked.append(word)
+            elif takes_value and (" " in word or not word.startswith("--")):
+                checked[-1] += f"={word}"
+            else:
+                self.error(f"{name} is no flag of {self.prog}{self._suggestion(name)}")
+        return checked
+
+    def _check_empty(self, flag: str) -> None:
+        """Exit with code 2 for a flag that may not be empty."""
+        if flag not in MAY_BE_EMPTY:
+            self.error(f"{flag} is empty: give a value, or drop the flag")
+
+    def _suggestion(self, wrong: str) -> str:
+        """Return the flags that a wrong one may mean: those with a similar name, or with its words in their help."""
+        helps = {
+            name: str(action.help).lower()
+            for name, action in self._option_string_actions.items()
+            if not name.startswith("--no-")
+        }
+        stem = wrong.strip("-").lower().replace("-", "_")
+        names = [name for name in helps if name.lower() == wrong.lower()]
+        names += difflib.get_close_matches(f"--{stem}", helps, MAX_SUGGESTIONS, SIMILAR)
+        names += [name for name in helps if len(stem) > 1 and stem in name]
+        if "_" in stem:
+            words = stem.replace("_", " ")
+            names += sorted(
+                (name for name in helps if words in helps[name]), key=lambda name: helps[name].find(words)
+            )
+
+        *others, last = list(dict.fromkeys(names))[:MAX_SUGGESTIONS] or [""]
+        if not last:
+            return ""
+        return f": did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
 
     def add_fields(self, settings: type, wanted: Iterable[str]) -> None:
         """Add a flag for each field of a dataclass whose name or group is wanted.
@@ -82,9 +162,27 @@ def _value_or_word(kind: type, words: tuple[str, ...]) -> Callable[[str], object
     """Return a function that reads a value of a type, or one of the words."""
 
     def read(text: str) -> object:
-        return text if text in words else kind(text)
+        if text in words:
+            return text
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r:.{MAX_VALUE}} is not {NUMBERS[kind]}, nor {' or '.join(words)}"
+            ) from None
 
-    read.__name__ = f"{kind.__name__} or {' or '.join(words)}"  # argparse names it in its complaint
+    return read
+
+
+def _number_reader(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Return a function that reads a number, and names a wrong one as a user would."""
+
+    def read(text: str) -> float:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r:.{MAX_VALUE}} is not {NUMBERS[kind]}") from None
+
     return read
 
 

@@ -90,7 +90,12 @@ def _report_once(error: Exception) -> None:
     """Print an error on one rank of the machine only: the others fail with the same error."""
     is_first_rank = os.environ.get("LOCAL_RANK", "0") == "0"
     if is_first_rank or isinstance(error, LocalRankError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
+
+
+def one_line(message: object) -> str:
+    """Return a message as one line: values that a user typed, and messages of libraries, may have several."""
+    return " ".join(line.strip() for line in str(message).splitlines())
 
 
 def _stdout_is_closed() -> bool:

@@ -10,12 +10,12 @@ from runtime.requirements import require
 if __name__ == "__main__":
     require()
 
-import argparse
 import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from runtime.command_line import Parser
 from stories.task_tables import UNKIND_DEEDS, UNKIND_WORDS
 from stories.tasks import (
     KINDS,
@@ -273,12 +273,14 @@ def preference_at(
 
 def main() -> None:
     """Print some rows."""
-    parser = argparse.ArgumentParser(description="Print rows of the story world.")
+    parser = Parser("Print rows of the story world.")
     parser.add_argument("--split", choices=("train", "val"), default="train")
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preferences", action="store_true", help="pairs of a chosen and a rejected answer")
     args = parser.parse_args()
+    if args.count < 0:
+        parser.error(f"--count {args.count} must be 0 or more")
 
     for index in range(args.count):
         if args.preferences:

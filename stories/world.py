@@ -6,7 +6,6 @@ A `Tale` holds the facts (character, object, mishap, helper ...) and `tell` writ
 about a story has an exact answer. Some combinations of character, object and plot are used for validation only.
 """
 
-import argparse
 import random
 import re
 import zlib
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from runtime.command_line import Parser
 from stories.world_tables import (
     ANIMALS,
     BOYS,
@@ -372,11 +372,13 @@ def stories(split: str, count: int, seed: int = 0) -> Iterator[dict[str, str]]:
 
 def main() -> None:
     """Print some stories."""
-    parser = argparse.ArgumentParser(description="Print stories of the built-in world.")
+    parser = Parser("Print stories of the built-in world.")
     parser.add_argument("--split", choices=("train", "val"), default="train")
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.count < 0:
+        parser.error(f"--count {args.count} must be 0 or more")
 
     for row in stories(args.split, args.count, args.seed):
         print(row["text"], "-" * 40, sep="\n\n", end="\n\n")

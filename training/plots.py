@@ -68,7 +68,10 @@ def main() -> None:
     args = parser.parse_args()
     if missing := [name for name in args.runs if not (Path(name) / "metrics.jsonl").is_file()]:
         raise UserError(f"{missing[0]} is not a run folder (metrics.jsonl is missing)")
-    print(draw([Path(name) for name in args.runs], Path(args.to)))
+    picture = Path(args.to)
+    if picture.suffix != ".png" or picture.is_dir() or not picture.parent.is_dir():
+        raise UserError(f"--to {picture} must be a file that ends in .png, in a folder that is there")
+    print(draw([Path(name) for name in args.runs], picture))
 
 
 if __name__ == "__main__":

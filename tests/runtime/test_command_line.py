@@ -53,3 +53,45 @@ def test_only_wanted_flags_exist(capsys: pytest.CaptureFixture) -> None:
     assert parse("--stop", "a", wanted=("sampling",)) == {"stop": ["a"]}
     with pytest.raises(SystemExit):
         parse("--steps", "5", wanted=("sampling",))
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--step", "5"], "--step is no flag of prog: did you mean --steps, --stop or --stage?"),
+        (["-stage", "S"], "-stage is no flag of prog: did you mean --stage or --steps?"),
+        (
+            ["--of-it", "5"],
+            "--of-it is no flag of prog: did you mean --steps, --name or --stage?",
+        ),  # in the help
+        (["--x", "5"], "--x is no flag of prog (see"),
+        (["--steps", "5x"], "argument --steps: '5x' is not an integer, such as 1000"),
+        (["--steps", ""], "--steps is empty: give a value, or drop the flag"),
+        (["--name="], "--name is empty: give a value, or drop the flag"),
+        (["--compile", "yes"], "--compile takes no value: drop 'yes'"),
+        (["5"], "'5' belongs to no flag"),
+        (["--stage", "a\nb"], r"invalid choice: 'a\nb'"),
+        (["a\nb"], r"'a\nb' belongs to no flag"),
+    ],
+    ids=str,
+)
+def test_the_line_says_what_to_type(
+    words: list[str], line: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(SystemExit):
+        parse(*words)
+    message = capsys.readouterr().err
+    assert line in message and message.count("\n") == 1
+
+
+def test_a_value_may_begin_with_a_dash() -> None:
+    assert parse("--name", "-1e-3") == {"name": "-1e-3"}
+    assert parse("--name", "--- a b") == {"name": "--- a b"}
+    assert parse("--stop", "-x", "--steps", "-5") == {"stop": ["-x"], "steps": -5}
+
+
+def test_a_text_may_be_empty() -> None:
+    parser = Parser("test")
+    parser.add_argument("--prompt")
+    assert parser.parse_args(["--prompt", ""]).prompt == ""

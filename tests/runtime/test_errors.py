@@ -26,6 +26,7 @@ def exit_of(error: BaseException) -> int:
     "error, code, line",
     [
         (UserError("wrong flag"), 2, "error: wrong flag"),
+        (UserError("no file a\nb:\n  give another"), 2, "error: no file a b: give another"),
         (RunError("the run failed"), 1, "error: the run failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(errno.ENOSPC, "No space left", "x.bin"), 1, "error: x.bin: No space left"),
