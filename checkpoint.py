@@ -234,9 +234,18 @@ def load_args(folder: Path) -> ModelArgs:
 
 
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
-    """Return (model, tokenizer) of a run, a step or any Llama folder in Hugging Face format; float32, for inference."""
+    """Return (model, tokenizer) of a run, a step or any Llama folder in Hugging Face format; float32, for inference.
+
+    Raises UserError where the tokenizer has tokens that the model has not.
+    """
     folder = find_model(folder)
-    return load_llama(folder), load_tokenizer(folder)
+    model, tokenizer = load_llama(folder), load_tokenizer(folder)
+    if tokenizer.vocab_size > model.args.vocab_size:
+        raise UserError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only "
+            f"{model.args.vocab_size}: use the tokenizer that the model was trained with"
+        )
+    return model, tokenizer
 
 
 def load_llama(folder: Path) -> Llama:

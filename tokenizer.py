@@ -320,12 +320,15 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     eos = settings["eos_token"]
     if not isinstance(eos, str) or in_file.token_to_id(eos) is None:  # transformers would add it
         raise UserError(
-            f"the tokenizer in {folder} has no end-of-text token {'' if eos is None else repr(eos)}: name one of its "
+            f"the tokenizer in {folder} has no end-of-text token{'' if eos is None else f' {eos!r}'}: name one of its "
             f'tokens as "eos_token" in {SETTINGS_FILE} or special_tokens_map.json'
         )
     if chat_template is not None and chat_template.removeprefix(BEGIN_OF_TEXT) == CHAT_TEMPLATE:
         chat_template = None  # ours
-    return Tokenizer(hf, settings, ranks, None if ranks else files, chat_template)
+    try:
+        return Tokenizer(hf, settings, ranks, None if ranks else files, chat_template)
+    except Exception as error:  # such as for a missing unknown token
+        raise UserError(f"{folder} cannot encode a text ({error}): use another tokenizer") from None
 
 
 def _newest_step(folder: Path) -> Path:

@@ -45,6 +45,8 @@ def show(folder: Path, split: str, row: int, block_size: int | None) -> str:
         labels = ["chosen: ", "rejected: "]
 
     rows = dataset.documents // len(labels)
+    if not rows:
+        raise UserError(f"the {split} set of {folder} is empty: show the other one with --split")
     if row > rows:
         raise UserError(
             f"--row {row}: the {split} set of {folder} has {rows:,} rows: choose a smaller number"

@@ -125,7 +125,8 @@ def _advice(row: dict, nearest: Form) -> str:
 def _likeness(row: dict, form: Form) -> float:
     """Return how well the columns of a row match those of a form, a point for each."""
     matches = _old_names(row, form)
-    return sum(1 if column in row else 0.9 * (column in matches) for column in form.columns)
+    likeness = {column: _similarity(name.lower(), column) for column, name in matches.items()}
+    return sum(1 if column in row else 0.9 * likeness.get(column, 0.0) for column in form.columns)
 
 
 def _old_names(row: dict, form: Form) -> dict[str, str]:

@@ -146,6 +146,8 @@ def _jsonl_rows(file_range: FileRange, _: Columns) -> Rows:
 
             try:
                 row = json.loads(line)
+            except UnicodeDecodeError:
+                row = BadRow(f"{name}: {not_utf8(file_range.path)}")
             except (ValueError, RecursionError) as error:
                 row = BadRow(f"{name} is not JSON: {error}")
             yield row, name

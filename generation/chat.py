@@ -222,11 +222,6 @@ def join_turns(messages: Messages) -> str:
 def load_chat_model(folder: Path) -> ChatModel:
     """Load the model in a folder and the stage that trained it. Raises UserError when it cannot be used."""
     model, tokenizer = load_model(folder)
-    if tokenizer.vocab_size > model.args.vocab_size:
-        raise UserError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, the model only "
-            f"{model.args.vocab_size}: use the tokenizer that the model was trained with"
-        )
     return ChatModel(model, tokenizer, stage_of(folder), load_end_ids(folder))
 
 

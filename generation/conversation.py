@@ -216,6 +216,8 @@ def system_turn(text: str | None, chat_model: ChatModel, raw: bool) -> Messages:
         raise UserError(
             f"--system is a turn of the prompt template, and {what_continues} continues a text: drop it"
         )
+    if chat_model.model.legacy:
+        raise UserError("--system is a turn that the published weights were trained without: drop it")
     return [{"role": "system", "content": text}]
 
 

@@ -12,7 +12,7 @@ from runtime.errors import EXIT_USER_ERROR, one_line
 
 MAY_BE_EMPTY = ("--prompt", "--system")  # flags whose value is a text; an empty one may be meant
 MAX_SUGGESTIONS = 3
-SIMILAR = 0.7  # from here on, two names of flags probably mean the same
+SIMILAR = 0.65  # from here on, two names of flags probably mean the same
 MAX_VALUE = 40  # characters of a wrong value in a message
 NUMBERS = {int: "an integer, such as 1000", float: "a number, such as 0.1"}
 
@@ -104,7 +104,8 @@ class Parser(argparse.ArgumentParser):
         }
         stem = wrong.strip("-").lower().replace("-", "_")
         names = [name for name in helps if name.lower() == wrong.lower()]
-        names += difflib.get_close_matches(f"--{stem}", helps, MAX_SUGGESTIONS, SIMILAR)
+        bare = {name.lstrip("-"): name for name in helps}
+        names += [bare[match] for match in difflib.get_close_matches(stem, bare, MAX_SUGGESTIONS, SIMILAR)]
         names += [name for name in helps if len(stem) > 1 and stem in name]
         if "_" in stem:
             words = stem.replace("_", " ")

@@ -25,7 +25,7 @@ from runtime.errors import RunError, UserError
 class Parrot:
     """Chat model that repeats the question, a token for each character; more than 30 do not fit."""
 
-    model = SimpleNamespace(args=SimpleNamespace(block_size=60))
+    model = SimpleNamespace(args=SimpleNamespace(block_size=60), legacy=False)
     is_instruct = True
 
     def __init__(self) -> None:
