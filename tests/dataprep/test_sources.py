@@ -77,6 +77,17 @@ def test_missing_and_damaged_files_are_named(server: Hub) -> None:
         read()
 
 
+def test_an_answer_that_is_cut_short_is_one_line(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> None:
+        raise ConnectionError("the connection ended")
+
+    monkeypatch.setattr("dataprep.sources._hub_files", cut)
+    with pytest.raises(
+        UserError, match="the hub sent no complete answer about .*the connection ended.*rerun later"
+    ):
+        read()
+
+
 def test_a_flipped_byte_is_seen(server: Hub) -> None:
     damaged = bytearray(server.repos[DATASET.repo]["data/val-0.parquet"])
     damaged[damaged.index(b"document 85 words")] ^= 1

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from examples import TEXTS, files
@@ -43,6 +44,20 @@ def test_texts_are_truncated_to_the_budget(tokenizer: Tokenizer) -> None:
         budget = TokenBudget(tokens)
         assert lengths(budget, documents, tokenizer) == expected
         assert budget.remaining == tokens - sum(expected)
+
+
+def test_a_unit_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = SimpleNamespace(path="hf://datasets/a/b@0/c.parquet")
+    monkeypatch.setattr(worker, "_worker", SimpleNamespace(config=SimpleNamespace(units=[[unit]])))
+
+    def fail(action: object, name: str) -> None:
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(worker, "retry", fail)
+    with pytest.raises(
+        UserError, match=r"^unit 0 \(hf://.*c.parquet\) failed after all retries \(Connection.*peer\)"
+    ):
+        prepare_unit(0, math.inf)
 
 
 def test_conversations_are_not_truncated_and_end_the_budget(tokenizer: Tokenizer) -> None:

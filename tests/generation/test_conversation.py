@@ -146,6 +146,15 @@ def test_a_conversation_is_saved_and_loaded(parrot, monkeypatch, capsys, tmp_pat
     assert capsys.readouterr().err.count("needs a file that /save wrote") == 3
 
 
+def test_nothing_is_saved_where_there_is_nothing_to_save_or_no_place(
+    parrot, monkeypatch, capsys, tmp_path: Path
+) -> None:
+    file = tmp_path / "nowhere" / "talk.jsonl"
+    talk(parrot, monkeypatch, f"/save {file}", "one", f"/save {file}")
+    _, err = capsys.readouterr()
+    assert "/save has no conversation to write" in err and f"/save {file}: No such file or directory" in err
+
+
 def test_another_model_continues_the_conversation(parrot, monkeypatch, capsys) -> None:
     other = Parrot()
 
@@ -173,6 +182,9 @@ def test_a_system_turn_needs_the_template(parrot) -> None:
     for model, raw, words in ((parrot, True, "--raw"), (base, False, "a base model")):
         with pytest.raises(UserError, match=f"{words} continues a text: drop it"):
             system_turn("Brief", model, raw)
+    published = SimpleNamespace(is_instruct=True, model=SimpleNamespace(legacy=True))
+    with pytest.raises(UserError, match="the published weights were trained without"):
+        system_turn("Brief", published, False)
 
 
 def test_say_streams_text_to_stdout_and_counts_to_stderr(parrot, capsys) -> None:

@@ -26,7 +26,8 @@ ERRORS = {
     "ArgumentTypeError",
 }
 PARSERS = {"parser", "self"}  # .error() of these is a parser's
-LENGTH = 8  # characters in a row that a message and the words of a row must share
+LENGTH = 8  # characters of a stretch
+LEAST = 5  # stretches that a message and the words of a row must share, where the message is that long
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,15 @@ def messages_of(tree: ast.AST, path: str, function: str = "") -> Iterator[Messag
         if text is not None:
             parts = [part.value for part in ast.walk(text) if isinstance(part, ast.Constant)]
             parts = [part for part in parts if isinstance(part, str) and len(part.strip()) > 3]
-            yield Message(path, function, node.lineno, tuple(parts))
+            if parts:  # without words of its own it is made of other messages
+                yield Message(path, function, node.lineno, tuple(parts))
         yield from messages_of(node, path, inside)
 
 
 def message_text(node: ast.AST, function: str) -> ast.AST | None:
     """Return the text of a message that a node makes: an error, a parser's error, or a fault that *_errors yields."""
-    if isinstance(node, ast.Yield) and function.endswith("_errors"):
-        return node.value
+    if isinstance(node, ast.Yield) and isinstance(node.value, ast.JoinedStr | ast.Constant):
+        return node.value if function.endswith("_errors") else None
     if not isinstance(node, ast.Call) or not node.args:
         return None
     called = node.func
@@ -87,7 +89,7 @@ def message_text(node: ast.AST, function: str) -> ast.AST | None:
 
 
 class Matcher:
-    """The messages by the stretches of LENGTH characters that they hold, to find which one the words of a row are of."""
+    """The messages by their stretches of LENGTH characters, to find the one that the words of a row are of."""
 
     def __init__(self, messages: Iterable[Message]):
         self.messages = list(messages)
@@ -98,19 +100,22 @@ class Matcher:
                     self.holders[stretch].add(message)
 
     def messages_of_row(self, words: str, at: str) -> set[Message]:
-        """Return the messages that a row makes: those that share most with its words, or one without words by `at`."""
+        """Return the messages that a row makes: the one that shares most with its words, of those at `at`."""
         shared: Counter[Message] = Counter()
         for stretch in stretches(words):
             shared.update(self.holders.get(stretch, ()))
         if at:
-            here = {message for message in self.messages if message.place.startswith(at)}
-            return {message for message in here if not message.parts} | best(shared, here)
+            return best(shared, {message for message in self.messages if message.place.startswith(at)})
         return best(shared, set(self.messages))
 
 
 def best(shared: Counter[Message], among: set[Message]) -> set[Message]:
     """Return the one message that shares most with a row; none where several share as much."""
-    counts = {message: count for message, count in shared.items() if message in among}
+    counts = {
+        message: count
+        for message, count in shared.items()
+        if message in among and count >= min(LEAST, max(len(stretches(part)) for part in message.parts))
+    }
     top = [message for message, count in counts.items() if count == max(counts.values())]
     return set(top) if len(top) == 1 else set()
 

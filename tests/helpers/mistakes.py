@@ -84,6 +84,7 @@ def check_mistake(
     monkeypatch.setattr("dataprep.prepare.ProcessPoolExecutor", prepared.Inline)
     monkeypatch.setattr("dataprep.worker._end_with_main", lambda: None)
     monkeypatch.setattr("data.start_forkserver", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("runtime.distributed.BENCHMARK_TRIES", 1)
     for name, value in mistake.environment.items():
         monkeypatch.setenv(name, value)

@@ -30,6 +30,15 @@ def test_without_a_model_every_tab_shows_how_to_make_one(tmp_path, env):
     assert "trainer.py --train P" in page.open_page()[1]
 
 
+def test_one_model_cannot_be_compared(tmp_path, env):
+    args = ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path)))
+    page = PageHandlers(StageModels(args, env, [str(tmp_path / "S-toy")]), tmp_path / "votes.jsonl")
+    assert (
+        "There is one model only: start the page with --model"
+        in next(page.stream_comparison("hi", 5, *SAMPLING, 1))[-1]
+    )
+
+
 def test_the_page_opens_with_the_last_stage(page):
     stage, line, *_, curves = page.open_page()
     assert stage == "dpo" and "D-toy/" in line

@@ -26,8 +26,12 @@ FLAGS = [
     ("data.py --files book.txt --name ..", "--name .. must be a plain folder name, such as mine;"),
     ("data.py --stories --name x", "--name goes with --files, --hub or one dataset of the hub"),
     ("data.py --files book.txt --name x --kind chat", "argument --kind: invalid choice: 'chat'"),
-    ("data.py --stories --kind instruct", "--kind goes with --files or --hub"),
-    ("data.py --files book.txt --name x --hub_config c", "--hub_config goes with --hub"),
+    ("data.py --stories --kind instruct", "--kind goes with --files or --hub", "data.py _check_flags"),
+    (
+        "data.py --files book.txt --name x --hub_config c",
+        "--hub_config goes with --hub",
+        "data.py _check_flags",
+    ),
     ("data.py --files book.txt --name x --val_split v", "--val_split goes with --hub"),
     ("data.py --files book.txt --name x --revision main", "--revision goes with --hub"),
     ("data.py --files book.txt --name x --split train", "--split goes with --hub or --show"),
@@ -99,14 +103,14 @@ FLAGS = [
         "data.py --files rows/body.jsonl --name x --template chatml",
         "argument --template: invalid choice: 'chatml'",
     ),
-    ("data.py --files book.txt --name x --data_dir book.txt", "cannot write to book.txt ("),
+    ("data.py --files book.txt --name x --data_dir book.txt", "cannot write to book.txt (", "data.py main"),
 ]
 SHOW = [
     ("data.py --show nosuch", "no prepared dataset in data/nosuch (there are: "),
     ("data.py --show toy --data_dir nowhere", "no prepared dataset in nowhere/toy (none is prepared yet)"),
     ("data.py --show data/toy", "--show data/toy must be a plain folder name, such as toy;"),
     ("data.py --show {tmp}/data/toy", "--show {tmp}/data/toy must be a plain folder name, such as toy;"),
-    ("data.py --show toy --row 0", "--row 0 must be 1 or more"),
+    ("data.py --show toy --row 0", "--row 0 must be 1 or more", "data.py _check_flags"),
     ("data.py --show toy --row -1", "--row -1 must be 1 or more"),
     ("data.py --show toy --row first", "--row: 'first' is not an integer"),
     (
@@ -143,6 +147,10 @@ FILES = [
     ("data.py --files C:\\\\texts\\\\book.txt --name x", "no such file or folder: C:\\texts\\book.txt"),
     ("data.py --files book.txt --val_files nowhere.txt --name x", "no such file or folder: nowhere.txt"),
     ("data.py --files empty.txt --name x", "empty.txt is empty", "dataprep/ranges.py"),
+    (
+        "data.py --files rows/body.jsonl --name x",
+        "; 1 bad row in this part of the data: correct the data, or --skip_bad_rows",
+    ),
     ("data.py --files book.txt --val_files empty.txt --name x", "empty.txt is empty", "dataprep/ranges.py"),
     ("data.py --files blank.jsonl --name x", "x: too little text: 0 tokens to train on; give more text"),
     ("data.py --files notes.pdf --name x", "notes.pdf: a file must end in .txt, .md, .jsonl"),
@@ -195,6 +203,7 @@ FILES = [
     (
         "data.py --files missing-bracket.json --name x",
         "missing-bracket.json is not JSON: ',' or ']' is missing (line 4)",
+        "dataprep/json_stream.py",
     ),
     (
         "data.py --files missing-comma.json --name x",
@@ -208,11 +217,18 @@ FILES = [
         "data.py --files deep.json --name x",
         "deep.json is not JSON: too many brackets inside each other (line 2)",
     ),
-    ("data.py --files cut.parquet --name x", "cut.parquet is not a complete Parquet file: "),
+    (
+        "data.py --files cut.parquet --name x",
+        "cut.parquet is not a complete Parquet file: ",
+        "dataprep/ranges.py",
+    ),
     ("data.py --files cut.arrow --name x", "cut.arrow is not a complete Arrow file: "),
     ("data.py --files cut.txt.gz --name x", "cut.txt.gz cannot be read: "),
     ("data.py --files not-gzip.parquet.gz --name x", "not-gzip.parquet.gz cannot be decompressed ("),
-    ("data.py --files tokens/no-index.ds --name x", "tokens/no-index.ds has no no-index.ds.index beside it"),
+    (
+        "data.py --files tokens/no-index.ds --name x",
+        "has no no-index.ds.index beside it: write it with save_index",
+    ),
     ("data.py --files tokens/with-loss.ds --name x", "tokens/with-loss.ds has a mask of what is learned in"),
     (
         "data.py --files tokens/cut-short.ds --name x",

@@ -113,7 +113,7 @@ FOLDERS = [
             "pickled",
             "models/pickled/pytorch_model.bin is not a complete file of weights, and no code in it was run",
         ),
-        ("broken-index", "model.safetensors.index.json is broken (", "modelfiles/weights.py"),
+        ("broken-index", "index.json is broken (", "modelfiles/weights.py"),
         (
             "half-index",
             "part-2.safetensors, which models/half-index/model.safetensors.index.json names, is missing",
@@ -187,12 +187,12 @@ INFERENCE = [
     ),
     (
         "inference_sft.py --model models/broken-generation --prompt x",
-        "is broken (",
+        "): correct or remove it",
         "checkpoint.py _read_generation_config",
     ),
     (
         "inference_sft.py --model models/odd-generation --prompt x",
-        "is broken (",
+        "): correct or remove it",
         "checkpoint.py load_sampling",
     ),
     (
@@ -277,7 +277,11 @@ EXPORT = [
         "export.py --average checkpoints/P-toy models/legacy --to out",
         "have no average, their block_size is 96 and 256",
     ),
-    ("export.py --model checkpoints/P-toy --to data", "{tmp}/data is not replaced, since it holds "),
+    (
+        "export.py --model checkpoints/P-toy --to data",
+        "{tmp}/data is not replaced, since it holds ",
+        "export.py check_target",
+    ),
     (
         "export.py --model checkpoints/P-toy --to book.txt",
         "{tmp}/book.txt is not replaced, since it is not a folder",
@@ -290,7 +294,11 @@ EXPORT = [
         "export.py --model models/good --to models/good",
         "is not replaced, since it is the model itself: choose another",
     ),
-    ("export.py --model checkpoints/P-toy --to book.txt/out", "cannot write to book.txt/out ("),
+    (
+        "export.py --model checkpoints/P-toy --to book.txt/out",
+        "cannot write to book.txt/out (",
+        "export.py main",
+    ),
     (
         "export.py --model checkpoints/P-toy --card --to folders/read",
         "README.md is not replaced, since SmolLlama did not write it",
@@ -354,6 +362,10 @@ FILES_OF_MODELS = [
         "book.txt is not a complete file of published weights, and no code in",
     ),
     ("download_model_weight.py --repo_id 'a b/c'", "a b/c is not the name of a repository: use OWNER/NAME"),
-    ("download_model_weight.py -P --save_checkpoint_dir book.txt", "cannot write to book.txt ("),
+    (
+        "download_model_weight.py -P --save_checkpoint_dir book.txt",
+        "cannot write to book.txt (",
+        "download_model_weight.py main",
+    ),
 ]
 TABLE = [*EVALUATION, *FOLDERS, *INFERENCE, *EXPORT, *FILES_OF_MODELS]

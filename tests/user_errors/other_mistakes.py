@@ -35,6 +35,7 @@ STORIES = [
     ),
 ]
 BENCHMARKS = [
+    ("benchmarks/gpu.py", "there is no CUDA device: add --tiny to try the program on a CPU"),
     ("benchmarks/gpu.py nonsense", "no such part: nonsense"),
     ("benchmarks/gpu.py --tiny --nanogpt nowhere.py", "--nanogpt nowhere.py is no file: it is model.py of"),
     ("benchmarks/gpu.py --tiny --json nowhere/x.json", "--json nowhere/x.json: its folder does not exist"),
@@ -53,5 +54,9 @@ BENCHMARKS = [
         "--text nowhere must name a file: JSONL whose text is repeated",
     ),
     ("benchmarks/page.py --clients 0", "--clients 0 must be 1 or more", "benchmarks/page.py"),
+    (
+        "benchmarks/page_pictures.py --save_checkpoint_dir data",
+        "no run in data/P-stories: bash install.sh quickstart",
+    ),
 ]
 TABLE = [*PAGE, *PLOTS, *STORIES, *BENCHMARKS]

@@ -85,7 +85,7 @@ VALUES = [
     ("--run_name {tmp}/x", "--run_name {tmp}/x must name a folder below --save_checkpoint_dir"),
     ("--run_name ''", "--run_name is empty: give a value, or drop the flag"),
     ("--save_checkpoint_dir ''", "--save_checkpoint_dir is empty"),
-    ("--save_checkpoint_dir book.txt", "cannot write to book.txt/P-toy: "),
+    ("--save_checkpoint_dir book.txt", "cannot write to book.txt/P-toy: ", "training/state.py run_folder"),
     ("--init_from ''", "--init_from is empty: give a value, or drop the flag"),  # an unset variable
     ("--block_size 8 --prompt 123456789", "--prompt has 9 tokens; a --block_size of 8 holds fewer"),
     ("--max_length 0", "--max_length 0 is below 1"),
@@ -119,7 +119,7 @@ VALUES = [
     ("now", "'now' belongs to no flag"),
     (
         "--embeddings_dims 4000000 --dry_run",
-        "are there: take a smaller --embeddings_dims, --no_of_decoder_layers",
+        "of memory a rank, and",
     ),
     ("--batch_size 100000000 --dry_run", "are there: add --micro_batch_size 8 (the tokens of a step stay)"),
     (
@@ -189,7 +189,7 @@ STARTS = [
     ),
     (
         "trainer.py --dataset toy --init_from checkpoints/S-chat --run_name z --embeddings_dims 64",
-        "--embeddings_dims 64 does not match the checkpoint in checkpoints/S-chat/step_000001 (32): drop the flag",
+        "checkpoints/S-chat/step_000001 (32): drop the flag or start a new run",
     ),
     (
         "trainer.py --dataset other --init_from checkpoints/P-toy --run_name z",
@@ -286,7 +286,7 @@ RESUMED = [
     ),
 ]
 TABLE = [
-    *((f"trainer.py --dataset toy {typed}", words) for typed, words in VALUES),
+    *((f"trainer.py --dataset toy {typed}", *words) for typed, *words in VALUES),
     *DATA,
     *STARTS,
     *RESUMED,
