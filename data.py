@@ -232,13 +232,13 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
             parser.error(f"--{flag} goes with --{' or --'.join(others)}")
     if args.show and args.split and args.split not in SPLITS:
         parser.error(f"--split {args.split}: a prepared dataset has {' and '.join(SPLITS)}")
-    if Path(name).name != name or name.startswith("."):
+    if Path(name).name != name or name.startswith(".") or name != name.strip():
         flag = "--show" if args.show else "--name"
+        typed = name if name == name.strip() else repr(name)
         parser.error(
-            f"{flag} {name} must be a plain folder name, such as {Path(name).name.lstrip('.') or 'mine'}; "
+            f"{flag} {typed} must be a plain folder name, such as {Path(name).name.strip(' .') or 'mine'}; "
             "--data_dir is the folder above it"
         )
-
     _check_uses(parser, args)
     for flag in POSITIVE:
         value = getattr(args, flag)

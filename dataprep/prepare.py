@@ -218,7 +218,7 @@ def _prepare_units(
     progress = UnitProgress(config, numbers, stored, counter)
     with pool, progress.bar:
         try:
-            entries = _prepare_splits(folder, pool, config, share, workers + 1, progress)
+            entries = _prepare_splits(folder, pool, config, share, processes + 1, progress)
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed (out of memory?): run the same command again to resume, "

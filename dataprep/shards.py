@@ -261,7 +261,9 @@ def require_name(dataset: str, data_dir: Path) -> str:
     if path.name == dataset:
         return dataset
     elsewhere = "" if path.parent == data_dir else f" --data_dir {path.parent}"
-    raise UserError(f"{dataset} is a path, not the name of a dataset: give --dataset {path.name}{elsewhere}")
+    raise UserError(
+        f"{dataset} is a path, not the name of a dataset: give --dataset {path.name or 'NAME'}{elsewhere}"
+    )
 
 
 def check_replaceable(target: Path, sources: Iterable[str]) -> None:

@@ -90,12 +90,13 @@ def _report_once(error: Exception) -> None:
     """Print an error on one rank of the machine only: the others fail with the same error."""
     is_first_rank = os.environ.get("LOCAL_RANK", "0") == "0"
     if is_first_rank or isinstance(error, LocalRankError):
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
 
 
-def one_line(message: object) -> str:
-    """Return a message as one line: values that a user typed, and messages of libraries, may have several."""
-    return " ".join(line.strip() for line in str(message).splitlines())
+def one_line(text: str) -> str:
+    """Return a text on one line; what would steer a terminal, such as in names in files of strangers, is spelled."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
 def _stdout_is_closed() -> bool:

@@ -175,7 +175,7 @@ def test_without_a_share_everything_is_trained_on(
     assert [split.documents for split in datasets(tmp_path / "data" / "stories")] == [10, 0]
 
 
-@pytest.mark.parametrize("num_proc", [1, 3])
+@pytest.mark.parametrize("num_proc", [1, 3, 10**20])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_a_book_beside_notes_gives_its_last_part_and_shares_of_machines_agree(
     inline: None, command: Callable, tmp_path: Path, name: str, num_proc: int

@@ -59,7 +59,7 @@ def test_only_wanted_flags_exist(capsys: pytest.CaptureFixture) -> None:
     "words, line",
     [
         (["--step", "5"], "--step is no flag of prog: did you mean --steps, --stop or --stage?"),
-        (["-stage", "S"], "-stage is no flag of prog: did you mean --stage or --steps?"),
+        (["-stage", "S"], "-stage is no flag of prog: did you mean --stage?"),
         (
             ["--of-it", "5"],
             "--of-it is no flag of prog: did you mean --steps, --name or --stage?",

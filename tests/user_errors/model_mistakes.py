@@ -24,6 +24,7 @@ EVALUATION = [
         "evaluation.py --model checkpoints/P-toy --dataset nosuch",
         "no prepared dataset in data/nosuch (there are: ",
     ),
+    ("evaluation.py --model checkpoints/P-toy --dataset .", "give --dataset NAME --data_dir ."),
     ("evaluation.py --model checkpoints/P-toy --dataset old/toy", "give --dataset toy --data_dir old"),
     ("evaluation.py --model checkpoints/P-toy --dataset toy,chat", "no prepared dataset in data/toy,chat"),
     (
