@@ -306,8 +306,8 @@ def _validation_errors(a: ModelArgs) -> Iterable[str]:
 def _field_errors(f: dataclasses.Field, value: object) -> Iterable[str]:
     """Yield what is wrong with the value of one field, whatever the others are."""
     if f.name == "run_name" and value is not None:
-        path = Path(value)
-        if not path.parts or ".." in path.parts or path.is_absolute():
+        parts = Path(value).parts
+        if not parts or ".." in parts or Path(value).is_absolute():
             yield f"--run_name {value} must name a folder below --save_checkpoint_dir"
     if f.name == "device" and not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", value):
         yield f"--device {value} is unknown: use cuda, cuda:N, mps or cpu"
