@@ -253,7 +253,7 @@ def _check_uses(parser: Parser, args: argparse.Namespace) -> None:
             parser.error(f"--{flag} says how rows of files or of the hub are read: drop it")
     for flag in PREPARING:
         if args.show and getattr(args, flag) is not parser.get_default(flag):
-            parser.error(f"--{flag} is for preparing a dataset; --show reads one that is prepared: drop it")
+            parser.error(f"--{flag} changes nothing of what --show prints: drop it")
     for flag in ("val_files", "val_split"):
         if getattr(args, flag) and args.val_fraction is not None:
             parser.error(
