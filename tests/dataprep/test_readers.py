@@ -22,7 +22,7 @@ from tokenizer import load_tokenizer
 BAD = {
     "not json": (b'{"text": "a"\n', "is not JSON"),
     "too deep": (b"[" * 100_000 + b"\n", "is not JSON"),
-    "not utf-8": (b'{"text": "\xff"}\n', "is not JSON"),
+    "not utf-8": (b'{"text": "\xff"}\n', "is not UTF-8 text: convert it first"),
     "array": (b'["text"]\n', "is a list, not an object with a column 'text'"),
     "null row": (b"null\n", "is a NoneType, not an object"),
     "missing": (b'{"body": "a", "id": 1}\n', "has no column 'text'; it has 'body', 'id'"),
