@@ -337,6 +337,8 @@ def plan_and_train(run: Run) -> None:
         check_capacity(run.args, env.device, env.dtype, run.steps - run.progress.step, run.capacity)
 
     if not finished and not run.args.dry_run:
+        # Before an older run of this name is moved aside: the weights may not be readable.
+        run.load_model()
         lock = contextlib.nullcontext()
         if env.is_main_process:
             lock = state.run_folder(run.folder, keep=run.setup.continues)

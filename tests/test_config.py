@@ -387,3 +387,10 @@ def test_a_reader_who_has_seen_enough_is_no_error_and_what_is_unknown_keeps_its_
             [sys.executable, "-c", script.format(f"raise {error}")], cwd=root, capture_output=True, text=True
         )
         assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("ranks", ["two", "0", "-1", ""])
+def test_a_number_of_ranks_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, ranks: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    with pytest.raises(UserError, match=f"WORLD_SIZE={ranks} in the environment is no number of ranks"):
+        ModelArgs()

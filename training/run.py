@@ -128,13 +128,16 @@ class Run:
             self.args = self.args.replace(total_iters=steps)
             self.decay_end = self.args.lr_decay_iters if self.args.explicit["lr_decay_iters"] else steps
 
+    def load_model(self) -> None:
+        """Make the model with the weights that it starts from. Raises UserError where they cannot be read."""
+        torch.manual_seed(self.args.seed)
+        self.model = Llama(self.args)
+        if self.setup.start.weights:
+            lora.load_weights(self.model, self.args, self.setup.start.weights, self.env.dtype)
+
     def build(self) -> None:
-        """Make model, optimizers and loader, restored where the run is resumed; then compile and wrap the model."""
-        args, env, weights = self.args, self.env, self.setup.start.weights
-        torch.manual_seed(args.seed)
-        self.model = Llama(args)
-        if weights:
-            lora.load_weights(self.model, args, weights, env.dtype)
+        """Make optimizers and loader, restored where the run is resumed; then compile and wrap the model."""
+        args, env = self.args, self.env
         self.model.to(env.device).train()
         self.attach_reference()
 
@@ -173,7 +176,7 @@ class Run:
             self.args = self.args.replace(compile=self.train_model is not self.model)
         torch.manual_seed(args.seed + env.rank)  # dropout differs between ranks
         if args.resume:
-            training_state.restore(weights, self.model, self.optimizers, self.scaler, env)
+            training_state.restore(self.setup.start.weights, self.model, self.optimizers, self.scaler, env)
         if env.world_size > 1 and not sharded:
             self.train_model = parallel.wrap_ddp(self.train_model)
 

@@ -1,12 +1,14 @@
 """Models and runs that users give by mistake: broken, cut short, moved away from what they need, or of other kinds."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import published
 import pytest
+from safetensors.torch import load_file, save_file
 
 from checkpoint import write_model
 from config import ModelArgs
@@ -52,6 +54,11 @@ def write_models(folder: Path, step: Path) -> None:
     shutil.copy(step / "model.safetensors", folder / "other-adapter" / "adapter_model.safetensors")
 
     shutil.copytree(step, folder / "good", ignore=shutil.ignore_patterns("train_state", "SHA256SUMS"))
+    shutil.copytree(folder / "good", folder / "not-finite")
+    weights = load_file(folder / "good" / "model.safetensors")
+    weights["model.norm.weight"][3] = math.nan
+    save_file(weights, folder / "not-finite" / "model.safetensors", {"format": "pt"})
+
     shutil.copytree(folder / "good", folder / "word-level")
     for path in (folder.parent / "tokenizers" / "loses").iterdir():
         shutil.copy(path, folder / "word-level")

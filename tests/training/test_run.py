@@ -55,6 +55,7 @@ def test_the_largest_micro_batch_is_found_by_trying(
     monkeypatch.setattr(Run, "time_micro_batch", time_micro_batch)
     lines = run.attach_hardware(env)
     assert run.args.micro_batch_size == 12 and any("the largest that fits" in line for line in lines)
+    run.load_model()
     run.build()
     assert not tried  # a CPU would be killed: there the estimate decides
     run.probe_micro_batch()
@@ -79,6 +80,7 @@ def test_little_memory_shrinks_the_micro_batch_that_is_not_typed(
 def test_checkpoints_do_not_keep_what_belongs_to_one_start(make_run, env: DistributedEnv) -> None:
     run = make_run(seed=3)
     run.attach_hardware(env)
+    run.load_model()
     run.build()
     kept = run.metadata()["args"]
     assert kept["seed"] == 3 and kept["dtype"] == "float32" and not set(NOT_STORED) & kept.keys()

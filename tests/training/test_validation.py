@@ -29,6 +29,7 @@ def test_a_sample_continues_the_prompt_and_leaves_the_model_in_training(
 ) -> None:
     run = make_run(temperature=0.0)
     run.attach_hardware(env)
+    run.load_model()
     run.build()
     assert len(run.validation.sample(run.model)) == 5
     assert run.model.training
@@ -39,6 +40,7 @@ def test_a_sample_is_shown_once_and_evaluations_say_what_they_cover(
 ) -> None:
     run = make_run(temperature=0.0, eval_check=1, batch_size=2)
     run.attach_hardware(env)
+    run.load_model()
     run.build()
     run.folder.mkdir(parents=True)
     shown = Metrics(run.folder, "disabled", {})
@@ -55,6 +57,7 @@ def test_advice_is_given_once_and_in_the_second_half(
 ) -> None:
     run = make_run(total_iters=100)
     run.attach_hardware(env)
+    run.load_model()
     run.build()
     run.folder.mkdir(parents=True)
     shown = Metrics(run.folder, "disabled", {})

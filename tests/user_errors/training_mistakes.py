@@ -204,6 +204,22 @@ STARTS = [
         "model.safetensors is damaged (its sha256 is not the one in SHA256SUMS): start again without it",
     ),
     (
+        "trainer.py --train S --dataset chat --init_from models/lost-base --run_name S-chat",
+        "was trained on the weights in gone, and they are not there any more: bring them back",
+    ),
+    (
+        "trainer.py --train S --dataset chat --init_from models/not-finite --run_name z",
+        "has values that are not finite: its training diverged, use an earlier checkpoint",
+    ),
+    (
+        "trainer.py --resume --run_name P-toy --seed 3",
+        "cannot resume a run of --seed 1337 with --seed 3: it fixes the order of the rows; drop the flag",
+    ),
+    (
+        "trainer.py --resume --run_name P-toy --optimizer muon",
+        "cannot resume a run of --optimizer adamw with --optimizer muon: optimizer states differ; drop the flag",
+    ),
+    (
         "trainer.py --train S --dataset chat --init_from models/lost-base --lora_rank 4 --run_name z",
         "was trained on the weights in gone, and they are not there any more: bring them back",
     ),

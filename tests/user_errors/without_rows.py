@@ -52,6 +52,11 @@ IN_A_CONVERSATION = [
 ]
 # What another machine, another installation or another process is needed for.
 ELSEWHERE = [
+    ("config.py world_size", "no number of ranks", "tests/test_config.py"),
+    ("runtime/launcher.py check_launch_variables", "but not {name}", "tests/runtime/test_launcher.py"),
+    ("runtime/launcher.py check_launch_variables", '("RANK", "first")', "tests/runtime/test_launcher.py"),
+    ("runtime/launcher.py check_launch_variables", '("RANK", "2")', "tests/runtime/test_launcher.py"),
+    ("training/tracker.py check_tracker", "pip install {TRACKIO}", "tests/training/test_tracker.py"),
     ("runtime/files.py folder_lock", "another process is at work in", "tests/runtime/test_files.py"),
     (
         "dataprep/prepare.py _prepare_units",
