@@ -15,7 +15,6 @@ from runtime.requirements import require
 if __name__ == "__main__":
     require("torch", "safetensors")
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,10 +26,10 @@ from model import Llama
 from modelfiles.hub_names import is_hub_name
 from modelfiles.llama_config import parse_config, read_config, rope_config
 from modelfiles.origin import ID_NAMES, Origin
-from modelfiles.weights import read_weights
+from modelfiles.weights import check_sizes, read_weights
 from runtime.checksums import SUMS, first_corrupt_file, read_checksums
 from runtime.errors import UserError, run_cli
-from runtime.files import write_json
+from runtime.files import read_json, write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
@@ -163,10 +162,7 @@ def _read_generation_config(folder: Path) -> dict:
     path = folder / GENERATION_CONFIG
     if not path.is_file():
         return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}: {error}): correct or remove it") from None
+    return read_json(path, ": correct or remove it")
 
 
 def load_sampling(folder: Path) -> dict[str, object]:
@@ -229,8 +225,13 @@ def find_or_download(name: str, models_dir: str | Path) -> Path:
 
 
 def load_args(folder: Path) -> ModelArgs:
-    """Return the architecture of the model in a folder. Raises UserError when config.json is not a Llama's."""
-    return parse_config(folder, read_config(folder))
+    """Return the architecture of the model in a folder.
+
+    Raises UserError when config.json is not a Llama's, or describes another size than that of the weights.
+    """
+    args = parse_config(folder, read_config(folder))
+    check_sizes(folder, args)
+    return args
 
 
 def load_model(folder: str | Path) -> tuple[Llama, Tokenizer]:
@@ -254,7 +255,9 @@ def load_llama(folder: Path) -> Llama:
     legacy = config.get("model_type") == LEGACY
     if legacy:
         config["model_type"] = "llama"
-    model = Llama(parse_config(folder, config), legacy)
+    args = parse_config(folder, config)
+    check_sizes(folder, args)
+    model = Llama(args, legacy)
     model.load_state_dict(read_weights(folder, model))
     return model.eval()
 

@@ -29,7 +29,7 @@ from config import ModelArgs, Parser, resolve
 from generation.chat import ChatModel, choose_model, load_chat_model
 from generation.generate import GREEDY, generate
 from model import Llama
-from modelfiles.llama_config import read_config
+from modelfiles.llama_config import own_metadata
 from modelfiles.origin import BASE_README, LICENSES, read_origin
 from modelfiles.weights import read_weights
 from publishing.averaging import average_models
@@ -169,7 +169,7 @@ def write(folder: Path, source: Path, chat_model: ChatModel, command: CommandLin
     exported = Llama(model.args, model.legacy)
 
     if command.format == "safetensors":
-        metadata = read_config(source).get("smolllama") or {}
+        metadata = own_metadata(source)
         metadata.pop("adapter_base", None)  # the weights are complete
         dtype = getattr(torch, command.dtype)
         sampling = load_sampling(source)

@@ -15,7 +15,7 @@ from checkpoint import find_model, find_or_download, load_end_ids, load_model
 from config import ModelArgs
 from generation.generate import SamplingParams, generate
 from model import Llama
-from modelfiles.llama_config import read_config
+from modelfiles.llama_config import own_metadata
 from runtime.errors import UserError
 from tokenization.guest_files import read_files, read_template
 from tokenization.guest_template import RefusedByTemplate
@@ -238,10 +238,8 @@ def answers(folder: Path) -> bool:
 
 def stage_of(folder: Path) -> str | None:
     """Return the letter of the stage that trained the model in a folder; None if its config.json has none."""
-    metadata = read_config(folder).get("smolllama")
-    if not isinstance(metadata, dict):
-        return None
-    return metadata.get("stage")
+    stage = own_metadata(folder).get("stage")
+    return stage if isinstance(stage, str) else None
 
 
 def choose_model(name: str | None, args: ModelArgs) -> Path:

@@ -7,7 +7,6 @@ Adding an adapter to its base needs no peft: W + alpha / rank * B A.
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -15,7 +14,9 @@ import safetensors
 from safetensors.torch import load_file
 from torch import Tensor
 
+from modelfiles.llama_config import own_metadata
 from runtime.errors import UserError
+from runtime.files import read_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -35,9 +36,10 @@ def find_base(folder: Path) -> Path | None:
     """
     if not (folder / CONFIG).is_file():
         return None
-    metadata = _read_json(folder / "config.json").get("smolllama") or {}
-    here = metadata.get("adapter_base") or {"path": "."}
-    last_known = Path(str(_read_json(folder / CONFIG).get("base_model_name_or_path")))
+    here = own_metadata(folder).get("adapter_base")
+    if not isinstance(here, dict) or not isinstance(here.get("path"), str):
+        here = {"path": "."}
+    last_known = Path(str(read_json(folder / CONFIG).get("base_model_name_or_path")))
 
     for base in ((folder.resolve() / here["path"]).resolve(), last_known):
         is_model = (base / "config.json").is_file() and base != folder.resolve()
@@ -80,7 +82,7 @@ def add_adapter(weights: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
 
     Raises UserError for an adapter that is no plain LoRA of these weights.
     """
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     adapter = read_adapter(folder)
     merged = dict(weights)
     try:
@@ -97,11 +99,3 @@ def add_adapter(weights: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
             f"the adapter in {folder} cannot be added to its base ({type(error).__name__}: {error})"
         ) from None
     return merged
-
-
-def _read_json(path: Path) -> dict:
-    """Return the contents of a JSON file. Raises UserError when it is broken."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}: {error})") from None

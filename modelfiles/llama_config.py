@@ -1,10 +1,10 @@
 """The config.json of a Hugging Face folder as our settings; what is not a plain Llama is refused by name."""
 
-import json
 from pathlib import Path
 
 from config import ModelArgs
 from runtime.errors import UserError
+from runtime.files import read_json
 
 CONFIG = "config.json"
 ARCHITECTURE = (
@@ -21,6 +21,8 @@ ARCHITECTURE = (
     "rope_scaling",
     "tie_embeddings",
 )
+
+KINDS = {"eps": (float, int), "rope_theta": (float, int), "rope_scaling": (dict, type(None))}  # else int
 
 # What transformers' LlamaConfig takes where config.json lacks a key.
 DEFAULTS = {
@@ -67,10 +69,16 @@ OTHER_ROPE_TYPES = {
 
 def read_config(folder: Path) -> dict:
     """Return the contents of config.json. Raises UserError when it is broken."""
-    try:
-        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG} is broken ({type(error).__name__}: {error})") from None
+    return read_json(folder / CONFIG)
+
+
+def own_metadata(folder: Path) -> dict:
+    """Return what SmolLlama wrote about a model into its config.json; {} for a model of another program.
+
+    Raises UserError when the file is broken.
+    """
+    metadata = read_config(folder).get("smolllama")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def parse_config(folder: Path, config: dict) -> ModelArgs:
@@ -80,7 +88,7 @@ def parse_config(folder: Path, config: dict) -> ModelArgs:
     """
     try:
         return _args_of(config, folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{folder / CONFIG} is broken ({type(error).__name__}: {error})") from None
 
 
@@ -111,12 +119,15 @@ def _args_of(config: dict, folder: Path) -> ModelArgs:
         attn_dropout=0.0,
     )
 
-    # A config.json may hold "768" or 768.0 where a number of rows is meant.
-    default = ModelArgs()
+    # A config.json may hold "768", 768.0 or true where a number of rows is meant.
     for name in ARCHITECTURE:
         value = getattr(args, name)
-        if name != "rope_scaling" and type(value) not in (type(getattr(default, name)), int):
+        if isinstance(value, bool) != (name == "tie_embeddings") or not isinstance(
+            value, KINDS.get(name, int)
+        ):
             raise TypeError(f"{name} is {value!r}")
+    if not 0 < args.rope_theta < float("inf"):
+        raise ValueError(f"rope_theta is {args.rope_theta!r}")
     return args
 
 

@@ -4,9 +4,12 @@ A folder of another program is a guest. Its config.json has no part "smolllama",
 for the model cards of everything that is trained from it.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from modelfiles.llama_config import read_config
+from runtime.errors import UserError
+from runtime.files import read_json
 
 ID_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id")
 LICENSES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "COPYING", "NOTICE", "USE_POLICY.md")
@@ -31,24 +34,24 @@ class Origin:
 def read_source(folder: Path) -> dict[str, str]:
     """Return {"repo", "revision"} of a folder that was downloaded from the hub, {} of any other."""
     try:
-        return dict(json.loads((folder / SOURCE).read_text(encoding="utf-8", errors="replace")))
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return _texts(read_json(folder / SOURCE))
+    except (FileNotFoundError, NotADirectoryError, UserError):
         return {}
 
 
 def read_origin(folder: Path) -> Origin:
     """Return what a model keeps of a folder; a guest is called by its name on the hub, if it was downloaded.
 
-    Raises ValueError for JSON that is none.
+    Raises UserError for a config.json or generation_config.json that is broken.
     """
-    config = _read_json(folder / "config.json")
+    config = read_config(folder)
     ours = config.get("smolllama")
     is_guest = not isinstance(ours, dict)
 
     files = {
         each: (folder / each).read_bytes() for each in (*LICENSES, BASE_README) if (folder / each).is_file()
     }
-    base_model = None if is_guest else ours.get("base_model")
+    base_model = None if is_guest else _texts(ours.get("base_model")) or None
     if is_guest:
         if (folder / README).is_file():
             files[BASE_README] = (folder / README).read_bytes()
@@ -59,9 +62,14 @@ def read_origin(folder: Path) -> Origin:
         if license_id := read_license(files.get(BASE_README, b"").decode("utf-8", "replace")):
             base_model["license"] = license_id
 
+    path = folder / "generation_config.json"
+    generation = read_json(path) if path.is_file() else {}
+    for name in ID_NAMES:
+        if not _are_ids(generation.get(name)):
+            generation.pop(name, None)
     return Origin(
-        special_ids={each: config[each] for each in ID_NAMES if config.get(each) is not None},
-        generation=_read_json(folder / "generation_config.json"),
+        special_ids={each: config[each] for each in ID_NAMES if _are_ids(config.get(each))},
+        generation=generation,
         files=files,
         base_model=base_model,
     )
@@ -82,5 +90,13 @@ def read_license(readme: str) -> str | None:
     return license_id if isinstance(license_id, str) else None
 
 
-def _read_json(path: Path) -> dict:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def _texts(value: object) -> dict[str, str]:
+    """Return the texts in an object; {} for anything else."""
+    items = value.items() if isinstance(value, dict) else ()
+    return {name: text for name, text in items if isinstance(text, str)}
+
+
+def _are_ids(value: object) -> bool:
+    """Return True for a token id, or for a list of some."""
+    ids = value if isinstance(value, list) else [value]
+    return bool(ids) and all(type(token) is int and token >= 0 for token in ids)

@@ -13,7 +13,7 @@ from torch import Tensor
 from checkpoint import write_model
 from config import ModelArgs
 from model import Llama
-from modelfiles.weights import MAX_MESSAGE, PICKLE_ERRORS
+from modelfiles.pickled_weights import PICKLE_ERRORS, load_pickled, pickle_error, plain_weights
 from runtime.errors import UserError
 from tokenizer import gpt2
 
@@ -28,17 +28,17 @@ COMPILED_PREFIX = "_orig_mod."  # torch.compile's prefix of names
 def convert(file: Path, folder: Path, stage: str) -> None:
     """Write a model folder from a published .pt file, without its optimizer. Raises UserError if it is not one."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["MODEL_STATE"]
-        published = {name.removeprefix(COMPILED_PREFIX): weight for name, weight in state.items()}
-        args, weights = translate(published)
+        content = load_pickled(file)
+        if not isinstance(content, dict):
+            raise TypeError("it holds no MODEL_STATE")
+        state = plain_weights(content["MODEL_STATE"])
+        args, weights = translate(
+            {name.removeprefix(COMPILED_PREFIX): weight for name, weight in state.items()}
+        )
         model = Llama(args, legacy=True)
         model.load_state_dict(weights)
     except (OSError, *PICKLE_ERRORS) as error:
-        message = " ".join(str(error).split())[:MAX_MESSAGE]
-        raise UserError(
-            f"{file} is not a complete file of published weights, and no code in it was run "
-            f"({type(error).__name__}: {message}): download it again"
-        ) from None
+        raise UserError(f"{pickle_error(file, 'published weights', error)}: download it again") from None
 
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder, model, gpt2(), {"stage": stage, "legacy": True})

@@ -16,6 +16,7 @@ except ImportError:  # Windows has none
     fcntl = None
 
 ON_WINDOWS = os.name == "nt"
+MAX_JSON_BYTES = 1 << 27  # the largest indexes and lists of shards have some megabytes
 
 
 def commit_folder(partial: Path, target: Path) -> None:
@@ -115,6 +116,20 @@ def _warn_of_no_lock(folder: Path, reason: str) -> None:
         f"{folder} cannot be locked ({reason}): make sure that no other process writes there",
         file=sys.stderr,
     )
+
+
+def read_json(path: Path, remedy: str = "") -> dict:
+    """Return the object in a JSON file. Raises UserError, with the remedy, for a file that is broken or far too large."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"it has {size:,} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("it is no object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is broken ({type(error).__name__}: {error}){remedy}") from None
+    return content
 
 
 def write_json(path: Path, value: object) -> None:
