@@ -137,13 +137,14 @@ def hf_generation_config(
     for name in (*SAMPLING.values(), "do_sample", "max_length"):
         config.pop(name, None)
 
-    is_greedy = sampling["temperature"] == 0 or sampling["num_beams"] > 1
+    is_greedy = sampling.get("temperature") == 0 or sampling.get("num_beams", 1) > 1
     config["do_sample"] = not is_greedy
     for name, hf_name in SAMPLING.items():
         # transformers warns of settings of sampling where nothing is sampled.
         if is_greedy and name in ("temperature", "top_k", "top_p", "min_p"):
             continue
-        config[hf_name] = sampling[name]
+        if name in sampling:
+            config[hf_name] = sampling[name]
     return config
 
 
@@ -180,7 +181,7 @@ def load_sampling(folder: Path) -> dict[str, object]:
             for name, value in values.items()
             if value is not None and (name != "top_p" or value > 0)
         }
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{folder / GENERATION_CONFIG} is broken ({type(error).__name__}: {error}): correct or remove it"
         ) from None

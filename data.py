@@ -59,6 +59,7 @@ from dataprep.turns import RowOptions
 from modelfiles.hub_names import is_hub_name
 from runtime.errors import UserError, run_cli
 from runtime.limits import usable_cores
+from runtime.os_errors import in_words
 from tokenizer import Tokenizer, load_tokenizer
 
 NAMED = {
@@ -388,10 +389,11 @@ def main() -> None:
     try:
         args.data_dir.mkdir(parents=True, exist_ok=True)
         prepare_all(args)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # of writing: those of reading are UserErrors
         raise UserError(
-            f"cannot write to {args.data_dir} ({error.strerror or error}): make room there, or choose another "
-            "--data_dir; finished units are kept"
+            f"cannot write to {in_words(error, args.data_dir)}, or choose another --data_dir; finished units are kept"
         ) from None
     print(f"{time.perf_counter() - t0:.1f} s")
 

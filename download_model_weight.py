@@ -26,6 +26,7 @@ from modelfiles.llama_config import CONFIG
 from publishing.published_weights import convert
 from runtime.errors import UserError, run_cli
 from runtime.files import commit_folder
+from runtime.os_errors import in_words
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ def main() -> None:
             folder = download(repo, command.model_type, command.models_dir)
     except OSError as error:  # of the disk: hub_errors has reported those of the network
         raise UserError(
-            f"cannot write to {command.models_dir} ({error.strerror or error}): make room there, or choose "
-            "another --save_checkpoint_dir; files that are already here are kept"
+            f"cannot write to {in_words(error, command.models_dir)}, or choose another --save_checkpoint_dir; files "
+            "that are already here are kept"
         ) from None
     print(folder)
 

@@ -46,6 +46,7 @@ from publishing.model_card import CARD_TAG, USES, model_card, training_history
 from publishing.pre_tokenizer_tables import CHECK_TEXT
 from runtime.errors import RunError, UserError, run_cli
 from runtime.files import commit_folder
+from runtime.os_errors import in_words
 from tokenization.guest_files import FILES
 from tokenizer import Tokenizer
 
@@ -383,10 +384,10 @@ def main() -> None:
             write_card(target, sources, target, load_chat_model(sources[-1]), command)
         else:
             export(sources, target.absolute(), command)  # "." has no name
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise UserError(
-            f"cannot write to {target} ({error.strerror or error}): make room there, or choose another --to"
-        ) from None
+        raise UserError(f"cannot write to {in_words(error, target)}, or choose another --to") from None
 
     if command.push_to_hub:
         names = {"README.md"} if command.card else EXPORT_FILES

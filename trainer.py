@@ -37,6 +37,7 @@ from runtime import distributed
 from runtime.distributed import DistributedEnv
 from runtime.errors import LocalRankError, RunError, run_cli
 from runtime.launcher import exit_when_torchrun_dies, save_launch_id
+from runtime.os_errors import in_words
 from runtime.progress import Progress
 from runtime.watchdog import StopRequested
 from training import state
@@ -387,8 +388,7 @@ def main() -> None:
         raise
     except OSError as error:
         raise LocalRankError(
-            f"{error.filename or run.folder}: {error.strerror or error}; saved checkpoints are complete: "
-            "fix it and rerun with --resume"
+            f"{in_words(error, run.folder)}; saved checkpoints are complete: fix it and rerun with --resume"
         ) from None
     finally:
         run.watchdog.end()

@@ -11,6 +11,7 @@ import numpy as np
 
 from dataprep.documents import Document
 from dataprep.holdout import Groups, key_hash
+from runtime.files import writing
 
 DTYPE = np.dtype([("key", "<u8"), ("tokens", "<u4"), ("bytes", "<u4"), ("in_val", "?"), ("is_complete", "?")])
 
@@ -43,8 +44,9 @@ class ExampleWriter:
             examples[name] = values
         content = examples.tobytes()
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_bytes(content)
-        temporary.replace(self.path)
+        with writing(self.path):
+            temporary.write_bytes(content)
+            temporary.replace(self.path)
         return {
             "examples": {self.path.name: hashlib.sha256(content).hexdigest()},
             "heavy": heavy_groups(examples, fraction),

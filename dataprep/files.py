@@ -24,6 +24,9 @@ TOKEN_ENDINGS = (".ds",)  # token ids, which another program has written (datapr
 SEEKABLE_ENDINGS = (".parquet", ".arrow")  # files that cannot be read from front to back
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
+# Of a damaged Parquet or Arrow file; the last three come from its schema, which may hold any bytes.
+TABLE_ERRORS = (pa.ArrowException, UnicodeDecodeError, OverflowError, RecursionError)
+
 UTF8_BOM = b"\xef\xbb\xbf"
 # The longer ones first: UTF-32's begins with UTF-16's.
 FOREIGN_BOMS = {

@@ -25,6 +25,7 @@ from dataprep.files import (
 )
 from dataprep.token_files import COMPANIONS
 from runtime.errors import UserError
+from runtime.os_errors import DISK_FULL
 
 STDIN = "-"
 PIPE = "pipe"  # name of a pipe, whose path differs from run to run
@@ -190,6 +191,8 @@ def _decompressed(path: str, stem: str) -> InputFile:
         with open_binary(path) as file, target.open("wb") as copy:
             shutil.copyfileobj(file, copy)
     except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
         raise UserError(
             f"{path} cannot be decompressed ({error}): test it with {COMPRESSIONS[compression]} -t"
         ) from None

@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from config import EOS
 from dataprep.files import (
+    TABLE_ERRORS,
     UTF8_BOM,
     arrow_batches,
     check_encoding,
@@ -27,6 +27,7 @@ from dataprep.files import (
 from dataprep.token_files import read_ends, read_tokens
 from runtime.errors import UserError
 from runtime.hub import hub_filesystem, short_error
+from runtime.os_errors import in_words
 
 SEPARATOR = EOS.encode()
 WHITESPACE = re.compile(rb"\s")
@@ -85,9 +86,9 @@ def local_ranges(paths: list[str], target: int) -> list[FileRange]:
         except FileNotFoundError:
             raise UserError(f"no such file: {path}") from None
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-        except pa.ArrowInvalid as error:
-            name = {".parquet": "Parquet", ".arrow": "Arrow"}[ending]
+            raise UserError(f"cannot read {in_words(error, path)}") from None
+        except TABLE_ERRORS as error:
+            name = {".parquet": "Parquet", ".arrow": "Arrow"}.get(ending, "text")
             raise UserError(f"{path} is not a complete {name} file: {short_error(error)}") from None
     return ranges
 

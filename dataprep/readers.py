@@ -27,6 +27,7 @@ from dataprep.json_stream import iter_values
 from dataprep.ranges import FileRange
 from dataprep.turns import BadRow
 from runtime.errors import UserError
+from runtime.hub import short_error
 
 ROWS_AT_ONCE = 256  # rows of a Parquet or Arrow file in memory
 LINE_COUNT_BYTES = 1 << 20  # read at once to count lines
@@ -260,10 +261,12 @@ def _batch_rows(batches: Iterator[pa.RecordBatch], path: str, number: int) -> Ro
     """Yield the rows of batches; `number` rows of the file come before them."""
     for batch in batches:
         try:
+            batch.validate(full=True)  # offsets of a damaged file point anywhere in memory
             rows = batch.to_pylist()
-        except UnicodeDecodeError as error:
+        except (ValueError, OverflowError, LookupError, TypeError) as error:
+            fault = "text that is not UTF-8" if "UTF8" in str(error) else "values that cannot be read"
             raise UserError(
-                f"{path} rows {number + 1} to {number + len(batch)}: text that is not UTF-8 ({error})"
+                f"{path} rows {number + 1} to {number + len(batch)}: {fault} ({short_error(error)})"
             ) from None
         for row in rows:
             number += 1

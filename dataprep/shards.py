@@ -23,6 +23,7 @@ import numpy as np
 
 from runtime.checksums import first_corrupt_file
 from runtime.errors import UserError
+from runtime.files import writing
 from runtime.limits import open_files
 from tokenizer import Tokenizer
 
@@ -44,21 +45,24 @@ class _File:
         self.path = path
         self.temporary = path.with_name(path.name + ".tmp")
         # A dead try may still hold the old temporary file open: let it write elsewhere.
-        self.temporary.unlink(missing_ok=True)
-        self.file = self.temporary.open("wb")
+        with writing(path):
+            self.temporary.unlink(missing_ok=True)
+            self.file = self.temporary.open("wb")
         self.digest = hashlib.sha256()
 
     def write(self, array: np.ndarray) -> None:
         """Append an array."""
-        self.file.write(array.data)
+        with writing(self.path):
+            self.file.write(array.data)
         self.digest.update(array.data)
 
     def close(self) -> None:
         """Sync the file and give it its name."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        self.temporary.replace(self.path)
+        with writing(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.temporary.replace(self.path)
 
 
 class ShardWriter:

@@ -20,6 +20,7 @@ from runtime.errors import UserError
 from runtime.hub import READ_ERRORS, retry, short_error
 from tokenizer import Tokenizer
 
+MAX_PATHS = 3  # that an error names; a unit of small files has thousands
 COUNTER_STEP = 100_000  # tokens between two updates of the shared counter
 
 
@@ -58,9 +59,11 @@ def prepare_unit(index: int, budget: float) -> dict:
         return _write_unit(index, unit, budget)
     except READ_ERRORS as error:
         # As text, since the hub's errors cannot be pickled.
+        paths = ", ".join(dict.fromkeys(each.path for each in unit[:MAX_PATHS]))
+        fault = "failed after all retries" if unit[0].path.startswith(HUB_PREFIX) else "cannot be read"
         raise UserError(
-            f"unit {index} ({unit[0].path}) failed after all retries ({short_error(error)}); finished units are "
-            "kept: run the same command again to resume"
+            f"unit {index} ({paths}) {fault} ({short_error(error)}); finished units are kept: run the same command "
+            "again to resume"
         ) from None
 
 

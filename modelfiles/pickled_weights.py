@@ -1,6 +1,6 @@
 """Weights that torch.save wrote: read without running code in them, and without more memory than the file has bytes.
 
-A file of a few kilobytes may claim any amount of memory: compressed, by a call such as bytearray(10**12), or by a tensor
+A file of a few kilobytes may claim any amount of memory: compressed, by a call such as bytearray(10**12), by a tensor
 that shows one number everywhere. So its directory and its pickle are looked at before anything is loaded.
 """
 

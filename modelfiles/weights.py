@@ -65,14 +65,14 @@ def check_sizes(folder: Path, args: ModelArgs) -> None:
     parameters = count_parameters(args)
     if parameters > stored:
         raise UserError(
-            f"the weights in {base} do not fit {folder / 'config.json'}: it describes {parameters:,} parameters, and the "
-            f"files of weights have {stored:,} bytes"
+            f"the weights in {base} do not fit {folder / 'config.json'}: it describes {parameters:,} parameters, and "
+            f"the files of weights have {stored:,} bytes: it is that of another model, or they are broken or cut short"
         )
 
     table = 2 * args.block_size * args.head_dim * BYTES_PER_NUMBER  # cosines and sines
     if table > max(stored, MAX_TABLE_BYTES):
         raise UserError(
-            f"{folder / 'config.json'} has max_position_embeddings {args.block_size:,}: its rotary table alone would take "
+            f"{folder / 'config.json'} has max_position_embeddings {args.block_size:,}: its rotary table would take "
             f"{table / 1e9:,.1f} GB, more than the weights"
         )
 
@@ -146,6 +146,8 @@ def _read_file(file: Path) -> Iterator[tuple[str, Tensor]]:
         else:
             yield from plain_weights(load_pickled(file)).items()
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"the weights in {file} cannot be read ({error}): the file is broken or cut short") from None
+        raise UserError(
+            f"the weights in {file} cannot be read ({error}): the file is broken or cut short"
+        ) from None
     except PICKLE_ERRORS as error:
         raise pickle_error(file, "weights", error) from None

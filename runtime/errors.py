@@ -1,31 +1,17 @@
 """Errors that end a script with one line, and the function that runs a script's main."""
 
-import errno
 import os
 import select
 import sys
 from collections.abc import Callable
 
 from runtime.limits import raise_open_files
+from runtime.os_errors import ADVICE, DISK_FULL, in_words
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 MAX_STANDARD_DESCRIPTOR = 2  # 0 stdin, 1 stdout, 2 stderr
-
-# errno values that the user can fix: disk full, no permission, missing or wrong path.
-# Any other OSError keeps its traceback.
-DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-USER_FIXABLE_ERRNOS = (
-    *DISK_FULL_ERRNOS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EEXIST,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
 
 
 class UserError(Exception):
@@ -64,10 +50,10 @@ def run_cli(main: Callable[[], None]) -> None:
         _discard_stdout()
         raise SystemExit(EXIT_FAILED) from None
     except OSError as error:
-        if error.errno not in USER_FIXABLE_ERRNOS:
+        if error.errno not in ADVICE:
             raise
-        print(f"error: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(EXIT_FAILED if error.errno in DISK_FULL_ERRNOS else EXIT_USER_ERROR) from None
+        print(f"error: {one_line(in_words(error, 'the output'))}", file=sys.stderr)
+        raise SystemExit(EXIT_FAILED if error.errno in DISK_FULL else EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.errors import UserError
+from runtime.os_errors import in_words
 
 try:
     import fcntl
@@ -119,7 +120,7 @@ def _warn_of_no_lock(folder: Path, reason: str) -> None:
 
 
 def read_json(path: Path, remedy: str = "") -> dict:
-    """Return the object in a JSON file. Raises UserError, with the remedy, for a file that is broken or far too large."""
+    """Return the object in a JSON file. Raises UserError, with the remedy, for one that is broken or far too large."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
@@ -130,6 +131,15 @@ def read_json(path: Path, remedy: str = "") -> dict:
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is broken ({type(error).__name__}: {error}){remedy}") from None
     return content
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise the errors of writing a file as UserError, so that nobody takes them for errors of what is read."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {in_words(error, path)}") from None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -29,7 +29,7 @@ LOGIN_CODES = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 PASSWORD = re.compile(r"(?<=//)[^/\s]*@")  # user:password@ of an address
 
 # The hub's own errors are one of the first two; an answer that was cut short may be neither JSON nor Parquet.
-READ_ERRORS = (OSError, httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, pa.ArrowInvalid)
+READ_ERRORS = (OSError, httpx.HTTPError, httpx.InvalidURL, json.JSONDecodeError, pa.ArrowException)
 ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 # A second try does not help: wrong requests, and answers that no hub gives.
 LASTING_ERRORS = (

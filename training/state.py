@@ -32,6 +32,7 @@ from runtime.files import (
     write_json,
     write_text,
 )
+from runtime.os_errors import in_words
 from tokenizer import Tokenizer
 from training import lora
 from training.metrics import comparable_loss, read_metrics
@@ -108,9 +109,9 @@ def save(
         sync(run)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        reason = in_words(error, run) if isinstance(error, OSError) else error
         raise RunError(
-            f"the checkpoint of step {progress.step} could not be written to {run} "
-            f"({getattr(error, 'strerror', None) or error})"
+            f"the checkpoint of step {progress.step} could not be written to {run} ({reason})"
         ) from None
     return folder
 
@@ -337,7 +338,7 @@ def run_folder(folder: Path, keep: bool) -> Iterator[None]:
             folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another --save_checkpoint_dir"
+            f"cannot write to {in_words(error, folder)}, or choose another --save_checkpoint_dir"
         ) from None
     with folder_lock(folder):
         yield

@@ -88,8 +88,8 @@ def test_unusable_files_are_refused_in_one_line(tmp_path: Path) -> None:
     refused("column.csv", b"id,body\n1,a\n", "has no column text; it has id, body")
     refused("short.csv", b"id,text\n1,a\n2\n", "short.csv row 2 has 1 fields, but the first line 2")
     refused("quote.csv", b'id,text\n1,"a\n', "quote.csv row 1 is not CSV: unexpected end of data")
-    refused("cut.txt.gz", gzip.compress(b"some words " * 1000)[:-20], "cut.txt.gz cannot be read: ")
-    refused("not.jsonl.zst", b'{"text": "a"}', "not.jsonl.zst cannot be read: ")
+    refused("cut.txt.gz", gzip.compress(b"some words " * 1000)[:-20], "cannot read .*cut.txt.gz: ")
+    refused("not.jsonl.zst", b'{"text": "a"}', "cannot read .*not.jsonl.zst: ")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

@@ -106,5 +106,7 @@ def test_a_file_that_vanishes_is_named(start, tmp_path: Path) -> None:
     path.write_text(json.dumps({"text": "some"}) + "\n")
     start(path)
     path.unlink()
-    with pytest.raises(UserError, match=r"unit 0 \(.*rows.jsonl\) failed .*FileNotFoundError.* to resume"):
+    with pytest.raises(
+        UserError, match=r"unit 0 \(.*rows.jsonl\) cannot be read .*FileNotFoundError.* to resume"
+    ):
         prepare_unit(0, math.inf)

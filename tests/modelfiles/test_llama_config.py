@@ -9,8 +9,9 @@ import transformers
 from checkpoint import hf_config, load_llama, write_model
 from generation.generate import GREEDY, generate
 from model import Llama
-from modelfiles.llama_config import DEFAULTS, parse_config
+from modelfiles.llama_config import DEFAULTS, own_metadata, parse_config
 from runtime.errors import UserError
+from runtime.files import write_json
 from tokenizer import byte_level
 
 LLAMA3 = {
@@ -131,3 +132,36 @@ def test_a_scaled_guest_writes_as_transformers_does(tmp_path: Path, scaling: dic
     unscaled = Llama(ours.args.replace(rope_scaling=None)).eval()
     unscaled.load_state_dict(ours.state_dict())
     assert (unscaled(prompt) - expected).abs().max() > 1e-2 * expected.abs().max()
+
+
+WRONG = [-1, 0, 1.5, 64.0, True, "64", [], {}, 10**30, 10**400, float("nan"), float("inf"), "1" * 50]
+SIZES = (
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads head_dim "
+    "max_position_embeddings"
+).split()
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:10])
+def test_a_size_of_another_kind_is_one_line(name: str, value: object) -> None:
+    """What is too large for any memory is refused by the files of weights, see test_weights.py."""
+    try:
+        args = parse(**{name: value})
+    except UserError:
+        return
+    assert value == 10**30 and type(args.vocab_size) is int
+
+
+@pytest.mark.parametrize("value", [-1.0, 0, True, "1", [], float("nan"), float("inf"), 10**400], ids=str)
+def test_numbers_out_of_range_are_one_line(value: object) -> None:
+    for config in ({"rope_theta": value}, {"rope_parameters": {"rope_theta": value}}):
+        with pytest.raises(UserError, match="config.json is broken|rope_theta"):
+            parse(**config)
+    with pytest.raises(UserError):
+        parse(tie_word_embeddings="false" if value is True else value)
+
+
+def test_what_is_our_own_is_read_only_from_an_object(tmp_path: Path) -> None:
+    for value, expected in ((5, {}), ("x", {}), ([], {}), (None, {}), ({"stage": "S"}, {"stage": "S"})):
+        write_json(tmp_path / "config.json", {"smolllama": value})
+        assert own_metadata(tmp_path) == expected

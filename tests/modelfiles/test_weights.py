@@ -2,6 +2,8 @@
 
 import json
 import math
+import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,15 @@ from torch import Tensor
 
 from config import ModelArgs
 from model import Llama
-from modelfiles.weights import PICKLED, PICKLED_INDEX, SAFETENSORS, SAFETENSORS_INDEX, read_weights
+from modelfiles import weights as weights_module
+from modelfiles.weights import (
+    PICKLED,
+    PICKLED_INDEX,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    check_sizes,
+    read_weights,
+)
 from runtime.errors import UserError
 
 
@@ -116,3 +126,91 @@ def test_weights_that_are_not_finite_are_named(
 def test_a_folder_without_weights_says_so(tmp_path: Path, model: Llama) -> None:
     with pytest.raises(UserError, match="has no weights"):
         read_weights(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"no_of_decoder_layers": 10**6},
+        {"embeddings_dims": 10**9},
+        {"hidden_dims": 10**9},
+        {"vocab_size": 10**9},
+        {"head_dim": 10**9},
+        {"vocab_size": 10**30},
+        {"block_size": 10**9},
+    ],
+    ids=str,
+)
+def test_a_config_that_claims_more_than_the_files_hold_costs_nothing(
+    tmp_path: Path, tiny: ModelArgs, model: Llama, claim: dict
+) -> None:
+    save_file(weights_of(model), tmp_path / SAFETENSORS)
+    check_sizes(tmp_path, tiny)
+    start = time.process_time()
+    with pytest.raises(UserError, match=r"config.json: it describes|config.json has max_position_embeddings"):
+        check_sizes(tmp_path, tiny.replace(**claim))
+    assert time.process_time() - start < 1
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(
+    tmp_path: Path, tiny: ModelArgs, model: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(weights_of(model), tmp_path / SAFETENSORS)
+    monkeypatch.setattr(weights_module, "cpu_memory", lambda: 1000.0)
+    with pytest.raises(UserError, match="GB of memory in float32, and 0.0 GB are free here"):
+        check_sizes(tmp_path, tiny)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+def test_numbers_that_are_no_weights_are_refused(tmp_path: Path, model: Llama, dtype: torch.dtype) -> None:
+    save_file({name: weight.to(dtype) for name, weight in weights_of(model).items()}, tmp_path / SAFETENSORS)
+    with pytest.raises(UserError, match=f"quantized or no weights: .* is {dtype}"):
+        read_weights(tmp_path, model)
+
+
+def test_a_weight_in_two_files_is_refused(tmp_path: Path, model: Llama) -> None:
+    files = shards(tmp_path, weights_of(model), ".safetensors")
+    save_file(weights_of(model), tmp_path / files[1])
+    with pytest.raises(UserError, match=r"part-2.safetensors holds model.*, which another file"):
+        read_weights(tmp_path, model)
+
+
+def broken_headers(content: bytes) -> dict[str, bytes]:
+    """Return files of safetensors that are wrong in one place each."""
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    first, second = [name for name in header if name != "__metadata__"][:2]
+
+    def with_header(text: str, length: int | None = None) -> bytes:
+        return (
+            struct.pack("<Q", len(text) if length is None else length) + text.encode() + content[8 + size :]
+        )
+
+    def with_field(**field: object) -> bytes:
+        return with_header(json.dumps({**header, second: {**header[second], **field}}))
+
+    return {
+        "a length of 2^60": with_header("{}", 1 << 60),
+        "a length of 2^64 - 1": with_header("{}", (1 << 64) - 1),
+        "no header": with_header("", 0),
+        "a header that is a list": with_header("[1]"),
+        "a deep header": with_header("[" * 100_000),
+        "offsets that overlap": with_field(data_offsets=header[first]["data_offsets"]),
+        "an offset of 2^62": with_field(data_offsets=[0, 1 << 62]),
+        "a negative offset": with_field(data_offsets=[-5, 10]),
+        "an unknown dtype": with_field(dtype="F3"),
+        "a shape of 2^80": with_field(shape=[1 << 40, 1 << 40]),
+        "half of a file": content[: len(content) // 2],
+        "half of a header": content[: size // 2],
+        "nothing": b"",
+    }
+
+
+def test_a_broken_header_is_one_line(tmp_path: Path, model: Llama) -> None:
+    path = tmp_path / SAFETENSORS
+    save_file(weights_of(model), path)
+    for name, content in broken_headers(path.read_bytes()).items():
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read .*: the file is broken or cut short"):
+            read_weights(tmp_path, model)
+            pytest.fail(name)

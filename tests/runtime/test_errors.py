@@ -29,10 +29,19 @@ def exit_of(error: BaseException) -> int:
         (UserError("no file a\nb:\n  give another"), 2, "error: no file a b: give another"),
         (RunError("the run failed"), 1, "error: the run failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(errno.ENOSPC, "No space left", "x.bin"), 1, "error: x.bin: No space left"),
-        (OSError(errno.EDQUOT, "Quota exceeded", "x.bin"), 1, "error: x.bin: Quota exceeded"),
-        (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "error: x: Permission denied"),
-        (FileNotFoundError(errno.ENOENT, "No such file"), 2, "error: the output: No such file"),
+        (OSError(errno.ENOSPC, "No space left", "x.bin"), 1, "error: x.bin: No space left: make room there"),
+        (
+            OSError(errno.EDQUOT, "Quota exceeded", "x.bin"),
+            1,
+            "error: x.bin: Quota exceeded: make room there",
+        ),
+        (PermissionError(errno.EACCES, "Denied", "x"), 2, "error: x: Denied: change its permissions"),
+        (
+            OSError(errno.EMFILE, "Too many files"),
+            2,
+            "error: the output: Too many files: raise the limit of open files with ulimit -n 4096",
+        ),
+        (UserError("a\nb \x1b[2J\u202e"), 2, "error: a b \\x1b[2J\\u202e"),
     ],
     ids=repr,
 )

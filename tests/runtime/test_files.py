@@ -13,7 +13,15 @@ from toy import ROOT
 
 from runtime import files
 from runtime.errors import UserError
-from runtime.files import commit_folder, folder_lock, remove_folder, write_json, write_text
+from runtime.files import (
+    commit_folder,
+    folder_lock,
+    read_json,
+    remove_folder,
+    write_json,
+    write_text,
+    writing,
+)
 
 LOCKING = """
 import sys
@@ -147,3 +155,27 @@ def test_on_windows_files_are_flushed_and_folders_are_not(
     files.sync(tmp_path)
     files.sync(tmp_path / "file")
     assert opened == [(tmp_path / "file", os.O_RDWR)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 50_000, b"9" * 5000], ids=len
+)
+def test_a_broken_json_file_is_one_line_with_the_remedy(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.json is broken \(\w+: .*\): remove it"):
+        read_json(path, ": remove it")
+
+
+def test_a_json_file_without_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # a hole: no room on the disk, a terabyte of zeros for who reads it
+    with pytest.raises(UserError, match="it has 1,099,511,627,776 bytes"):
+        read_json(path)
+
+
+def test_a_fault_of_writing_is_none_of_reading(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write to .*b.bin: No space left on device: make room there"):
+        with writing(tmp_path / "b.bin"), open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"x")
