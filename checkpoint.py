@@ -15,10 +15,13 @@ from runtime.requirements import require
 if __name__ == "__main__":
     require("torch", "safetensors")
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from config import ModelArgs, Parser
@@ -33,6 +36,7 @@ from runtime.files import read_json, write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
+OS_ERROR = re.compile(r"os error (\d+)")  # in the text of an error of safetensors
 LEGACY = "smolllama-legacy"  # model_type of the weights once published, which no other library can run
 
 # Sampling settings that generation_config.json carries, by our name and by Hugging Face's.
@@ -99,7 +103,7 @@ def write_model(
         if model.args.tie_embeddings:
             del weights["lm_head.weight"]
         weights = {name: weight.to(dtype).contiguous() for name, weight in weights.items()}
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        _save_weights(weights, folder / "model.safetensors")
 
     config = hf_config(model.args, tokenizer.eos_id, origin.special_ids)
     if origin.base_model:
@@ -114,6 +118,17 @@ def write_model(
     tokenizer.save(folder, with_template=metadata.get("stage") in ("S", "D"))
     for name, content in origin.files.items():
         (folder / name).write_bytes(content)
+
+
+def _save_weights(weights: dict, path: Path) -> None:
+    """Write a file of safetensors. Raises OSError where it cannot be written: the library's own error is none."""
+    try:
+        save_file(weights, path, {"format": "pt"})
+    except SafetensorError as error:
+        number = OS_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def hf_generation_config(

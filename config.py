@@ -18,6 +18,9 @@ from runtime import command_line
 from runtime.command_line import setting
 from runtime.errors import UserError
 
+MAX_NAME_BYTES = (
+    200  # of a run or dataset: file systems take 255, and folders on the way to it have longer names
+)
 EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
 NO_FLAG = "architecture"  # group of the settings that only a checkpoint sets
@@ -309,6 +312,8 @@ def _field_errors(f: dataclasses.Field, value: object) -> Iterable[str]:
         parts = Path(value).parts
         if not parts or ".." in parts or Path(value).is_absolute():
             yield f"--run_name {value} must name a folder below --save_checkpoint_dir"
+        if any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in parts):
+            yield f"--run_name is longer than {MAX_NAME_BYTES} bytes"
     if f.name == "device" and not re.fullmatch(r"(cuda|mps|cpu)(:\d+)?", value):
         yield f"--device {value} is unknown: use cuda, cuda:N, mps or cpu"
     if f.name == "budget" and value is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", value):

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from config import ModelArgs, Parser, resolve
+from config import MAX_NAME_BYTES, ModelArgs, Parser, resolve
 from dataprep import trained_tokenizer
 from dataprep.existing import stored_source, stored_tokenizer
 from dataprep.forms import KINDS
@@ -84,7 +84,8 @@ FLAGS_WITH = {
     "row": ("show",),
     "block_size": ("show",),
 }
-PREPARING = ("tokenizer", "template", "val_fraction", "max_tokens", "shard", "update")  # not of --show
+# Flags of preparing, which change nothing of a dataset that --show prints.
+PREPARING = ("tokenizer", "template", "val_fraction", "max_tokens", "shard", "update")
 AS_TYPED = "files val_files show tokenizer template max_tokens num_proc block_size update".split()
 POSITIVE = ("max_tokens", "num_proc", "row", "block_size")
 
@@ -229,7 +230,7 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
     if not name:
         parser.error("--files needs --name NAME")
     for flag, others in FLAGS_WITH.items():
-        if getattr(args, flag) and not any(getattr(args, other) for other in others):
+        if getattr(args, flag) is not None and not any(getattr(args, other) for other in others):
             parser.error(f"--{flag} goes with --{' or --'.join(others)}")
     if args.show and args.split and args.split not in SPLITS:
         parser.error(f"--split {args.split}: a prepared dataset has {' and '.join(SPLITS)}")
@@ -246,6 +247,9 @@ def _check_flags(parser: Parser, args: argparse.Namespace, name: str | None) -> 
         if value is not None and value < 1:
             parser.error(f"--{flag} {value} must be 1 or more")
 
+    if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+        parser.error(f"--{'show' if args.show else 'name'} is longer than {MAX_NAME_BYTES} bytes")
+
 
 def _check_uses(parser: Parser, args: argparse.Namespace) -> None:
     """Exit with code 2 for a flag that has no use beside the others."""
@@ -261,6 +265,8 @@ def _check_uses(parser: Parser, args: argparse.Namespace) -> None:
                 f"--{flag} is the validation set, so --val_fraction holds out nothing: drop one of them"
             )
 
+    if args.val_fraction and args.named in HUB and "val" in HUB[args.named].patterns:
+        parser.error(f"--{args.named} brings its own validation set: --val_fraction can only be 0, for none")
     if args.name and (args.show or args.named == "stories"):
         parser.error("--name goes with --files, --hub or one dataset of the hub")
     if args.named == "stories" and trained_tokenizer.is_trained(args.tokenizer):

@@ -45,7 +45,7 @@ from publishing.hub_push import check_license, push, repository
 from publishing.model_card import CARD_TAG, USES, model_card, training_history
 from publishing.pre_tokenizer_tables import CHECK_TEXT
 from runtime.errors import RunError, UserError, run_cli
-from runtime.files import commit_folder
+from runtime.files import commit_folder, real_folder
 from runtime.os_errors import in_words
 from tokenization.guest_files import FILES
 from tokenizer import Tokenizer
@@ -383,7 +383,7 @@ def main() -> None:
             check_card(target / "README.md")
             write_card(target, sources, target, load_chat_model(sources[-1]), command)
         else:
-            export(sources, target.absolute(), command)  # "." has no name
+            export(sources, real_folder(target.absolute()), command)  # "." has no name
     except BrokenPipeError:
         raise
     except OSError as error:

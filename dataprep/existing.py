@@ -14,7 +14,7 @@ from dataprep.ranges import FileRange
 from dataprep.registry import PrepConfig, Source
 from dataprep.shards import SPLITS, TokenDataset, read_meta, verify_dataset
 from runtime.errors import UserError
-from runtime.files import link_or_copy, write_json
+from runtime.files import link_or_copy, real_folder, write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 # Files and folders of a dataset: what is beside them belongs to the user.
@@ -35,8 +35,7 @@ SETTINGS = {
 
 def dataset_folder(data_dir: Path, name: str) -> Path:
     """Return the folder of a dataset; a link, to a larger disk for example, is followed."""
-    folder = data_dir / name
-    return folder.resolve() if folder.is_symlink() else folder
+    return real_folder(data_dir / name)
 
 
 def partial_folder(data_dir: Path, name: str) -> Path:

@@ -216,6 +216,7 @@ def _arrow_ranges(path: str, target: int) -> list[FileRange]:
     ranges: list[FileRange] = []
     with open_arrow(path) as reader:
         for number, batch in enumerate(arrow_batches(reader)):
+            batch.validate()  # offsets of a damaged file point anywhere in memory
             if ranges and ranges[-1].bytes + batch.nbytes <= target:
                 ranges[-1] = replace(ranges[-1], stop=number + 1, bytes=ranges[-1].bytes + batch.nbytes)
             else:

@@ -16,6 +16,7 @@ from dataprep.registry import file_source
 from dataprep.row_flags import add_row_flags, row_options
 from dataprep.trained_tokenizer import MIN_SIZE, train
 from runtime.errors import UserError
+from runtime.files import writing
 
 MAX_SIZE = 2**31
 
@@ -44,6 +45,7 @@ def main() -> None:
         tokenizer = train(f"bpe:{args.vocab_size}", source.ranges, args.kind, 0.0, options)
 
     folder = Path(args.to)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder)
     print(f"{tokenizer.vocab_size} tokens in {args.to}")

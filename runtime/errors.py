@@ -54,6 +54,11 @@ def run_cli(main: Callable[[], None]) -> None:
             raise
         print(f"error: {one_line(in_words(error, 'the output'))}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED if error.errno in DISK_FULL else EXIT_USER_ERROR) from None
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # of Path.resolve() before Python 3.13
+            raise
+        print(f"error: {one_line(str(error))}: remove the links that lead in a circle", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -31,12 +31,24 @@ def commit_folder(partial: Path, target: Path) -> None:
     sync(partial)
 
     old = _hidden_name(target)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     if target.exists():
         target.rename(old)
 
     partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def real_folder(folder: Path) -> Path:
+    """Return a folder that is about to be replaced; a link, to a larger disk for example, is followed."""
+    return folder.resolve() if folder.is_symlink() else folder
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder and what is in it, or a link to one alone."""
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def link_or_copy(path: Path, target: Path) -> None:

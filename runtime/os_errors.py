@@ -1,9 +1,12 @@
 """Errors of the operating system in words: what is wrong, where, and what helps, by the number of the error."""
 
 import errno
+import os
+import re
 
 MAX_PATH = 120  # characters of a path that are printed
 
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # by numpy, which does not say why
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What helps against each error that a user can do something about; all others are faults of the program.
 ADVICE = {
@@ -34,9 +37,13 @@ def in_words(error: OSError, default: object) -> str:
     """Return an error as "where: what: what helps"; `default` is where it happened if the error does not say so."""
     paths = [_shortened(str(path)) for path in (error.filename, error.filename2) if path is not None]
     where = " -> ".join(paths) or str(default)
+    number = error.errno
     fault = error.strerror or str(error)
-    if error.errno in ADVICE:
-        fault = f"{fault}: {ADVICE[error.errno]}"
+    if SHORT_WRITE.fullmatch(fault):
+        number = errno.ENOSPC
+        fault = os.strerror(number)
+    if number in ADVICE:
+        fault = f"{fault}: {ADVICE[number]}"
     return f"{where}: {fault}"
 
 

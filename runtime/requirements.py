@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shlex
 import sys
+import urllib.parse
 
 MIN_PYTHON = (3, 11)
 EXIT_USER_ERROR = 2  # as in runtime/errors.py, which older Pythons cannot read
@@ -21,9 +22,22 @@ def require(*packages: str) -> None:
     No package is imported: that takes seconds.
     """
     require_python()
+    _defuse_hub_address()
     for package in packages + COMMON:
         if not is_installed(package):
             _exit(f"{package} is not installed in this Python ({sys.executable})", remedy(package))
+
+
+def _defuse_hub_address() -> None:
+    """Change a malformed HF_ENDPOINT so that importing the hub's library survives it.
+
+    Without its scheme it is still no address: runtime/hub.py says so to who needs the hub, and nobody else has to care.
+    """
+    address = os.environ.get("HF_ENDPOINT", "")
+    try:
+        _ = urllib.parse.urlsplit(address).port
+    except ValueError:
+        os.environ["HF_ENDPOINT"] = address.replace("://", "//", 1)
 
 
 def require_python() -> None:

@@ -1,10 +1,13 @@
 """Step folders: Hugging Face models that transformers reads unchanged, and errors for those that are broken."""
 
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from toy import TINY, flags, toy_dataset
 
 import checkpoint
@@ -198,3 +201,20 @@ def test_sharded_foreign_folder_loads(run, tmp_path):
     torch.testing.assert_close(load_model(target)[0](tokens), 2 * load_model(run)[0](tokens))
     with pytest.raises(UserError, match="--init_from"):
         state.load_state(target)
+
+
+def test_weights_that_find_no_room_are_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        checkpoint._save_weights({}, tmp_path / "model.safetensors")
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(tmp_path / "model.safetensors")
+
+
+def test_a_guest_may_say_some_of_the_sampling_settings() -> None:
+    config = checkpoint.hf_generation_config({"temperature": 0.6, "top_p": 0.9}, 5)
+    assert config["temperature"] == 0.6 and config["do_sample"] and "num_beams" not in config

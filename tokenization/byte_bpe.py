@@ -61,6 +61,8 @@ def ranks_of(hf: tokenizers.Tokenizer) -> dict[bytes, int] | None:
         return None
 
     ranks = {to_bytes(token): rank for token, rank in vocabulary.items()}
+    if not all(bytes([byte]) in ranks for byte in range(256)):
+        return None
     if ranked_bpe(ranks).to_str() != content:
         return None
     return ranks

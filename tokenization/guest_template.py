@@ -1,5 +1,6 @@
 """Chat template of a tokenizer's folder, in Jinja: conversations as it renders them, and what of them is learned."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import tokenizers
 
 from runtime.errors import UserError
+from runtime.limits import bounded
 from tokenization.special_tokens import NAMED, NO_CHARACTER, RenamedTokens
 
 Messages = Sequence[Mapping[str, Any]]
@@ -20,6 +22,8 @@ PROBE = (
     {"role": "assistant", "content": "four", "train": False},
 )
 OTHER_TEMPLATE = "--template smolllama takes SmolLlama's prompt template instead"
+MAX_SECONDS = 2.0  # of the first conversation that a template renders, and the memory that it may take
+MAX_BYTES = 1 << 30
 MAX_MESSAGE = 150  # characters of an error that a template raises
 
 
@@ -37,6 +41,7 @@ class GuestTemplate:
         self.source = source
         self.tokens = tokens
         self.ends = re.compile(rf"(?:{tokens.names.pattern})\Z")
+        self.has_rendered = False
         self.variables = {name: settings[name] for name in NAMED if isinstance(settings.get(name), str)}
 
     def render(self, messages: Messages) -> tuple[list[int], list[bool]]:
@@ -86,16 +91,19 @@ class GuestTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, marks = render_jinja_template(
-                conversations=[list(turns)],
-                chat_template=self.source,
-                add_generation_prompt=add_generation_prompt,
-                return_assistant_tokens_mask=HAS_MARKS.search(self.source) is not None,
-                **self.variables,
-            )
+            # A template that renders the first conversation in no time may be trusted with the others.
+            with contextlib.nullcontext() if self.has_rendered else bounded(MAX_SECONDS, MAX_BYTES):
+                texts, marks = render_jinja_template(
+                    conversations=[list(turns)],
+                    chat_template=self.source,
+                    add_generation_prompt=add_generation_prompt,
+                    return_assistant_tokens_mask=HAS_MARKS.search(self.source) is not None,
+                    **self.variables,
+                )
         except Exception as error:  # a template is a program of others: it may divide by zero
             message = " ".join(str(error).split())[:MAX_MESSAGE]
             raise RefusedByTemplate(f"the chat template refuses the conversation ({message})") from None
+        self.has_rendered = True
         return texts[0], marks[0] if marks else []
 
     def _added_by(self, turns: Messages, index: int, text: str) -> Span:

@@ -1,5 +1,6 @@
 """The training state inside a step folder: written with the weights, read when a run resumes."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -7,16 +8,17 @@ import math
 import pickle
 import shutil
 import sys
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import nn
 
 from checkpoint import steps, write_model
+from config import ModelArgs
 from model import Llama
 from modelfiles.adapter import describe_base
 from modelfiles.origin import Origin
@@ -27,12 +29,14 @@ from runtime.files import (
     commit_folder,
     folder_lock,
     link_or_copy,
+    read_json,
     remove_folder,
     sync,
     write_json,
     write_text,
 )
 from runtime.os_errors import in_words
+from runtime.stored_values import wrong_value
 from tokenizer import Tokenizer
 from training import lora
 from training.metrics import comparable_loss, read_metrics
@@ -53,6 +57,41 @@ class TrainState:
     def to_dict(self) -> dict[str, int]:
         """Return what state.json holds."""
         return {"step": self.step, "cursor": self.rows_consumed, "tokens": self.tokens}
+
+
+class StoredState(typing.TypedDict):
+    """What every state.json has; its part "args" are settings."""
+
+    step: int
+    cursor: int
+    tokens: int
+    args: dict[str, object]
+    data: str
+    stage: str
+    world_size: int
+    init_from: str | None
+
+
+class LaterParts(typing.TypedDict, total=False):
+    """What a state.json may have besides."""
+
+    sources: dict[str, dict]
+    device: str
+    validation_loss: float | None
+    skips: dict[str, object]
+    decay_end: int
+    cooldown_checkpoint: int | None
+    reference: str | None
+    reference_dtype: typing.Literal["float32", "bfloat16", "float16"] | None
+
+
+class StoredSkips(typing.TypedDict, total=False):
+    """The part "skips" of a state.json, see training/nonfinite.py."""
+
+    in_a_row: int
+    first: int
+    returned_to: list[int]
+    left_out: list[list[int]]
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -107,9 +146,9 @@ def save(
         commit_folder(partial, folder)  # replaces the same step, after a resume from an older one
         write_text(run / "latest", folder.name)
         sync(run)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = in_words(error, run) if isinstance(error, OSError) else error
+        reason = in_words(error, run)
         raise RunError(
             f"the checkpoint of step {progress.step} could not be written to {run} ({reason})"
         ) from None
@@ -225,8 +264,8 @@ def starts_of_other_runs(run: Path) -> set[Path]:
         state_file = step / "train_state" / "state.json"
         if latest.parent == run or not state_file.is_file():
             continue
-        with suppress(ValueError, KeyError, OSError):  # damage of another run does not stop this one
-            start = initial_weights_folder(step, json.loads(state_file.read_text(encoding="utf-8")))
+        with suppress(UserError, OSError):  # damage of another run does not stop this one
+            start = initial_weights_folder(step, load_state(step)[1])
             if start and start.parent == run.resolve():
                 starts.add(run / start.name)
     return starts
@@ -259,18 +298,32 @@ def load_state(folder: Path) -> tuple[TrainState, dict]:
             f"{folder} has no train_state, so it cannot be resumed: start from its weights with "
             f"--init_from {folder}"
         )
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["format"] != FORMAT:
-            raise UserError(
-                f"{folder} is of format {state['format']}, not {FORMAT}: another version wrote it, "
-                f"start from its weights with --init_from {folder}"
-            )
-        progress = TrainState(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
-        state["args"] = {**state["args"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}: {error})") from None
+    state = read_json(path)
+    if state.get("format") != FORMAT:
+        raise UserError(
+            f"{folder} is of format {str(state.get('format'))[:20]}, not {FORMAT}: another version wrote it, "
+            f"start from its weights with --init_from {folder}"
+        )
+    fault = _fault_of(state)
+    if fault:
+        raise UserError(f"{path} is broken ({fault})")
+    progress = TrainState(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
+    names = {each.name for each in dataclasses.fields(ModelArgs)}
+    state["args"] = {name: value for name, value in state["args"].items() if name in names}
     return progress, state
+
+
+def _fault_of(state: dict) -> str | None:
+    """Return what is wrong with the contents of a state.json; None if nothing is."""
+    missing = typing.get_type_hints(StoredState).keys() - state.keys()
+    if missing:
+        return f"{min(missing)} is missing"
+    parts = (
+        (state, typing.get_type_hints(StoredState) | typing.get_type_hints(LaterParts)),
+        (state["args"], typing.get_type_hints(ModelArgs)),
+        (state.get("skips", {}), typing.get_type_hints(StoredSkips)),
+    )
+    return next(filter(None, (wrong_value(values, hints) for values, hints in parts)), None)
 
 
 def initial_weights_folder(folder: Path, state: dict) -> Path | None:

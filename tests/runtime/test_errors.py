@@ -125,3 +125,13 @@ def test_a_system_without_poll_takes_a_broken_pipe_for_stdout(monkeypatch: pytes
     monkeypatch.delattr("select.poll")
     monkeypatch.setattr("runtime.errors._discard_stdout", lambda: None)
     assert exit_of(BrokenPipeError()) == 1
+
+
+def test_links_in_a_circle_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    if sys.version_info < (3, 13):  # later ones do not mind
+        with pytest.raises(SystemExit) as stopped:
+            run_cli(lambda: (tmp_path / "loop").resolve())
+        assert stopped.value.code == 2 and "links that lead in a circle" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_cli(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))

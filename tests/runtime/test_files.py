@@ -17,6 +17,7 @@ from runtime.files import (
     commit_folder,
     folder_lock,
     read_json,
+    real_folder,
     remove_folder,
     write_json,
     write_text,
@@ -179,3 +180,17 @@ def test_a_fault_of_writing_is_none_of_reading(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write to .*b.bin: No space left on device: make room there"):
         with writing(tmp_path / "b.bin"), open("/dev/full", "wb", buffering=0) as full:
             full.write(b"x")
+
+
+def test_the_leftover_of_a_link_is_removed_and_a_link_is_followed(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "kept").touch()
+    (tmp_path / "link").symlink_to(disk)
+    assert real_folder(tmp_path / "link") == disk and real_folder(disk) == disk
+
+    (tmp_path / ".a.old").symlink_to(disk)  # as an earlier version left it
+    for folder in ("a", "partial"):
+        (tmp_path / folder).mkdir()
+    commit_folder(tmp_path / "partial", tmp_path / "a")
+    assert not (tmp_path / ".a.old").is_symlink() and (disk / "kept").exists()

@@ -1,6 +1,7 @@
 """The check at the start of each script: one line, exit code 2, and no package that it forgets."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -194,3 +195,18 @@ def test_windows_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "ON_WINDOWS", True)
     monkeypatch.setattr(requirements, "ROOT", r"C:\my llama")
     assert requirements.remedy() == r'python -m pip install "C:\my llama"'
+
+
+@pytest.mark.parametrize("address", ["http://a:b@127.0.0.1:port", "http://127.0.0.1:99999", "http://[::1"])
+def test_a_malformed_hub_address_stops_nobody_who_needs_no_hub(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    requirements.require()
+    code = "import huggingface_hub as hub; hub.HfFileSystem(); print(hub.constants.ENDPOINT)"
+    shown = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    assert shown == address.replace("://", "//")  # no address, as the hub's errors will say
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    requirements.require()
+    assert os.environ["HF_ENDPOINT"] == "http://127.0.0.1:9"

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from config import EOS
-from tokenization.byte_bpe import LONG_SPACE, has_long_space, ranks_of
+from tokenization.byte_bpe import LONG_SPACE, has_long_space, ranked_bpe, ranks_of
 from tokenizer import from_ranks, load_tokenizer
 
 
@@ -75,3 +75,9 @@ def test_only_a_ranked_bpe_is_encoded_by_tiktoken(kind: str, tmp_path: Path) -> 
 def test_only_long_runs_of_white_space_are_kept_from_tiktoken() -> None:
     run = " " * LONG_SPACE
     assert has_long_space(f"a{run}b") and not has_long_space(f"a{run[1:]}b{run[1:]}")
+
+
+def test_a_tokenizer_without_some_bytes_is_not_given_to_tiktoken() -> None:
+    ranks = {bytes([byte]): byte - 1 for byte in range(1, 256)}
+    assert ranks_of(ranked_bpe(ranks)) is None
+    assert ranks_of(ranked_bpe({bytes([byte]): byte for byte in range(256)})) is not None

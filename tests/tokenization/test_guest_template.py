@@ -7,6 +7,7 @@ import transformers
 from guests import ENDLESS, ENDS, REWRITES, TEMPLATES, with_marks, write_guest
 
 from runtime.errors import UserError
+from tokenization import guest_template
 from tokenization.guest_template import RefusedByTemplate
 from tokenizer import load_tokenizer
 
@@ -160,3 +161,32 @@ def test_our_template_on_a_guest_begins_with_its_begin_token(tmp_path: Path) -> 
     changed = chosen.with_our_template()
     assert changed.render(turns) == (ids, loss_mask) and changed.stop_tokens == ["</s>"]
     assert chosen.has_own_template and not changed.has_own_template
+
+
+HOSTILE = {
+    "without end": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "one long text": "{{ 'a' * 10**11 }}",
+    "a text that doubles": "{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ cycler.__init__.__globals__.os.popen('touch exploded').read() }}",
+    "a file": "{% include '/etc/passwd' %}",
+    "a module": "{% import 'os' as os %}",
+    "a macro that calls itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "a text as wide as a disk": "{{ 'a' | center(10**11) }}",
+    "no Jinja": "{% for",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_template_is_refused_in_seconds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_template, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(guest_template, "MAX_BYTES", 1 << 28)
+    ours = load_tokenizer(write_guest(tmp_path, HOSTILE[name]))
+    assert ours.stop_ids == [ours.eos_id]
+    with pytest.raises(
+        UserError, match=r"the chat template refuses the conversation \(.+\): --template smolllama"
+    ):
+        ours.check_template()
+    assert not Path("exploded").exists()
