@@ -314,11 +314,13 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             settings.setdefault("tokenizer_class", type(auto).__name__)
         files = read_files(folder)
         chat_template = read_template(files)
+        eos = settings["eos_token"]
+        # transformers would add a token that is not in the file
+        has_end = isinstance(eos, str) and in_file.token_to_id(eos) is not None
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise UserError(f"{folder} cannot be read as a tokenizer ({type(error).__name__}: {error})") from None
 
-    eos = settings["eos_token"]
-    if not isinstance(eos, str) or in_file.token_to_id(eos) is None:  # transformers would add it
+    if not has_end:
         raise UserError(
             f"the tokenizer in {folder} has no end-of-text token{'' if eos is None else f' {eos!r}'}: name one of its "
             f'tokens as "eos_token" in {SETTINGS_FILE} or special_tokens_map.json'

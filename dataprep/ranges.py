@@ -215,6 +215,7 @@ def _arrow_ranges(path: str, target: int) -> list[FileRange]:
     """Join record batches up to the target size."""
     ranges: list[FileRange] = []
     with open_arrow(path) as reader:
+        _ = reader.schema.names  # which may be no UTF-8
         for number, batch in enumerate(arrow_batches(reader)):
             batch.validate()  # offsets of a damaged file point anywhere in memory
             if ranges and ranges[-1].bytes + batch.nbytes <= target:
@@ -228,6 +229,7 @@ def _parquet_ranges(path: str, target: int) -> list[FileRange]:
     """Join row groups up to the target size, by their uncompressed bytes."""
     ranges: list[FileRange] = []
     footer = parquet_footer(path)
+    _ = footer.schema.to_arrow_schema().names  # which may be no UTF-8
     for group in range(footer.num_row_groups):
         size = footer.row_group(group).total_byte_size
         if ranges and ranges[-1].bytes + size <= target:

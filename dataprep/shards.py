@@ -14,8 +14,9 @@ Of preference data, document 2i is the chosen and document 2i + 1 the rejected a
 
 import functools
 import hashlib
-import json
 import os
+import re
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,14 +24,44 @@ import numpy as np
 
 from runtime.checksums import first_corrupt_file
 from runtime.errors import UserError
-from runtime.files import writing
+from runtime.files import read_json, writing
 from runtime.limits import open_files
+from runtime.stored_values import wrong_value
 from tokenizer import Tokenizer
 
 FORMAT = 1
+PART_NAME = re.compile(r"(train|val)-\d+\.(tokens|ends|keep)\.bin", re.ASCII)
 SPLITS = ("train", "val")
 MAPS_SHARE = 8  # a split of a dataset maps an eighth of the files that may be open
 MAX_MAPS = 1024
+
+
+class Shard(typing.TypedDict):
+    """Entry of a shard in meta.json: counts, and the sha256 of each of its files."""
+
+    tokens: int
+    documents: int
+    bytes: int
+    sha256: dict[str, str]
+
+
+class TokenizerEntry(typing.TypedDict):
+    """Entry of the tokenizer in meta.json."""
+
+    hash: str
+    vocab_size: int
+    eos_id: int
+
+
+class Meta(typing.TypedDict):
+    """What every meta.json has."""
+
+    kind: typing.Literal["text", "instruct", "preference"]
+    tokenizer: dict[str, object]
+    splits: dict[str, list[dict]]
+    source: typing.NotRequired[dict]
+    template: typing.NotRequired[str | None]
+    left_out: typing.NotRequired[dict[str, int]]
 
 
 def id_dtype(vocab_size: int) -> type[np.unsignedinteger]:
@@ -250,13 +281,32 @@ def read_meta(folder: Path) -> dict:
             "python data.py --stories (offline), --fw, --tinystories, "
             "or --files FILE --name NAME --kind text"
         )
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if meta["format"] == FORMAT and {"kind", "tokenizer", "splits"} <= meta.keys():
-            return meta
-    except (ValueError, KeyError, TypeError):
-        pass  # a broken file and an unknown format have the same remedy
-    raise UserError(f"{path} is not of format {FORMAT}: prepare the dataset again with data.py")
+    remedy = ": prepare the dataset again with data.py"
+    meta = read_json(path, remedy)
+    if meta.get("format") != FORMAT:
+        raise UserError(f"{path} is not of format {FORMAT}{remedy}")
+    if fault := _fault_of(meta):
+        raise UserError(f"{path} is broken ({fault}){remedy}")
+    return meta
+
+
+def _fault_of(meta: dict) -> str | None:
+    """Return what is wrong with the contents of a meta.json; None if nothing is."""
+    parts = [(meta, Meta)]
+    if not wrong_value(meta, typing.get_type_hints(Meta)):
+        parts.append((meta.get("tokenizer", {}), TokenizerEntry))
+        parts += [(shard, Shard) for shards in meta.get("splits", {}).values() for shard in shards]
+    for values, kind in parts:
+        hints = typing.get_type_hints(kind)
+        if missing := kind.__required_keys__ - values.keys():
+            return f"{min(missing)} is missing"
+        if fault := wrong_value(values, hints):
+            return fault
+        if kind is Shard and not all(map(PART_NAME.fullmatch, values["sha256"])):
+            return "sha256 names other files than those of a shard"
+        if any(type(values[name]) is int and values[name] < 0 for name in hints.keys() & values.keys()):
+            return "a number is negative"
+    return None
 
 
 def require_name(dataset: str, data_dir: Path) -> str:

@@ -27,7 +27,7 @@ def fits(value: object, hint: object) -> bool:
     if origin in (list, tuple):
         return isinstance(value, list | tuple) and all(fits(each, parts[0]) for each in value)
     if origin is dict:
-        return isinstance(value, dict) and all(fits(each, parts[1]) for each in value.values())
+        return isinstance(value, dict) and (not parts or all(fits(each, parts[1]) for each in value.values()))
     if origin is object:
         return True
     if origin is float:

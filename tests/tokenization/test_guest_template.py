@@ -166,7 +166,7 @@ def test_our_template_on_a_guest_begins_with_its_begin_token(tmp_path: Path) -> 
 HOSTILE = {
     "without end": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "one long text": "{{ 'a' * 10**11 }}",
-    "a text that doubles": "{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "a text that doubles": "{% set n = namespace(s='a') %}{% for i in range(99) %}{% set n.s = n.s~n.s %}{% endfor %}",
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ cycler.__init__.__globals__.os.popen('touch exploded').read() }}",
     "a file": "{% include '/etc/passwd' %}",
