@@ -54,7 +54,7 @@ class TokenizerEntry(typing.TypedDict):
 
 
 class Meta(typing.TypedDict):
-    """What every meta.json has."""
+    """Parts of a meta.json, besides its format."""
 
     kind: typing.Literal["text", "instruct", "preference"]
     tokenizer: dict[str, object]

@@ -57,7 +57,8 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer):
 
 
 def saved(folder: Path, model: Llama, tokenizer: Tokenizer, **state: object) -> Path:
-    state = {"args": {**model.args.explicit, "train": folder.name[0]}, **state}
+    described = {"data": "", "stage": "pretraining", "world_size": 1, "init_from": None}
+    state = {"args": {**model.args.explicit, "train": folder.name[0]}, **described, **state}
     folder.mkdir()
     return save(folder, TrainState(1, 0, 0), model, tokenizer, model.state_dict(), {}, state)
 
@@ -152,9 +153,8 @@ def test_what_cannot_be_measured_is_said(
     with pytest.raises(UserError, match="pip install lm-eval"):
         script(monkeypatch, "--model", folder, "--lm_eval", "hellaswag")
     data = prepared("instruct", [[("say it", "yes")]])
-    write_json(
-        data / "meta.json", {**json.loads((data / "meta.json").read_text()), "tokenizer": {"hash": "other"}}
-    )
+    meta = json.loads((data / "meta.json").read_text())
+    write_json(data / "meta.json", {**meta, "tokenizer": {**meta["tokenizer"], "hash": "other"}})
     with pytest.raises(UserError, match="another tokenizer"):
         evaluation.dataset_scores(Llama(args), tokenizer, None, data, args, env)
 

@@ -60,7 +60,7 @@ class TrainState:
 
 
 class StoredState(typing.TypedDict):
-    """What every state.json has; its part "args" are settings."""
+    """Parts of every state.json; its part "args" are settings."""
 
     step: int
     cursor: int
@@ -73,7 +73,7 @@ class StoredState(typing.TypedDict):
 
 
 class LaterParts(typing.TypedDict, total=False):
-    """What a state.json may have besides."""
+    """Parts that a state.json may have besides."""
 
     sources: dict[str, dict]
     device: str

@@ -207,3 +207,23 @@ def test_a_log_says_the_share_that_is_done(
     lines = [line for line in err.splitlines() if line.startswith("preparing ")]
     assert re.fullmatch(rf"preparing (\S+)/\1 MB: 100%, {tokens:,} tokens", lines[-1]), lines[-1]
     assert "\r" not in err
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionRefusedError(111, "Connection refused")], ids=repr)
+def test_a_server_of_workers_that_is_killed_is_one_line(
+    error: Exception,
+    inline: None,
+    command: Callable,
+    rows: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So multiprocessing says it, if the server ends while a worker is being started."""
+
+    def end(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dataprep.prepare._prepare_splits", end)
+    code, _, err = command("--files", rows, "--name", "mine", "--tokenizer", "bytes")
+    assert code == 2 and re.fullmatch(
+        r"error: a worker process was killed .*: run the same command .*\n", err
+    )

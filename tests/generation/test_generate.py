@@ -436,3 +436,12 @@ def test_tokens_come_one_at_a_time(model: Llama, monkeypatch: pytest.MonkeyPatch
     assert lengths == [4]
     list(stream)
     assert lengths == [4, 1, 1, 1, 1]  # the cache holds the others, and no token is computed in vain
+
+
+@pytest.mark.parametrize("ids", [[5000], [10**8], [-1], [1, 96]], ids=str)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_token_that_the_model_has_not_reads_no_foreign_memory(
+    tiny: ModelArgs, ids: list[int], beams: int
+) -> None:
+    with pytest.raises(ValueError, match="the model has 96 tokens, and no token"):
+        list(generate(Llama(tiny).eval(), ids, 3, params=SamplingParams(num_beams=beams)))

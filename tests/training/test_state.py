@@ -53,6 +53,9 @@ def save_at(
     position = TrainState(step=step, rows_consumed=8 * step, tokens=256 * step)
     metadata = {
         "args": args.explicit,
+        "data": "0" * 64,
+        "stage": "pretraining",
+        "world_size": 1,
         "skips": SkipState(in_a_row=failed_in_a_row, skipped_ranges=[[8, 8]]).to_dict(),
         "init_from": init_from,
     }
