@@ -3,7 +3,6 @@
 Nothing is replaced or discarded unless --update asks for it.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataprep.ranges import FileRange
 from dataprep.registry import PrepConfig, Source
 from dataprep.shards import SPLITS, TokenDataset, read_meta, verify_dataset
 from runtime.errors import UserError
-from runtime.files import link_or_copy, real_folder, write_json
+from runtime.files import link_or_copy, read_json, real_folder, write_json
 from tokenizer import Tokenizer, load_tokenizer
 
 # Files and folders of a dataset: what is beside them belongs to the user.
@@ -47,9 +46,14 @@ def partial_folder(data_dir: Path, name: str) -> Path:
 def read_config(folder: Path) -> dict | None:
     """Return the config (as JSON) that a folder is prepared with; None if it is missing or damaged."""
     try:
-        return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        config = read_json(folder / "plan.json")
+        for unit in config["units"]:
+            for file_range in unit:
+                FileRange.from_json(file_range)
+        is_complete = isinstance(config["source"], dict) and isinstance(config["tokenizer"]["name"], str)
+    except (FileNotFoundError, NotADirectoryError, UserError, LookupError, TypeError, AttributeError):
         return None
+    return config if is_complete else None
 
 
 def stored_configs(data_dir: Path, name: str, finished: bool = True) -> Iterator[tuple[Path, dict]]:

@@ -126,7 +126,7 @@ def read_messages(turns: object, location: Location, options: RowOptions) -> Mes
     if isinstance(turns, str) and turns.lstrip().startswith("["):
         try:
             turns = json.loads(turns)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRow(f"{location} is not JSON: {error}") from None
     if not isinstance(turns, list) or not turns:
         raise BadRow(f"{location} holds {turns!r:.40}, not a list of messages")

@@ -199,7 +199,7 @@ class Conversation:
             with Path(file or "?").open(encoding="utf-8") as lines:
                 messages = json.loads(lines.readline())["messages"]
             turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in messages]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"/load {file or 'FILE'} needs a file that /save wrote") from None
         if turns and turns[0]["role"] == "system":
             self._set_system(turns.pop(0)["content"])

@@ -74,7 +74,7 @@ def read_rows(source: Path) -> list[tuple[dict, str]]:
             continue
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error})") from None
         if not isinstance(values, dict):
             raise UserError(f"{where} is {line[:40]}, not an object with a prompt or messages")
@@ -143,7 +143,7 @@ def count_finished(rows: list[PromptRow], target: Path) -> int:
     for number, line in enumerate(lines, 1):
         try:
             answered = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             answered = None
         if number > len(rows) or not _answers(rows[number - 1], answered):
             raise UserError(

@@ -93,6 +93,8 @@ def add_adapter(weights: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
             module = name.removeprefix(PREFIX).removesuffix(SUFFIX_A).removesuffix(SUFFIX_B)
             a = adapter[f"{PREFIX}{module}{SUFFIX_A}"].float()  # rank in
             b = adapter[f"{PREFIX}{module}{SUFFIX_B}"].float()  # out rank
+            if (len(b), a.shape[-1]) != weights[f"{module}.weight"].shape:  # before the product takes memory
+                raise ValueError(f"{module} has another shape")
             merged[f"{module}.weight"] = weights[f"{module}.weight"].float() + scale * (b @ a)
     except (KeyError, ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise UserError(

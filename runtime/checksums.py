@@ -113,6 +113,6 @@ def _read_verified(folder: Path) -> dict[str, list]:
     """Return the states of the last verification; {} if they cannot be read."""
     try:
         states = json.loads((folder / VERIFIED_CACHE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return states if isinstance(states, dict) else {}

@@ -73,7 +73,7 @@ def read_metrics(path: Path) -> list[dict]:
             row = json.loads(line)
             if row["step"] >= 0 and row["split"]:
                 rows.append({name: math.nan if value is None else value for name, value in row.items()})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             break
     return rows
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import prepared
+import pytest
 from examples import TEXTS, files
 from hub import Hub
 from prepared import finished, script
@@ -38,7 +39,8 @@ def test_it_is_not_trained_twice(tmp_path: Path) -> None:
     folder = tmp_path / ".a.partial"
     (folder / "tokenizer").mkdir(parents=True)
     tokenizer.save(folder / "tokenizer")
-    write_json(folder / "plan.json", {"source": source.provenance, "tokenizer": {"name": "bpe:280"}})
+    plan = {"source": source.provenance, "tokenizer": {"name": "bpe:280"}, "units": []}
+    write_json(folder / "plan.json", plan)
     assert stored_tokenizer(tmp_path, source, "bpe:280").hash == tokenizer.hash
     assert stored_tokenizer(tmp_path, source, "bpe") is None
 
@@ -46,6 +48,16 @@ def test_it_is_not_trained_twice(tmp_path: Path) -> None:
 def test_what_is_no_folder_has_no_config(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("{}")
     assert read_config(tmp_path / "file") is read_config(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["{", "[]", "[" * 100_000, "{}", '{"source": {}, "tokenizer": {"name": "x"}, "units": [[5]]}'],
+    ids=len,
+)
+def test_a_damaged_config_is_none(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "plan.json").write_text(damaged)
+    assert read_config(tmp_path) is None
 
 
 def test_a_users_files_survive_an_update(inline: None, command: Callable, rows: Path, tmp_path: Path) -> None:

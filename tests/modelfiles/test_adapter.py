@@ -102,3 +102,22 @@ def test_what_does_not_fit_or_is_broken_is_refused(folder: Path) -> None:
     (folder / CONFIG).write_text("{")
     with pytest.raises(UserError, match="is broken"):
         find_base(folder)
+
+
+def test_a_small_adapter_of_a_huge_product_takes_no_memory(folder: Path) -> None:
+    """Two megabytes whose product would be a terabyte."""
+    long = 500_000
+    wide = {f"{PREFIX}layer.q_proj.lora_A.weight": torch.ones(1, long)}
+    save_file({**wide, f"{PREFIX}layer.q_proj.lora_B.weight": torch.ones(long, 1)}, folder / WEIGHTS)
+    with pytest.raises(
+        UserError, match=r"cannot be added to its base \(ValueError: layer.q_proj has another shape"
+    ):
+        add_adapter({"layer.q_proj.weight": torch.ones(2, 3)}, folder)
+
+
+@pytest.mark.parametrize("value", [5, "x", [], {"path": 5}, {}], ids=str)
+def test_a_config_that_says_nonsense_about_the_base_leaves_peft_s_own_file(
+    folder: Path, base: Path, value: object
+) -> None:
+    (folder / "config.json").write_text(json.dumps({"smolllama": {"adapter_base": value}}))
+    assert find_base(folder) == base
