@@ -44,6 +44,7 @@ from training.parallel import load_optimizers
 from training.plan import SMALL_FILES
 
 FORMAT = 2
+MISSING_PARTS = {"data": "", "stage": "not recorded", "world_size": 1, "init_from": None, "reference": None}
 
 
 @dataclass
@@ -66,15 +67,15 @@ class StoredState(typing.TypedDict):
     cursor: int
     tokens: int
     args: dict[str, object]
+
+
+class LaterParts(typing.TypedDict, total=False):
+    """Parts that a state.json may have besides; those of MISSING_PARTS have a value where it does not."""
+
     data: str
     stage: str
     world_size: int
     init_from: str | None
-
-
-class LaterParts(typing.TypedDict, total=False):
-    """Parts that a state.json may have besides."""
-
     sources: dict[str, dict]
     device: str
     validation_loss: float | None
@@ -308,6 +309,7 @@ def load_state(folder: Path) -> tuple[TrainState, dict]:
     if fault:
         raise UserError(f"{path} is broken ({fault})")
     progress = TrainState(state.pop("step"), state.pop("cursor"), state.pop("tokens"))
+    state = {**MISSING_PARTS, **state}
     names = {each.name for each in dataclasses.fields(ModelArgs)}
     state["args"] = {name: value for name, value in state["args"].items() if name in names}
     return progress, state
