@@ -219,7 +219,11 @@ def _prepare_units(
     with pool, progress.bar:
         try:
             entries = _prepare_splits(folder, pool, config, share, processes + 1, progress)
-        except (BrokenProcessPool, EOFError, ConnectionError):  # the last two: while a worker was being started
+        except (
+            BrokenProcessPool,
+            EOFError,
+            ConnectionError,
+        ):  # the last two: while a worker was being started
             raise UserError(
                 "a worker process was killed (out of memory?): run the same command again to resume, "
                 "perhaps with a smaller --num_proc"

@@ -78,12 +78,12 @@ class LaterParts(typing.TypedDict, total=False):
     init_from: str | None
     sources: dict[str, dict]
     device: str
-    validation_loss: float | None
     skips: dict[str, object]
     decay_end: int
     cooldown_checkpoint: int | None
     reference: str | None
     reference_dtype: typing.Literal["float32", "bfloat16", "float16"] | None
+    reference_kernel: str | None
 
 
 class StoredSkips(typing.TypedDict, total=False):

@@ -29,11 +29,11 @@ FLAGS = [
     ("data.py --files book.txt --name 'a\\nb/c'", "must be a plain folder name, such as c;"),
     ("data.py --stories --name x", "--name goes with --files, --hub or one dataset of the hub"),
     ("data.py --files book.txt --name x --kind chat", "argument --kind: invalid choice: 'chat'"),
-    ("data.py --stories --kind instruct", "--kind goes with --files or --hub", "data.py _check_flags"),
+    ("data.py --stories --kind instruct", "--kind goes with --files or --hub", "dataprep/flag_checks.py check_flags"),
     (
         "data.py --files book.txt --name x --hub_config c",
         "--hub_config goes with --hub",
-        "data.py _check_flags",
+        "dataprep/flag_checks.py check_flags",
     ),
     ("data.py --files book.txt --name x --val_split v", "--val_split goes with --hub"),
     ("data.py --files book.txt --name x --revision main", "--revision goes with --hub"),
@@ -113,7 +113,7 @@ SHOW = [
     ("data.py --show toy --data_dir nowhere", "no prepared dataset in nowhere/toy (none is prepared yet)"),
     ("data.py --show data/toy", "--show data/toy must be a plain folder name, such as toy;"),
     ("data.py --show {tmp}/data/toy", "--show {tmp}/data/toy must be a plain folder name, such as toy;"),
-    ("data.py --show toy --row 0", "--row 0 must be 1 or more", "data.py _check_flags"),
+    ("data.py --show toy --row 0", "--row 0 must be 1 or more", "dataprep/flag_checks.py check_flags"),
     ("data.py --show toy --row -1", "--row -1 must be 1 or more"),
     ("data.py --show toy --row first", "--row: 'first' is not an integer"),
     (
