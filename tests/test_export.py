@@ -2,24 +2,15 @@
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
-import urllib.request
-from pathlib import Path
 
 import gguf
 import pytest
 import torch
-from exports import call, train_two_runs
-from toy import QUIET
-from transformers.utils.import_utils import is_serve_available
+from exports import call, greedy_text, train_two_runs
 
 import download_model_weight
 import export
 from checkpoint import find_model, load_model, write_model
-from config import ModelArgs
-from generation.chat import Prompt, load_chat_model
 from model import Llama
 from modelfiles.llama_config import read_config
 from runtime.errors import RunError, UserError
@@ -150,14 +141,6 @@ def test_legacy_weights_and_tiny_contexts_are_exported_too(tmp_path, tiny, monke
     assert "no other library has this architecture" in text and "## Samples" not in text
 
 
-def greedy_text(folder) -> str:
-    """Return the greedy answer of the model in a folder."""
-    chat_model = load_chat_model(find_model(folder))
-    ids = chat_model.encode([{"role": "user", "content": "Say fox"}])
-    pieces = chat_model.stream_reply(Prompt(ids), ModelArgs(temperature=0, max_length=30))
-    return "".join(piece.text for piece in pieces)
-
-
 def test_pushed_and_downloaded_models_write_the_same_text(runs, tmp_path, hub, monkeypatch, capsys):
     hub.fault("/api/repos/create", status=503)
     hub.fault("/commit/main", status=503)
@@ -227,48 +210,3 @@ def test_a_hub_that_does_not_take_it_is_one_line(
             "mit",
         )
     assert not hub.models and not (tmp_path / "made").exists()
-
-
-@pytest.mark.slow
-def test_transformers_serve_answers_as_we_do(runs, tmp_path, monkeypatch, capsys):
-    """Its OpenAI-compatible server on an export; needs pip install "transformers[serving]"."""
-    if not is_serve_available():
-        pytest.skip("needs transformers[serving]")
-    call(export, monkeypatch, capsys, "--model", runs / "S-asked", "--to", tmp_path / "made")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            Path(sys.executable).with_name("transformers"),
-            "serve",
-            tmp_path / "made",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--device",
-            "cpu",
-        ],
-        env={**QUIET, "HF_HUB_OFFLINE": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert any("Uvicorn running" in line for line in server.stderr)
-        request_body = {
-            "model": str(tmp_path / "made"),
-            "messages": [{"role": "user", "content": "Say fox"}],
-            "temperature": 0,
-            "max_tokens": 30,
-        }
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/v1/chat/completions",
-            json.dumps(request_body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            text = json.load(answer)["choices"][0]["message"]["content"]
-    finally:
-        server.kill()
-    assert text.strip() == greedy_text(runs / "S-asked").strip() and len(text) > 10

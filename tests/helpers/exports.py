@@ -10,8 +10,9 @@ import torch
 from toy import TINY, flags, toy_dataset
 
 import trainer
-from checkpoint import write_model
+from checkpoint import find_model, write_model
 from config import ModelArgs
+from generation.chat import Prompt, load_chat_model
 from model import Llama
 from tokenizer import Tokenizer
 
@@ -67,3 +68,11 @@ def write_spread_model(
     folder.mkdir()
     write_model(folder, model.eval(), tokenizer, {"stage": "S"})
     return model
+
+
+def greedy_text(folder) -> str:
+    """Return the greedy answer of the model in a folder."""
+    chat_model = load_chat_model(find_model(folder))
+    ids = chat_model.encode([{"role": "user", "content": "Say fox"}])
+    pieces = chat_model.stream_reply(Prompt(ids), ModelArgs(temperature=0, max_length=30))
+    return "".join(piece.text for piece in pieces)

@@ -29,7 +29,11 @@ FLAGS = [
     ("data.py --files book.txt --name 'a\\nb/c'", "must be a plain folder name, such as c;"),
     ("data.py --stories --name x", "--name goes with --files, --hub or one dataset of the hub"),
     ("data.py --files book.txt --name x --kind chat", "argument --kind: invalid choice: 'chat'"),
-    ("data.py --stories --kind instruct", "--kind goes with --files or --hub", "dataprep/flag_checks.py check_flags"),
+    (
+        "data.py --stories --kind instruct",
+        "--kind goes with --files or --hub",
+        "dataprep/flag_checks.py check_flags",
+    ),
     (
         "data.py --files book.txt --name x --hub_config c",
         "--hub_config goes with --hub",
