@@ -40,12 +40,13 @@ class Prompt(NamedTuple):
 class ReplyPiece(NamedTuple):
     """Next piece of a reply: its text, which may be empty, and the ids of all tokens so far (a growing list).
 
-    `room` is the most tokens that the reply can have in the context.
+    `room` is the most tokens that the reply can have in the context, after `dropped` of its oldest turns were dropped.
     """
 
     text: str
     out_ids: list[int]
     room: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,30 +136,31 @@ class ChatModel:
         continues_text = prompt.raw or not self.is_instruct
         next_text = self.tokenizer.stream_decoder(prompt.ids if continues_text else ())
         out_ids: list[int] = []
-        room = 0
+        room = dropped = 0
         held_text = ""  # not shown yet: it may begin a stop string
 
-        for token, room in self._stream_tokens(prompt, args):
+        for token, room, dropped in self._stream_tokens(prompt, args):
             out_ids.append(token)
             text, held_text, stopped = stop_at(held_text + (next_text(token) or ""), args.stop)
-            yield ReplyPiece(text, out_ids, room)
+            yield ReplyPiece(text, out_ids, room, dropped)
             if stopped:
                 return
 
         if held_text:
-            yield ReplyPiece(held_text, out_ids, room)
+            yield ReplyPiece(held_text, out_ids, room, dropped)
 
-    def _stream_tokens(self, prompt: Prompt, args: ModelArgs) -> Iterator[tuple[int, int]]:
-        """Yield (token of the reply, most tokens that the reply can have), making room where the context is full."""
+    def _stream_tokens(self, prompt: Prompt, args: ModelArgs) -> Iterator[tuple[int, int, int]]:
+        """Yield (token of the reply, most tokens that it can have, turns dropped), making room in a full context."""
         context = self.model.args.block_size
         params = sampling_params(args)
         out_ids: list[int] = []
+        dropped = prompt.dropped
         while True:
             room = context - len(prompt.ids)
             left = args.max_length - len(out_ids)
             for token in generate(self.model, prompt.ids + out_ids, left, self.stop_ids, params):
                 out_ids.append(token)
-                yield token, room
+                yield token, room, dropped
 
             # A beam search chooses its text as one, so it cannot be continued.
             is_full = len(out_ids) == room < args.max_length
@@ -170,6 +172,7 @@ class ChatModel:
             if not shorter.dropped or len(shorter.ids) + len(out_ids) >= context:
                 return
             prompt = shorter
+            dropped += shorter.dropped
             params = dataclasses.replace(params, seed=args.seed + len(out_ids))
 
 

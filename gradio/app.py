@@ -1,6 +1,7 @@
 """Demo page: chat with the newest models or with those named, compare them, see the probability of each token.
 
-    python gradio/app.py [--model FOLDER ...] [--server_port 7860] [--save_checkpoint_dir DIR] [--votes FILE] [--share]
+    python gradio/app.py [--model FOLDER ...] [--server_port 7860] [--save_checkpoint_dir DIR] [--votes FILE]
+                         [--share] [--auth USER:PASSWORD]
     cd gradio && pip install gradio && python app.py
 
 It listens on this machine only, unless --server_name names another address.
@@ -19,12 +20,16 @@ from runtime.requirements import require
 if __name__ == "__main__":
     require("torch", "safetensors", "gradio", "starlette")
 
+from api_guard import ApiGuard, Page
+from chat_tab import ChatTab
+from compare_tab import LETTERS, CompareTab
+from curves_tab import CurvesTab
 from guard import LOOPBACK, RequestGuard, page_hosts
-from handlers import LETTERS, PageHandlers
+from look_tab import LookTab
 from replies import StageModels
-from sampling_form import sampling_components
+from settings_form import settings_form
 from starlette.middleware import Middleware
-from tabs import chat_tab, compare_tab, look_tab
+from waiting import MAX_WAITING
 from wiring import NO_QUEUE
 
 import gradio as gr
@@ -35,7 +40,7 @@ from runtime import distributed
 from runtime.errors import UserError, run_cli
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_WAITING_REQUESTS = 32
+MAX_THREADS = MAX_WAITING + 32  # a visitor who waits for a reply holds a thread
 MAX_PORT = 65535
 
 # Text and buttons with enough contrast to be readable (WCAG AA), in the light and in the dark scheme.
@@ -62,37 +67,53 @@ class PageOptions:
     share: bool
     votes: Path | None
     models: list[str]
+    seed: int | None
+    auth: tuple[str, str] | None
 
 
-def build(models: StageModels, votes_path: Path | None) -> gr.Blocks:
-    """Build the page; no model is loaded before the first request."""
-    page = PageHandlers(models, votes_path)
-    sampling = sampling_components(models.args)
-    filled_on_open: list[gr.Component] = []
+def build(models: StageModels, votes_path: Path | None, seed: int | None = None) -> gr.Blocks:
+    """Build the page; no model is loaded before the first request. Without a seed each reply has one of its own."""
+    settings = settings_form(models.args, seed)
 
-    with gr.Blocks(title="SmolLlama", analytics_enabled=False) as blocks:
+    with Page(title="SmolLlama", analytics_enabled=False) as blocks:
         gr.HTML(
             "<header><h1>SmolLlama</h1>"
             "<p>A small Llama, trained from scratch. What does each stage change?</p></header>"
         )
 
-        with gr.Row():
-            with gr.Column(scale=5, min_width=300), gr.Tabs():
+        with gr.Row(elem_classes="page"):
+            with gr.Column(scale=5, min_width=280), gr.Tabs() as tabs:
                 with gr.Tab("Chat"):
-                    filled_on_open += chat_tab(page, sampling)
+                    chat = ChatTab(models, settings)
                 with gr.Tab("Compare"):
-                    filled_on_open += compare_tab(page, sampling)
+                    compare = CompareTab(models, settings, votes_path)
                 with gr.Tab("Look inside"):
-                    filled_on_open += look_tab(page, sampling)
+                    look = LookTab(models, settings)
+                with gr.Tab(CurvesTab.TITLE):
+                    curves = CurvesTab(models)
+                    curves.watch(tabs)
 
-            with gr.Column(scale=2, min_width=260), gr.Accordion("Sampling", elem_classes="sampling"):
-                for component in sampling:
-                    component.render()
+            with gr.Column(scale=2, min_width=260):
+                settings.render()
 
-        # The page opens: find the newest models and read the runs' metrics.
-        blocks.load(page.open_page, None, filled_on_open, **NO_QUEUE)
+        open_on_load(blocks, chat, compare, look, curves)
 
-    return blocks.queue(max_size=MAX_WAITING_REQUESTS)
+    return blocks.queue(max_size=2 * MAX_WAITING)
+
+
+def open_on_load(
+    blocks: gr.Blocks, chat: ChatTab, compare: CompareTab, look: LookTab, curves: CurvesTab
+) -> None:
+    """Fill the page as it opens: the newest models, what the browser kept, the votes and the runs so far."""
+    text = chat.text_panel
+    kept = {"kept": chat.kept, "draft": chat.draft}
+    opened = [chat.stage, chat.choice.line, chat.talk, chat.text_column, chat.shown, chat.writing, chat.box]
+    opened += [chat.system, chat.html, chat.meter, chat.list, chat.send, chat.stop]
+    blocks.load(chat.open_page, inputs_kwargs=kept, outputs=opened, **NO_QUEUE)
+    blocks.load(text.open_page, inputs_kwargs={"kept_text": text.kept}, outputs=[text.text], **NO_QUEUE)
+    blocks.load(compare.open_page, None, [compare.choice, compare.tally], **NO_QUEUE)
+    blocks.load(look.choice.open_page, None, [look.choice.stage, look.choice.line], **NO_QUEUE)
+    blocks.load(curves.open_page, None, [curves.runs], **NO_QUEUE)
 
 
 def launch(blocks: gr.Blocks, server_name: str, share: bool = False, **options: object) -> tuple:
@@ -100,7 +121,10 @@ def launch(blocks: gr.Blocks, server_name: str, share: bool = False, **options: 
 
     Requests of other sites, under other names than the page's, and uploads are refused.
     """
-    guard = Middleware(RequestGuard, hosts=page_hosts(server_name, share))
+    guards = [
+        Middleware(RequestGuard, hosts=page_hosts(server_name, share)),
+        Middleware(ApiGuard, functions=blocks.fns),
+    ]
     theme = gr.themes.Base(
         primary_hue="teal",
         neutral_hue="stone",
@@ -114,7 +138,8 @@ def launch(blocks: gr.Blocks, server_name: str, share: bool = False, **options: 
         footer_links=[],
         run_history=False,
         quiet=True,
-        app_kwargs={"middleware": [guard]},
+        app_kwargs={"middleware": guards},
+        max_threads=MAX_THREADS,
         server_name=server_name,
         share=share,
         **options,
@@ -137,6 +162,7 @@ def parse_args() -> tuple[PageOptions, ModelArgs]:
     )
     parser.add_argument("--server_port", type=int, default=7860, help="port (default: 7860)")
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's server")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="let in only those who know both")
     parser.add_argument(
         "--save_checkpoint_dir",
         default=str(ROOT / ModelArgs.save_checkpoint_dir),
@@ -157,7 +183,19 @@ def parse_args() -> tuple[PageOptions, ModelArgs]:
         parser.error(f"--server_port {cli_args.server_port} must lie between 0 and {MAX_PORT}")
     is_private = cli_args.server_name in LOOPBACK and not cli_args.share
     votes = cli_args.votes or (ROOT / "votes.jsonl" if is_private else None)
-    options = PageOptions(cli_args.server_name, cli_args.server_port, cli_args.share, votes, cli_args.model)
+    user, colon, password = (cli_args.auth or "").partition(":")
+    if cli_args.auth is not None and not (user and colon and password):
+        parser.error("--auth takes USER:PASSWORD, neither of them empty")
+
+    options = PageOptions(
+        cli_args.server_name,
+        cli_args.server_port,
+        cli_args.share,
+        votes,
+        cli_args.model,
+        getattr(cli_args, "seed", None),
+        (user, password) if cli_args.auth else None,
+    )
     return options, with_models_own_sampling(vars(cli_args))
 
 
@@ -174,7 +212,7 @@ def main() -> None:
     """Serve the page."""
     options, args = parse_args()
     env = distributed.init(args.device, args.dtype)
-    blocks = build(StageModels(args, env, options.models), options.votes)
+    blocks = build(StageModels(args, env, options.models), options.votes, options.seed)
 
     address = f"{options.server_name}:{options.server_port}"
     try:
@@ -184,6 +222,7 @@ def main() -> None:
             server_name=options.server_name,
             server_port=options.server_port,
             share=options.share,
+            auth=options.auth,
         )
     except OSError as error:
         raise UserError(f"cannot listen on {address} ({error}): choose another --server_port") from None

@@ -1,9 +1,10 @@
-"""Models of the three stages and their replies: loading, streaming, and the probability of each token.
+"""Models that the page offers and their replies: loading, streaming, continuing.
 
 A model is loaded on first use and kept. If a newer run or step appears, the next request loads that one instead.
 """
 
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,20 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from config import ModelArgs
-from generation.chat import ChatModel, Messages, ReplyPiece, answers, choose_model, load_chat_model
+from generation.chat import (
+    MIN_ROOM_SHARE,
+    ChatModel,
+    Messages,
+    Prompt,
+    ReplyPiece,
+    answers,
+    choose_model,
+    load_chat_model,
+)
 from generation.generate import move_for_generation
 from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from tokenization.guest_files import read_files, read_template
 from tokenization.prompt_template import BEGIN_OF_TEXT, CHAT_TEMPLATE
-from tokenizer import Tokenizer
+from waiting import WaitingLine
 
 MAX_PROMPT_CHARS = 8_000
-ENDED_WITH_EOS = "ended with EOS"
-ENDED_OR_STOPPED = "ended with EOS or a --stop text"
+ENDED_WITH_EOS = "ended by itself"
+ENDED_OR_STOPPED = "ended by itself or at a --stop text"
+CUT_BY_LENGTH = "cut: the length is reached"
+CONTEXT_FULL = "cut: the context is full"
 
 
 class PageModel(NamedTuple):
@@ -46,7 +56,9 @@ PAGE_STAGES = {
 class Reply:
     """Reply so far: text, token ids, seconds to the first token and in total, and why it ended (None: not yet).
 
-    `dropped_turns` counts the oldest turns of the conversation that did not fit the context.
+    `prompt_ids` hold what came before, also the beginning of a reply that is continued. `dropped_turns` counts the
+    oldest turns of the conversation, `dropped_tokens` the first tokens of a text, that did not fit the context of
+    `context` tokens, in which the reply has `room`.
     """
 
     text: str
@@ -56,11 +68,19 @@ class Reply:
     seconds: float
     dropped_turns: int = 0
     end_reason: str | None = None
+    dropped_tokens: int = 0
+    context: int = 0
+    room: int = 0
 
     @property
     def ended(self) -> bool:
         """Return True if the model ended the reply; others were cut, or are still written."""
         return self.end_reason in (ENDED_WITH_EOS, ENDED_OR_STOPPED)
+
+    @property
+    def used(self) -> int:
+        """Return how many tokens of the context prompt and reply fill."""
+        return self.context - self.room + len(self.output_ids)
 
     @property
     def summary(self) -> str:
@@ -75,17 +95,7 @@ class Reply:
         parts.append(f"first after {1000 * self.first_token_seconds:.0f} ms")
         if self.end_reason:
             parts.append(self.end_reason)
-        if self.dropped_turns:
-            parts.append(f"the context is full: skipped the oldest {self.dropped_turns} turns")
         return " · ".join(parts)
-
-
-class TokenProbs(NamedTuple):
-    """Token of a reply, the probability that the model gave to it, and the most probable tokens at its position."""
-
-    text: str
-    probability: float
-    alternatives: list[tuple[str, float]]
 
 
 class LoadedModel(NamedTuple):
@@ -97,10 +107,9 @@ class LoadedModel(NamedTuple):
 
 def page_model(folder: Path) -> PageModel:
     """Return how the model in a folder appears on the page: a step with the name of its run."""
-    is_step = (folder.parent / "latest").is_file()
     template = read_template(read_files(folder))
     return PageModel(
-        title=f"{folder.parent.name}/{folder.name}" if is_step else folder.name,
+        title=folder_label(folder),
         instruct=answers(folder),
         own_template=template is not None and template.removeprefix(BEGIN_OF_TEXT) != CHAT_TEMPLATE,
     )
@@ -121,6 +130,7 @@ class StageModels:
         self.env = env
         self.loaded: dict[str, LoadedModel] = {}
         self.lock = threading.Lock()
+        self.line = WaitingLine()
 
     def newest_folder(self, stage: str) -> Path:
         """Return the newest model folder of a stage.
@@ -136,6 +146,20 @@ class StageModels:
             with contextlib.suppress(UserError):
                 folders[stage] = self.newest_folder(stage)
         return folders
+
+    def newest_stage(self) -> str:
+        """Return the first model that was named, or the last stage that has one; "pretrained" if none has."""
+        if self.names:
+            return self.names[0]
+        stages = list(self.newest_folders())
+        return stages[-1] if stages else "pretrained"
+
+    def label(self, stage: str) -> str:
+        """Return the name of a stage's model as replies carry it: its run and step, or its folder.
+
+        Raises UserError when there is no model.
+        """
+        return folder_label(self.newest_folder(stage))
 
     def load(self, stage: str) -> ChatModel:
         """Load the newest model of a stage onto the device, or return it if it is loaded already.
@@ -156,14 +180,45 @@ class StageModels:
                 self.loaded[stage] = loaded
             return loaded.chat_model
 
-    def stream_reply(self, stage: str, messages: Messages, args: ModelArgs) -> Iterator[Reply]:
+    def stream_reply(
+        self, stage: str, messages: Messages, args: ModelArgs, begun: Sequence[int] = ()
+    ) -> Iterator[Reply]:
         """Yield the reply to a conversation as it grows; the last one has its `end_reason`.
 
-        Closing the generator stops the decoding. Raises UserError if the prompt does not fit the context.
+        With the tokens of a reply that has begun, yield how it continues. Closing the generator stops the decoding.
+
+        Raises UserError if the prompt does not fit the context.
         """
         chat_model = self.load(stage)
-        prompt = chat_model.build_prompt(messages, args.max_length)
-        room = chat_model.model.args.block_size - len(prompt.ids)
+        prompt = chat_model.build_prompt(messages, args.max_length, num_reply_tokens=len(begun))
+        if begun:
+            prompt = Prompt([*prompt.ids, *begun], prompt.dropped, raw=True)
+        yield from self._stream(chat_model, prompt, args)
+
+    def stream_text(self, stage: str, text: str, args: ModelArgs) -> Iterator[Reply]:
+        """Yield how a text continues; of one that is longer than the context, the model reads the end."""
+        chat_model = self.load(stage)
+        ids = chat_model.tokenizer.encode_prompt(text)
+        context = chat_model.model.args.block_size
+        kept = context - min(args.max_length, int(context * MIN_ROOM_SHARE))
+        dropped_tokens = max(len(ids) - kept, 0)
+        if dropped_tokens:
+            ids = chat_model.tokenizer.begin_ids + ids[dropped_tokens:]
+        yield from self._stream(chat_model, Prompt(ids, raw=True), args, dropped_tokens)
+
+    def stream_after(self, stage: str, ids: Sequence[int], args: ModelArgs) -> Iterator[Reply]:
+        """Yield how token ids continue."""
+        yield from self._stream(self.load(stage), Prompt(list(ids), raw=True), args)
+
+    def _stream(
+        self, chat_model: ChatModel, prompt: Prompt, args: ModelArgs, dropped_tokens: int = 0
+    ) -> Iterator[Reply]:
+        """Yield what the model writes after a prompt."""
+        context = chat_model.model.args.block_size
+        room = context - len(prompt.ids)
+        if room < 1:
+            raise UserError(f"The context of {context} tokens is full: begin a new conversation or a new text.")
+        dropped = prompt.dropped
         output_ids: list[int] = []
         text = ""
         first_token_seconds = 0.0
@@ -176,13 +231,17 @@ class StageModels:
                 output_ids=list(output_ids),
                 first_token_seconds=first_token_seconds,
                 seconds=time.perf_counter() - start,
-                dropped_turns=prompt.dropped,
+                dropped_turns=dropped,
                 end_reason=end_reason,
+                dropped_tokens=dropped_tokens,
+                context=context,
+                room=room,
             )
 
         for piece in self._with_autocast(chat_model.stream_reply(prompt, args)):
             output_ids = piece.out_ids
             room = piece.room
+            dropped = piece.dropped
             if not piece.text:
                 continue
             text += piece.text
@@ -204,61 +263,33 @@ class StageModels:
                 return
             yield piece
 
-    @torch.inference_mode()
-    def token_probs(self, stage: str, reply: Reply, top: int = 6) -> list[TokenProbs]:
-        """Return the probabilities of the reply's tokens: one pass without a cache, temperature 1, no filters."""
-        chat_model = self.load(stage)
-        tokenizer = chat_model.tokenizer
 
-        output_ids = list(reply.output_ids)
-        if reply.end_reason == ENDED_WITH_EOS:
-            output_ids.append(chat_model.stop_ids[0])
+def folder_label(folder: Path) -> str:
+    """Return the name of a model's folder: a step with the name of its run."""
+    is_step = (folder.parent / "latest").is_file()
+    return f"{folder.parent.name}/{folder.name}" if is_step else folder.name
 
-        tokens = torch.tensor([reply.prompt_ids + output_ids], device=self.env.device)  # 1 T
-        with self.env.autocast():
-            hidden = chat_model.model(tokens[:, :-1], return_hidden=True)  # 1 T-1 C
-            # The hidden state of the last prompt token predicts the first token of the reply.
-            hidden = hidden[0, len(reply.prompt_ids) - 1 :]  # N C, N tokens of the reply
-            probs = chat_model.model.lm_head(hidden).float().softmax(-1)  # N V
 
-        top_probs, top_ids = probs.topk(min(top, probs.shape[-1]))  # N top
-        result = []
-        for position, token in enumerate(output_ids):
-            alternatives = [
-                (token_text(tokenizer, other), probability)
-                for other, probability in zip(
-                    top_ids[position].tolist(), top_probs[position].tolist(), strict=True
-                )
-            ]
-            probability = probs[position, token].item()
-            result.append(TokenProbs(token_text(tokenizer, token), probability, alternatives))
-        return result
+def fresh_seed() -> int:
+    """Return a seed of few enough digits to be typed, for a reply that can be repeated with it."""
+    return random.SystemRandom().randrange(1_000_000)
 
 
 def reply_end_reason(num_tokens: int, room: int, args: ModelArgs) -> str:
     """Return why a reply ended after `num_tokens` tokens, where the context had room for `room`."""
     if num_tokens >= min(args.max_length, room):
         if room < args.max_length:
-            return "the context is full"
-        return "reached --max_length"
+            return CONTEXT_FULL
+        return CUT_BY_LENGTH
 
     if args.stop:
         return ENDED_OR_STOPPED
     return ENDED_WITH_EOS
 
 
-def check_prompt(prompt: str) -> None:
+def check_prompt(prompt: str, max_chars: int = MAX_PROMPT_CHARS) -> None:
     """Raise UserError if the prompt is empty or longer than the page accepts."""
     if not prompt.strip():
         raise UserError("The text is empty: write something first.")
-    if len(prompt) > MAX_PROMPT_CHARS:
-        raise UserError(
-            f"The text has {len(prompt):,} characters, the limit is {MAX_PROMPT_CHARS:,}: shorten it."
-        )
-
-
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """Return the text of one token; one that ends a reply has no text of its own and is shown as ⟨end⟩."""
-    if token in tokenizer.stop_ids:
-        return "⟨end⟩"
-    return tokenizer.decode([token])
+    if len(prompt) > max_chars:
+        raise UserError(f"The text has {len(prompt):,} characters, the limit is {max_chars:,}: shorten it.")

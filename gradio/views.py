@@ -1,4 +1,4 @@
-"""HTML of the demo page: conversations, reply cards, tokens with probabilities, notes.
+"""HTML of the demo page: reply cards, the context meter, notes.
 
 The page inserts these strings as they are, so every text from a person or a model passes `escape` here.
 """
@@ -10,39 +10,14 @@ from html import escape
 
 @dataclass(frozen=True)
 class Card:
-    """Reply beside others: title, a line of detail, text, the prompt that it continues, and if it was chosen."""
+    """Reply beside others: title, a line of detail, text, why it ended, the prompt that it continues, if chosen."""
 
     title: str
     detail: str
     text: str
+    end: str = ""
     prompt: str = ""
     chosen: bool = False
-
-
-def conversation(messages: Sequence[dict[str, str]], instruct: bool, writing: bool = False) -> str:
-    """Return a conversation: separate turns for an instruct model, one running text for a base model."""
-    if not messages:
-        return '<div class="conversation empty"><p>Write something below, or choose an example.</p></div>'
-
-    turns = []
-    for message in messages:
-        role = message["role"]
-        text = message["content"]
-        speaker = "You" if role == "user" else "Model"
-        if instruct:
-            text = text.strip()
-        turns.append(
-            f'<div class="turn {role}"><span class="speaker">{speaker}: </span>'
-            f'<span class="text">{escape(text)}</span></div>'
-        )
-
-    classes = "conversation answers" if instruct else "conversation continues"
-    if writing:
-        classes += " writing"
-    return (
-        f'<div class="{classes}" role="log" aria-label="Conversation" tabindex="0">'
-        f'<div class="turns">{"".join(turns)}</div></div>'
-    )
 
 
 def reply_cards(cards: Iterable[Card], writing: bool = False) -> str:
@@ -63,64 +38,26 @@ def _reply_card(card: Card) -> str:
     if not card.prompt:
         text = text.lstrip()
 
+    end = f'<p class="end">{escape(card.end)}</p>' if card.end else ""
     return (
         f'<section class="{classes}" aria-label="{escape(card.title)}">'
         f"<h2>{escape(card.title)}{badge}</h2>"
         f'<p class="detail">{escape(card.detail)}</p>'
-        f'<span class="prompt">{escape(card.prompt)}</span><span class="text">{escape(text)}</span></section>'
+        f'<span class="prompt">{escape(card.prompt)}</span><span class="text">{escape(text)}</span>{end}</section>'
     )
 
 
-def growing_text(prompt: str, text: str) -> str:
-    """Return a prompt with its unfinished reply, before the probabilities are known."""
+def meter(used: int, size: int, warning: str = "") -> str:
+    """Return how many tokens of the context are used, as a bar and in words."""
+    share = min(used / size, 1)
+    classes = "meter warns" if warning else "meter"
+    text = f"{used:,} of {size:,} tokens of the context"
     return (
-        f'<div class="token-view writing"><span class="prompt">{escape(prompt)}</span>'
-        f'<span class="text">{escape(text)}</span></div>'
+        f'<div class="{classes}"><div class="bar" role="meter" aria-label="Context" aria-valuemin="0" '
+        f'aria-valuemax="{size}" aria-valuenow="{used}" aria-valuetext="{text}">'
+        f'<span style="width:{share:.1%}"></span></div>'
+        f'<p class="note" role="status">{text}. {escape(warning)}</p></div>'
     )
-
-
-def colored_tokens(prompt: str, tokens: Iterable[tuple[str, float, Sequence[tuple[str, float]]]]) -> str:
-    """Return a prompt with its reply, tokens colored by probability; hover and focus show the alternatives.
-
-    A token is (text, probability, alternatives), an alternative is (text, probability).
-    """
-    content = "".join(_colored_token(*token) for token in tokens)
-    return (
-        f'<div class="token-view"><span class="prompt">{escape(prompt)}</span>{content}'
-        '<div class="hint">Point at a token, or tap it, to see its probability and the alternatives.</div></div>'
-        '<p class="scale">less likely <span class="ramp"></span> more likely</p>'
-    )
-
-
-def _colored_token(text: str, probability: float, alternatives: Sequence[tuple[str, float]]) -> str:
-    label = escape(visible(text))
-    rows = "".join(
-        _alternative(other, other_probability, sampled=other == text)
-        for other, other_probability in alternatives
-    )
-    line_breaks = "<br>" * text.count("\n")
-
-    return (
-        # The style sheet computes the color from --p.
-        f'<button type="button" class="token" style="--p:{probability:.3f}" '
-        f'aria-label="{label}, {probability:.1%}">{label}</button>'
-        f'<span class="alternatives" role="note"><strong>{label} &nbsp;{probability:.1%}</strong>'
-        f"{rows}</span>{line_breaks}"
-    )
-
-
-def _alternative(text: str, probability: float, sampled: bool) -> str:
-    classes = "alternative sampled" if sampled else "alternative"
-    return (
-        f'<span class="{classes}"><code>{escape(visible(text))}</code>'
-        f'<span class="bar"><span style="width:{probability:.1%}"></span></span>'
-        f"<span>{probability:.1%}</span></span>"
-    )
-
-
-def visible(text: str) -> str:
-    """Return a token's text with line breaks shown as ⏎."""
-    return text.replace("\n", "⏎")
 
 
 def note(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Comparison of replies to one prompt, and the vote for the best one as preference rows for DPO."""
+"""Comparison of replies to one prompt, and the vote: preference rows for DPO, and a ballot for the tally."""
 
 import json
 import os
@@ -10,11 +10,12 @@ from replies import Reply
 
 @dataclass(frozen=True)
 class Comparison:
-    """Replies of several stages to one prompt, in the order in which they are shown."""
+    """Replies of several stages to one prompt, in the order in which they are shown; `labels` name their models."""
 
     prompt: str
     order: list[str]
     replies: list[Reply | None]
+    labels: tuple[str, ...] = ()
 
     @property
     def texts(self) -> list[str]:
@@ -49,11 +50,34 @@ def append_vote(path: Path, comparison: Comparison, choice: int) -> int:
         }
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
 
-    # A single unbuffered write, so that the rows of two votes at the same time never mix.
-    with path.open("ab", buffering=0) as output:
-        output.write("".join(lines).encode())
-        os.fsync(output.fileno())
+    _append(path, "".join(lines))
     return len(rejected)
+
+
+def ballots_path(votes: Path) -> Path:
+    """Return the file of the ballots, beside the file of preference rows."""
+    return votes.with_name(f"{votes.stem}.ballots.jsonl")
+
+
+def append_ballot(path: Path, comparison: Comparison, choice: int | str) -> bool:
+    """Append who was compared and which was chosen, or "tie" or "bad"; return False where nothing may count.
+
+    Replies that were cut are not compared: their ends were not the model's.
+    """
+    ended = [label for label, ended in zip(comparison.labels, comparison.ended, strict=True) if ended]
+    chosen = choice if isinstance(choice, str) else comparison.labels[choice]
+    if len(ended) < 2 or (isinstance(choice, int) and chosen not in ended):
+        return False
+    row = {"models": ended, "choice": chosen, "prompt": comparison.prompt}
+    _append(path, json.dumps(row, ensure_ascii=False) + "\n")
+    return True
+
+
+def _append(path: Path, text: str) -> None:
+    """Append text in a single unbuffered write, so that the rows of two votes at the same time never mix."""
+    with path.open("ab", buffering=0) as output:
+        output.write(text.encode())
+        os.fsync(output.fileno())
 
 
 def _conversation(prompt: str, text: str) -> list[dict[str, str]]:

@@ -1,45 +1,58 @@
-"""Wiring of events: a start that streams a reply, and a button that cancels it."""
+"""Wiring of events: starts that stream a reply, and a button that cancels it.
+
+Inputs are named as the parameters of the function; a function returns its outputs as {component: value}.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import gradio as gr
 
-# All replies share one queue with one worker: in parallel each would be slower, and memory would grow.
-ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}
-
 # Handlers that compute next to nothing run at once, without a spinner, and are no part of the page's API.
 NO_QUEUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
+# The queue starts every reply: they wait for each other in WaitingLine, which shows them their place.
+STREAM = {"show_progress": "hidden", "concurrency_limit": None}
+
 
 class Handler(NamedTuple):
-    """Function with the components that it reads and the components that it writes."""
+    """Function with the components that it reads, by the names of its parameters, and those that it may write."""
 
     function: Callable
-    inputs: list[gr.Component]
+    inputs: dict[str, gr.Component]
     outputs: list[gr.Component]
+
+    @property
+    def options(self) -> dict:
+        """Return what Gradio's events take."""
+        return {"fn": self.function, "inputs_kwargs": self.inputs, "outputs": self.outputs}
+
+
+class Start(NamedTuple):
+    """Events that begin a reply, and what happens at once."""
+
+    events: list[Callable]
+    begin: Handler
 
 
 def wire_reply(
-    starts: list[tuple[Callable, gr.Component]],
-    stop: gr.Button,
-    begin: Handler,
-    stream: Handler,
-    finish: Handler,
-    api_name: str,
+    starts: list[Start], stop: gr.Button, stream: Handler, finish: Handler, api_name: str | None = None
 ) -> list[gr.events.Dependency]:
     """Connect what happens from a start to the end of its reply; return the events that can be cancelled.
 
-    Each start is (event, component); the component's value is the first argument of `begin`.
-
-        start  →  begin (at once)  →  stream (waits in the queue)  →  finish (at once)
+        start  →  begin (at once)  →  stream (waits in the line)  →  finish (at once)
         stop   →  cancel stream    →  finish (at once)
+
+    With an api_name other programs may call `stream`.
     """
     streams = []
-    for event, source in starts:
-        started = event(begin.function, [source, *begin.inputs], begin.outputs, **NO_QUEUE)
-        streaming = started.success(*stream, show_progress="minimal", api_name=api_name, **ONE_AT_A_TIME)
-        streaming.then(*finish, **NO_QUEUE)
+    for start in starts:
+        is_public = api_name is not None and not streams
+        visibility = {"api_name": api_name} if is_public else {"api_visibility": "private"}
+
+        started = gr.on(start.events, **start.begin.options, **NO_QUEUE)
+        streaming = started.success(**stream.options, **visibility, **STREAM)
+        streaming.then(**finish.options, **NO_QUEUE)
         streams.append(streaming)
 
     wire_cancel(stop, streams, finish)
@@ -52,4 +65,16 @@ def wire_cancel(button: gr.Button, streams: list[gr.events.Dependency], finish: 
     In this order no late update of a stream overwrites what `finish` has written.
     """
     cancelled = button.click(None, None, None, cancels=streams, **NO_QUEUE)
-    cancelled.then(*finish, **NO_QUEUE)
+    cancelled.then(**finish.options, **NO_QUEUE)
+
+
+def start_and_stop(start: gr.Button, stop: gr.Button, running: bool) -> dict:
+    """Return updates of a start and a stop button: exactly one of them is visible."""
+    return {start: gr.update(visible=not running), stop: gr.update(visible=running)}
+
+
+def event_value(event: gr.EventData, name: str) -> str:
+    """Return a value of an event of page.js; empty where another program has sent something else."""
+    data = event._data
+    value = data.get(name) if isinstance(data, dict) else None
+    return value if isinstance(value, str) else ""
