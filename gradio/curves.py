@@ -8,7 +8,7 @@ from html import escape
 # Size of a figure in the SVG's own units; the style sheet stretches it to the width of the card.
 WIDTH = 320
 HEIGHT = 150
-MAX_POINTS = 240  # of a line: more are not seen
+MAX_POINTS = 80  # of a line: a step's own measures are noise
 NUM_COLORS = 6
 
 STAGES = {"P": "Pretraining", "S": "Supervised fine-tuning", "D": "Preference optimization (DPO)"}

@@ -65,5 +65,5 @@ if (form) {
   for (const [name, value] of new URLSearchParams(location.search)) {
     if (numbers.some((number) => number.name === name)) fill(name, value);
   }
-  update();
+  setTimeout(update); // Gradio takes values from a view only after it has built it
 }

@@ -44,9 +44,9 @@ class TextPanel:
         self.meter = gr.HTML(elem_id="text-meter")
         self.status = gr.HTML(elem_id="text-status")
         with gr.Row(elem_classes="composer"):
-            self.write = gr.Button("Continue the text", variant="primary", min_width=96)
+            self.write = gr.Button("Continue", variant="primary", min_width=96)
             self.stop = gr.Button("Stop", variant="stop", min_width=96, visible=False)
-            self.again = gr.Button("Another continuation", min_width=96)
+            self.again = gr.Button("Try again", min_width=96)
         with gr.Row(elem_classes="chips"):
             self.examples = [gr.Button(text, size="sm", min_width=40) for text in TEXT_EXAMPLES]
         self._wire(stage, settings)

@@ -9,13 +9,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gradio as gr
 import pytest
+from settings_form import settings_form
 from stand_ins import letters
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-# From temperature to the penalties, in the order of the page's form.
-SAMPLING = (0.8, 50, 1.0, 0.0, 1.0, 0.0)
 
 # Text that would run as script or markup wherever the page forgets to escape it.
 HOSTILE = "<script>window.hit=1</script><img src=x onerror='window.hit=2'>${window.hit=3}{{hit}}**b**$$x$$"
@@ -90,9 +89,29 @@ def send_message(page: Any, text: str) -> None:
 def wait_for_reply(page: Any) -> str:
     """Wait until the chat's reply is complete; return its status line."""
     status = page.locator("#chat-status")
-    line = status.get_by_text("--max_length").or_(status.get_by_text("ended with EOS"))
+    line = status.get_by_text("cut: ").or_(status.get_by_text("ended by itself"))
     line.wait_for()
+    page.get_by_role("button", name="Send").wait_for()
     return line.inner_text()
+
+
+def open_settings(page: Any) -> None:
+    """Unfold the settings that are folded."""
+    page.get_by_text("More settings").click()
+
+
+def event(**data: str) -> gr.EventData:
+    """Return an event of page.js."""
+    return gr.EventData(None, data)
+
+
+def build(tab: type, models: Any, *args: Any) -> Any:
+    """Build a tab without a browser: its handlers can be called, and return {component: value}."""
+    with gr.Blocks():
+        settings = settings_form(models.args)
+        built = tab(models, settings, *args)
+        settings.render()
+    return built
 
 
 def page_text(url: str) -> str:

@@ -17,6 +17,19 @@ def decoding():
         yield stand_in
 
 
+@pytest.fixture
+def models(tmp_path, env):
+    """A stand-in model for each stage, none of them loaded."""
+    args = ARGS.replace(save_checkpoint_dir=str(three_runs(tmp_path / "runs")), max_length=12)
+    return StageModels(args, env)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder of the runs whose models the page offers."""
+    return three_runs(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture(scope="module")
 def votes(tmp_path_factory):
     """File of the votes."""
@@ -24,10 +37,9 @@ def votes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, decoding, votes, env):
+def address(runs, decoding, votes, env):
     """Address of the page, served by this process with a stand-in for each stage."""
     app = load_app()
-    runs = three_runs(tmp_path_factory.mktemp("runs"))
     args = ARGS.replace(save_checkpoint_dir=str(runs), max_length=40)
     port = free_port()
 
@@ -62,7 +74,7 @@ def visit(browser, address, decoding):
         if not request.url.startswith((address, "data:")):
             faults.append(request.url)
 
-    def open_page(**options):
+    def open_page(path="", **options):
         context = browser.new_context(**options)
         contexts.append(context)
 
@@ -72,7 +84,7 @@ def visit(browser, address, decoding):
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", on_request)
 
-        page.goto(address)
+        page.goto(address + path)
         page.get_by_text("Instruct model.").first.wait_for()
         return page
 

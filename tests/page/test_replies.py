@@ -9,9 +9,16 @@ from collections.abc import Iterable
 import pytest
 import replies
 import torch
-from handlers import PageHandlers
-from page_browser import SAMPLING
-from replies import ENDED_WITH_EOS, MAX_PROMPT_CHARS, Reply, StageModels, check_prompt
+from replies import (
+    CONTEXT_FULL,
+    CUT_BY_LENGTH,
+    MAX_PROMPT_CHARS,
+    Reply,
+    StageModels,
+    check_prompt,
+    folder_label,
+    fresh_seed,
+)
 from stand_ins import ARGS, run_of, three_runs
 from streams import throttle
 
@@ -89,10 +96,10 @@ def test_a_reply_grows_and_is_the_same_for_the_same_seed(models):
     assert [reply.end_reason for reply in stream[:-1]] == [None] * (len(stream) - 1)
 
     reply = stream[-1]
-    assert len(reply.output_ids) == 12 and reply.end_reason == "reached --max_length"
+    assert len(reply.output_ids) == 12 and reply.end_reason == CUT_BY_LENGTH
     assert 0 < reply.first_token_seconds <= reply.seconds
     assert re.fullmatch(
-        r"12 tokens · \d+ tokens/s · first after \d+ ms · reached --max_length", reply.summary
+        r"12 tokens · \d+ tokens/s · first after \d+ ms · cut: the length is reached", reply.summary
     )
 
     other_seed = models.args.replace(seed=6)
@@ -105,14 +112,14 @@ def test_a_stop_text_ends_a_reply_before_it(models):
     complete = last(models.stream_reply("sft", QUESTION, models.args)).text
     stopped = last(models.stream_reply("sft", QUESTION, models.args.replace(stop=(complete[5:7],))))
     assert complete.startswith(stopped.text) and len(stopped.text) <= 5
-    assert stopped.end_reason == "ended with EOS or a --stop text"
+    assert stopped.end_reason == "ended by itself or at a --stop text"
 
 
 def test_a_reply_ends_where_the_context_ends(models):
     messages = [{"role": "user", "content": "x" * 505}]
     reply = last(models.stream_reply("pretrained", messages, models.args))
     assert len(reply.prompt_ids) + len(reply.output_ids) <= ARGS.block_size
-    assert reply.end_reason == "the context is full"
+    assert reply.end_reason == CONTEXT_FULL
 
 
 def test_a_prompt_longer_than_the_context_is_refused(models):
@@ -125,7 +132,52 @@ def test_the_oldest_turns_are_dropped_if_the_conversation_does_not_fit(models):
     turns = [{"role": role, "content": "x" * 150} for role in ("user", "assistant")] * 3
     reply = last(models.stream_reply("sft", turns + QUESTION, models.args))
     assert reply.dropped_turns == 4
-    assert reply.summary.endswith("the context is full: skipped the oldest 4 turns")
+    assert reply.used == len(reply.prompt_ids) + 12 and reply.context == ARGS.block_size
+
+
+def test_turns_that_are_dropped_while_a_reply_is_written_count_too(models):
+    turns = [{"role": role, "content": "x" * 100} for role in ("user", "assistant")] * 2
+    *_, reply = models.stream_reply("sft", turns + QUESTION, models.args.replace(max_length=300))
+    assert reply.dropped_turns > 0 and len(reply.output_ids) == 300
+    assert reply.used < ARGS.block_size
+
+
+def test_a_reply_that_was_cut_continues_as_if_it_had_not_been(models):
+    greedy = models.args.replace(temperature=0.0)
+    complete = last(models.stream_reply("sft", QUESTION, greedy.replace(max_length=24)))
+    first = last(models.stream_reply("sft", QUESTION, greedy))
+    rest = last(models.stream_reply("sft", QUESTION, greedy, begun=first.output_ids))
+    assert first.output_ids + rest.output_ids == complete.output_ids
+    assert first.text + rest.text == complete.text
+    assert rest.used == complete.used
+
+    begun = first.output_ids * 60  # longer than the context
+    with pytest.raises(UserError, match="context of 512 tokens is full"):
+        next(models.stream_reply("sft", QUESTION, greedy, begun=begun))
+
+
+def test_a_text_that_is_longer_than_the_context_is_read_at_its_end(models):
+    short = last(models.stream_text("pretrained", "once upon", models.args))
+    assert short.prompt_ids == models.load("pretrained").encode([{"role": "user", "content": "once upon"}])
+    assert short.dropped_tokens == 0
+
+    long = last(models.stream_text("pretrained", "a" * 300 + "b" * 500, models.args))
+    assert long.dropped_tokens == 300 and len(long.output_ids) == 12
+    assert len(long.prompt_ids) == ARGS.block_size - 12 == 500
+
+
+def test_token_ids_continue(models):
+    reply = last(models.stream_reply("sft", QUESTION, models.args))
+    again = last(models.stream_after("sft", reply.prompt_ids, models.args))
+    assert again.output_ids == reply.output_ids
+
+
+def test_models_have_labels_and_replies_seeds(models, tmp_path):
+    step = models.newest_folder("sft")
+    assert models.label("sft") == folder_label(step) == f"S-toy/{step.name}"
+    assert folder_label(tmp_path / "export") == "export"
+    assert models.newest_stage() == "dpo"
+    assert len({fresh_seed() for _ in range(20)}) > 10
 
 
 def test_closing_a_reply_ends_the_decoding(models, monkeypatch):
@@ -150,35 +202,13 @@ def test_closing_a_reply_ends_the_decoding(models, monkeypatch):
     assert closed == [True] and len(tokens) < 12
 
 
-def test_token_probabilities_equal_the_models(models):
-    reply = last(models.stream_reply("sft", QUESTION, models.args))
-    token_probs = models.token_probs("sft", reply, top=4)
-    chat_model = models.load("sft")
-
-    for position, (token, result) in enumerate(zip(reply.output_ids, token_probs, strict=True)):
-        prefix = torch.tensor([reply.prompt_ids + reply.output_ids[:position]])
-        with torch.no_grad():
-            expected = chat_model.model(prefix)[0, -1].softmax(-1)
-        top_probs = [probability for _, probability in result.alternatives]
-        assert result.probability == pytest.approx(expected[token].item(), abs=1e-6)
-        assert top_probs == pytest.approx(expected.topk(4).values.tolist(), abs=1e-6)
-        assert result.text == chat_model.tokenizer.decode([token])
-
-    assert len({round(result.probability, 3) for result in token_probs}) > 3
-
-
-def test_eos_has_a_probability_too(models):
-    encode = models.load("sft").tokenizer.encode
-    reply = Reply("ab", encode("hello"), encode("ab"), 0.1, 0.2, 0, ENDED_WITH_EOS)
-    assert [token.text for token in models.token_probs("sft", reply)] == ["a", "b", "⟨end⟩"]
-
-
 def test_empty_and_long_prompts_are_refused():
     check_prompt("x" * MAX_PROMPT_CHARS)
     with pytest.raises(UserError, match="empty"):
         check_prompt(" \n")
     with pytest.raises(UserError, match="has 8,001 characters, the limit is 8,000"):
         check_prompt("x" * 8_001)
+    check_prompt("x" * 8_001, 9_000)
 
 
 def test_models_may_be_named(tmp_path, env):
@@ -191,21 +221,6 @@ def test_models_may_be_named(tmp_path, env):
     ]
     assert all(choice.instruct and not choice.own_template for choice in models.choices.values())
     assert models.newest_folders() == {"dpo": models.newest_folder("dpo"), str(step): step}
+    assert models.newest_stage() == "dpo"
     with pytest.raises(UserError, match="no model in"):
         StageModels(ARGS, env, [str(tmp_path / "none")])
-
-
-def test_named_models_are_the_choices_of_the_page(tmp_path, env):
-    runs = three_runs(tmp_path)
-    names = [str(runs / name) for name in ("P-toy", "S-toy")]
-    page = PageHandlers(
-        StageModels(ARGS.replace(save_checkpoint_dir=str(runs)), env, names), tmp_path / "votes"
-    )
-    assert page.newest_stage() == names[0] and page.letters == "AB"
-    assert not page.show_system(names[0])["visible"] and page.show_system(names[1])["visible"]
-    *_, last = page.stream_comparison("hi", 2, *SAMPLING, 1)
-    assert sorted(last[1].order) == names
-
-    alone = PageHandlers(StageModels(ARGS, env, names[:1]), tmp_path / "votes")
-    *_, status = next(alone.stream_comparison("hi", 2, *SAMPLING, 1))
-    assert "start the page with --model and two folders or more" in status

@@ -2,8 +2,8 @@
 
 import json
 
-from replies import ENDED_WITH_EOS, Reply
-from votes import Comparison, append_vote
+from replies import CUT_BY_LENGTH, ENDED_WITH_EOS, Reply
+from votes import Comparison, append_vote, ballots_path
 
 from dataprep import conversations
 
@@ -35,9 +35,13 @@ def test_a_vote_becomes_preference_rows(tmp_path):
 
 def test_a_reply_that_was_cut_makes_no_row(tmp_path):
     path = tmp_path / "votes.jsonl"
-    cut = Reply("cut", [], [], 0, 0, end_reason="reached --max_length")
+    cut = Reply("cut", [], [], 0, 0, end_reason=CUT_BY_LENGTH)
     whole, other, _ = comparison("Hi", "whole", "other", None).replies
     assert append_vote(path, Comparison("Hi", ["sft", "dpo"], [whole, cut]), 0) == 0
     assert append_vote(path, Comparison("Hi", ["sft", "dpo"], [whole, cut]), 1) == 0
     assert append_vote(path, Comparison("Hi", ["a", "b", "c"], [whole, cut, other]), 2) == 1
     assert "cut" not in path.read_text()
+
+
+def test_ballots_lie_beside_the_votes(tmp_path):
+    assert ballots_path(tmp_path / "votes.jsonl") == tmp_path / "votes.ballots.jsonl"

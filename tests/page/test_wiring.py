@@ -1,10 +1,12 @@
-"""Events of the page in Chromium: stop, clear, a message during a reply, a closed page, many visitors."""
+"""Events of the page in Chromium: stop, new, a message during a reply, a closed page, many visitors."""
 
 import time
 
+import gradio as gr
 import pytest
-from page_browser import needs_browser, send_message, wait_for_reply
+from page_browser import event, needs_browser, send_message, wait_for_reply
 from toy import ROOT
+from wiring import event_value
 
 # Gradio uses pandas in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
 def test_stop_ends_the_decoding_and_keeps_the_text(visit, decoding):
     page = visit()
     decoding.pace = 0.03
-    page.get_by_role("spinbutton", name="max_length").fill("400")
+    page.get_by_role("spinbutton", name="Length").fill("400")
     before = decoding.num_tokens
     send_message(page, "a long reply")
     page.wait_for_function("document.querySelector('#conversation .assistant .text')?.innerText.length > 4")
@@ -26,11 +28,11 @@ def test_stop_ends_the_decoding_and_keeps_the_text(visit, decoding):
     assert page.locator(".writing").count() == 0
 
     decoding.pace = 0.0
-    page.get_by_role("spinbutton", name="max_length").fill("10")
+    page.get_by_role("spinbutton", name="Length").fill("10")
     send_message(page, "and now")
     wait_for_reply(page)
     assert page.locator("#conversation .turn").count() == 4
-    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="New conversation").click()
     page.locator(".conversation.empty").wait_for()
 
 
@@ -54,12 +56,12 @@ def test_a_message_sent_during_a_reply_waits_in_its_box(visit, decoding):
 
 
 @needs_browser
-def test_clear_during_a_reply_ends_the_decoding(visit, decoding):
+def test_a_new_conversation_during_a_reply_ends_the_decoding(visit, decoding):
     page = visit()
     decoding.pace = 0.03
     send_message(page, "hello")
     page.locator("#conversation .assistant .text").wait_for()
-    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="New conversation").click()
     page.locator(".conversation.empty").wait_for()
     assert decoding.has_stopped()
     assert page.locator(".conversation.empty").count() == 1
@@ -69,13 +71,44 @@ def test_clear_during_a_reply_ends_the_decoding(visit, decoding):
 def test_a_closed_page_ends_the_decoding(visit, decoding):
     page = visit()
     decoding.pace = 0.03
-    page.get_by_role("spinbutton", name="max_length").fill("400")
+    page.get_by_role("spinbutton", name="Length").fill("400")
     before = decoding.num_tokens
     send_message(page, "a long reply")
     page.locator("#conversation .assistant .text").wait_for()
     page.close()
     time.sleep(1)  # the server notices that its client is gone
     assert decoding.has_stopped() and 0 < decoding.num_tokens - before < 200
+
+
+@needs_browser
+def test_who_waits_sees_the_place_in_the_line_and_the_text(visit, decoding):
+    first, second = visit(), visit()
+    send_message(second, "before")
+    wait_for_reply(second)
+    decoding.pace = 0.05
+    send_message(first, "hello")
+    first.locator("#conversation .assistant .text").wait_for()
+    send_message(second, "me too")
+    second.get_by_text("Waiting: 1 reply is before yours.").wait_for()
+    opacities = second.evaluate(
+        """() => {
+            const found = [];
+            for (let e = document.querySelector("#conversation .text"); e; e = e.parentElement)
+                found.push(getComputedStyle(e).opacity);
+            return found;
+        }"""
+    )
+    assert set(opacities) == {"1"}
+    decoding.pace = 0.0
+    second.locator("#conversation .assistant .text").nth(1).wait_for()
+    wait_for_reply(second)
+    assert decoding.max_running == 1
+
+
+def test_an_event_of_another_program_is_empty():
+    assert event_value(event(action="edit"), "action") == "edit"
+    for data in (None, 5, {}, {"action": 3}):
+        assert event_value(gr.EventData(None, data), "action") == ""
 
 
 def test_twenty_visitors_at_once_are_served_one_after_another(address, decoding, monkeypatch):
