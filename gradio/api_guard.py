@@ -28,7 +28,9 @@ class Page(gr.Blocks):
         try:
             return await super().preprocess_data(*args, **options)
         except BAD_VALUES as error:
-            raise gr.Error(f"this call has values that the page never sends: {error}", print_exception=False) from None
+            raise gr.Error(
+                f"this call has values that the page never sends: {error}", print_exception=False
+            ) from None
 
 
 class Refusal(NamedTuple):

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import conversation_view
-import gradio as gr
 import views
-from conversations import (
+from chat_history import (
     Conversation,
     Turn,
     forget,
@@ -16,13 +15,15 @@ from conversations import (
     read_kept,
 )
 from replies import CUT_BY_LENGTH, MAX_PROMPT_CHARS, StageModels, check_prompt, fresh_seed
-from runtime.errors import UserError
 from settings_form import PAGE_SCRIPT, args_from_form
-from stage_choice import EXAMPLES, StageChoice, prompt_row
+from stage_choice import EXAMPLES, KEEP_TEXT, StageChoice, prompt_row
 from streams import throttle
 from text_panel import TextPanel
 from waiting import Place
 from wiring import NO_QUEUE, Handler, Start, event_value, start_and_stop, wire_cancel, wire_reply
+
+import gradio as gr
+from runtime.errors import UserError
 
 # The browser encrypts what it keeps with this word; it is no secret, but a server that restarts must know it again.
 BROWSER_SECRET = "smolllama"
@@ -44,14 +45,9 @@ class ChatTab:
         self.shown = gr.State(new_conversation())
         self.job = gr.State(None)
         self.writing = gr.State(False)
-        self.kept = gr.BrowserState(
-            {"open": "", "conversations": []},
-            storage_key="smolllama-conversations",
-            secret=BROWSER_SECRET,
-        )
-        self.draft = gr.BrowserState(
-            {"text": ""}, storage_key="smolllama-draft", secret=BROWSER_SECRET
-        )
+        self.kept = kept_in_browser("conversations", {"open": "", "conversations": []})
+        self.draft = kept_in_browser("draft", {"text": ""})
+        kept_text = kept_in_browser("text", {"text": ""})
         self.choice = StageChoice(models)
         self.stage = self.choice.stage
         instruct = models.choices[models.newest_stage()].instruct
@@ -59,7 +55,7 @@ class ChatTab:
         with gr.Column(visible=instruct) as self.talk:
             self._build_talk()
         with gr.Column(visible=not instruct) as self.text_column:
-            self.text_panel = TextPanel(models, settings, self.stage)
+            self.text_panel = TextPanel(models, settings, self.stage, kept_text)
         self._wire()
 
     def _build_talk(self) -> None:
@@ -89,17 +85,21 @@ class ChatTab:
 
     def _wire(self) -> None:
         """Connect the events."""
-        place = [self.box, self.draft, self.shown, self.job, self.writing, self.html, self.send, self.stop]
-        view = [*place, self.status, self.meter, self.list, self.kept, self.system, self.stage]
+        talk = [self.box, self.shown, self.job, self.writing, self.html, self.send, self.stop]
+        view = [*talk, self.status, self.meter, self.list, self.kept, self.system, self.stage]
         now = {"shown": self.shown, "writing": self.writing}
+        saved = {"shown": self.shown, "kept": self.kept}
 
-        begin = Handler(self.add_message, {"message": self.box, **now}, view)
+        begin = Handler(self.add_message, {"message": self.box, "kept": self.kept, **now}, view)
         starts = [
             Start([self.box.submit, self.send.click], begin),
             Start([self.html.click], Handler(self.act, {"stage": self.stage, "box": self.box, **now}, view)),
         ]
         starts += [
-            Start([example.click], Handler(self.add_example, {"message": example, **now}, view))
+            Start(
+                [example.click],
+                Handler(self.add_example, {"message": example, "kept": self.kept, **now}, view),
+            )
             for example in self.examples
         ]
         stream = Handler(
@@ -113,18 +113,20 @@ class ChatTab:
             },
             [self.shown, self.html, self.status, self.meter],
         )
-        saved = {"shown": self.shown, "kept": self.kept}
-        finish = Handler(self.finish, {"box": self.box, **saved}, view)
+        finish = Handler(self.finish, saved, view)
         streams = wire_reply(starts, self.stop, stream, finish)
 
         # New: stop the reply, keep what there is, then begin an empty conversation.
-        wire_cancel(self.new, streams, Handler(self.begin_new, {"box": self.box, **saved}, view))
+        wire_cancel(self.new, streams, Handler(self.begin_new, saved, view))
 
-        # The list: open or delete a conversation. Each key in the box: keep the draft, in the browser alone.
+        # The list: open or delete a conversation. A change in the box: keep the draft, in the browser alone.
         self.list.click(
-            self.choose, inputs_kwargs={"kept": self.kept, "stage": self.stage, **now}, outputs=view, **NO_QUEUE
+            self.choose,
+            inputs_kwargs={"kept": self.kept, "stage": self.stage, **now},
+            outputs=view,
+            **NO_QUEUE,
         )
-        self.box.input(None, [self.box], [self.draft], js="(text) => [{text}]", **NO_QUEUE)
+        self.box.change(None, [self.box], [self.draft], js=KEEP_TEXT, **NO_QUEUE)
         self.stage.change(self.show_panel, [self.stage], [self.talk, self.text_column], **NO_QUEUE)
 
     def open_page(self, *, kept: object, draft: object) -> dict:
@@ -132,12 +134,20 @@ class ChatTab:
         conversations = read_kept(kept)
         shown = next((each for each in conversations if each.key == open_key(kept)), new_conversation())
         text = draft.get("text") if isinstance(draft, dict) else ""
-        opened = {self.box: text if isinstance(text, str) else "", self.system: shown.system}
+        text = text if isinstance(text, str) else ""
+        if shown.waits:  # the page was closed while the reply was written
+            text = text or shown.turns[-1].content
+            shown = shown.without_last(1)
+        opened = {self.box: text, self.system: shown.system}
         stage = self.models.newest_stage()
         if shown.turns and self._answers(shown.stage):
             stage = shown.stage
         opened |= {self.stage: stage, **self.choice.describe(stage), **self.show_panel(stage)}
-        return {**opened, **self._show(shown), self.list: conversation_view.conversation_list(conversations, shown)}
+        return {
+            **opened,
+            **self._show(shown),
+            self.list: conversation_view.conversation_list(conversations, shown),
+        }
 
     def show_panel(self, stage: str) -> dict:
         """Show the conversation for a model that answers, the text for a base model."""
@@ -146,23 +156,26 @@ class ChatTab:
 
     # A reply begins.
 
-    def add_message(self, *, message: str, shown: Conversation, writing: bool) -> dict:
+    def add_message(self, *, message: str, shown: Conversation, writing: bool, kept: object) -> dict:
         """Add the message to the conversation at once; while a reply is written, the message stays in its box."""
         if writing:
             return {self.status: gr.skip()}
-        asked = shown.add(Turn("user", message))
-        return {self.box: "", self.job: Job(), **self._show(asked, writing=True)}
+        question = shown.add(Turn("user", message))
+        return {
+            self.box: "",
+            self.job: Job(),
+            self.kept: keep(kept, question),
+            **self._show(question, writing=True),
+        }
 
-    def add_example(self, *, message: str, shown: Conversation, writing: bool) -> dict:
+    def add_example(self, *, message: str, writing: bool, kept: object, **_: Conversation) -> dict:
         """Ask an example in a new conversation: it has nothing to do with what was said before."""
         if writing:
             return {self.status: gr.skip()}
-        asked = new_conversation().add(Turn("user", message))
-        return {self.job: Job(), self.meter: "", **self._show(asked, writing=True)}
+        question = new_conversation().add(Turn("user", message))
+        return {self.job: Job(), self.kept: keep(kept, question), **self._show(question, writing=True)}
 
-    def act(
-        self, event: gr.EventData, *, stage: str, box: str, shown: Conversation, writing: bool
-    ) -> dict:
+    def act(self, event: gr.EventData, *, stage: str, box: str, shown: Conversation, writing: bool) -> dict:
         """Do what a button under the last reply says."""
         action = event_value(event, "action")
         if writing or len(shown.turns) < 2 or shown.waits:
@@ -178,7 +191,10 @@ class ChatTab:
         if action == "continue" and reply.end == CUT_BY_LENGTH:
             if self._label(stage) == reply.model:
                 return {self.job: Job(continues=True), **self._show(shown, writing=True)}
-            return {self.job: None, self.status: views.problem(f"{reply.model} wrote this: choose it to continue.")}
+            return {
+                self.job: None,
+                self.status: views.problem(f"{reply.model} wrote this: choose it to continue."),
+            }
         return {self.job: None}
 
     # The reply is written.
@@ -232,19 +248,23 @@ class ChatTab:
 
     # The reply is finished, or stopped.
 
-    def finish(self, *, box: str, shown: Conversation, kept: object) -> dict:
-        """Show that nothing is being written, and keep the conversation; a message without a reply returns to its box."""
-        changes: dict = {}
-        if shown.waits:
-            box = shown.turns[-1].content
-            shown = shown.without_last(1)
-            changes[self.box] = box
-        return {**changes, self.draft: {"text": box or ""}, **self._keep(kept, shown.closed())}
+    def finish(self, *, shown: Conversation, kept: object) -> dict:
+        """Show that nothing is being written, and keep the conversation.
 
-    def begin_new(self, *, box: str, shown: Conversation, kept: object) -> dict:
+        A message without a reply returns to its box.
+        """
+        box = {}
+        if shown.waits:
+            box = {self.box: shown.turns[-1].content}
+            shown = shown.without_last(1)
+        if not shown.turns:
+            kept = forget(kept, shown.key)
+        return {**box, **self._keep(kept, shown.closed())}
+
+    def begin_new(self, *, shown: Conversation, kept: object) -> dict:
         """Keep the conversation and begin an empty one."""
-        kept = self.finish(box=box, shown=shown, kept=kept)[self.kept]
-        return {self.box: "", self.draft: {"text": ""}, self.status: "", **self._keep(kept, new_conversation())}
+        kept = self.finish(shown=shown, kept=kept)[self.kept]
+        return {self.box: "", self.status: "", **self._keep(kept, new_conversation())}
 
     def choose(
         self, event: gr.EventData, *, kept: object, stage: str, shown: Conversation, writing: bool
@@ -260,8 +280,12 @@ class ChatTab:
         chosen = next((each for each in read_kept(kept) if each.key == key), None)
         if chosen is None:
             return {self.status: views.problem("This conversation is no longer there.")}
-        opened = {self.system: chosen.system, self.stage: chosen.stage if self._answers(chosen.stage) else stage}
-        return {**opened, self.status: "", **self._keep({**kept, "open": key}, chosen, newest=False)}
+        opened = {
+            self.system: chosen.system,
+            self.stage: chosen.stage if self._answers(chosen.stage) else stage,
+        }
+        kept = {"open": key, "conversations": kept["conversations"]}
+        return {**opened, self.status: "", **self._keep(kept, chosen, newest=False)}
 
     # Shared
 
@@ -293,3 +317,8 @@ class ChatTab:
     def _label(self, stage: str) -> str:
         """Return the name under which a model's replies are shown. Raises UserError when there is no model."""
         return self.models.label(stage)
+
+
+def kept_in_browser(name: str, default: dict) -> gr.BrowserState:
+    """Build a component whose value a browser keeps, over reloads and restarts of the server."""
+    return gr.BrowserState(default, storage_key=f"smolllama-{name}", secret=BROWSER_SECRET)

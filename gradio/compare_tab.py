@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import gradio as gr
 import views
 from replies import StageModels, check_prompt, fresh_seed
-from runtime.errors import UserError
 from settings_form import args_from_form
 from stage_choice import EXAMPLES, prompt_row
 from streams import step_together, throttle
@@ -17,10 +15,13 @@ from votes import Comparison, append_ballot, append_vote, ballots_path
 from waiting import Place
 from wiring import NO_QUEUE, Handler, Start, start_and_stop, wire_reply
 
+import gradio as gr
+from runtime.errors import UserError
+
 LETTERS = "ABCD"  # names of the replies while the models are hidden
 INTRODUCTION = (
     "The same prompt and the same seed for every model. The order is random, and the names stay hidden until you "
-    "vote. Only replies that ended by themselves can be voted on."
+    "vote. Only replies that finished can be voted on."
 )
 
 
@@ -171,7 +172,9 @@ class CompareTab:
     def _save(self, comparison: Comparison, choice: int | str) -> str:
         """Append the vote to its files; return a line on what was kept."""
         if self.votes_path is None:
-            return views.note("Votes are not kept here: the page was started for others without --votes FILE.")
+            return views.note(
+                "Votes are not kept here: the page was started for others without --votes FILE."
+            )
         try:
             num_rows = append_vote(self.votes_path, comparison, choice) if isinstance(choice, int) else 0
             counts = append_ballot(ballots_path(self.votes_path), comparison, choice)
@@ -223,7 +226,7 @@ class CompareTab:
         }
         if not can_vote:
             shown[self.status] = views.note(
-                "No vote: fewer than two replies ended by themselves. A greater length lets them end."
+                "No vote: fewer than two replies finished. A greater length lets them end."
             )
         return shown
 

@@ -7,10 +7,11 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from conversations import Conversation, Turn, to_jsonl, to_markdown
-from generation.chat import MIN_ROOM_SHARE
+from chat_history import Conversation, Turn, to_jsonl, to_markdown
 from replies import CUT_BY_LENGTH
 from views import meter
+
+from generation.chat import MIN_ROOM_SHARE
 
 WARN_SHARE = 0.25  # of the context, that is left before the oldest turns are dropped
 
@@ -27,7 +28,9 @@ def conversation(shown: Conversation, writing: bool = False) -> str:
     for number, turn in enumerate(shown.turns):
         is_last = number == len(shown.turns) - 1
         if 0 < number == shown.dropped:
-            turns.append('<p class="forgotten">The model no longer sees what is above: the context is full.</p>')
+            turns.append(
+                '<p class="forgotten">The model no longer sees what is above: the context is full.</p>'
+            )
         turns.append(_turn(turn, is_last, writing and is_last, number < shown.dropped))
 
     classes = "conversation writing" if writing else "conversation"
@@ -61,7 +64,9 @@ def _footer(turn: Turn, is_last: bool, writing: bool) -> str:
         f'<button type="button" data-action="{action}" title="{ACTION_HELP[action]}">{words}</button>'
         for action, words in actions
     )
-    return f'<div class="footer"><span class="facts">{line}</span><span class="actions">{buttons}</span></div>'
+    return (
+        f'<div class="footer"><span class="facts">{line}</span><span class="actions">{buttons}</span></div>'
+    )
 
 
 ACTION_HELP = {

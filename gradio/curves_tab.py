@@ -3,14 +3,15 @@
 import contextlib
 from pathlib import Path
 
+from curves import STAGES, RunCurves, curves_page
+from replies import StageModels
+from wiring import NO_QUEUE
+
 import gradio as gr
 from checkpoint import find_model
-from curves import STAGES, RunCurves, curves_page
 from generation.chat import stage_of
-from replies import StageModels
 from runtime.errors import UserError
 from training.metrics import read_metrics
-from wiring import NO_QUEUE
 
 SECONDS_BETWEEN_LOOKS = 5
 METRICS = "metrics.jsonl"

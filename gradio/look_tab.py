@@ -5,10 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import gradio as gr
 import views
 from replies import Reply, StageModels, check_prompt, fresh_seed
-from runtime.errors import UserError
 from settings_form import PAGE_SCRIPT, args_from_form
 from stage_choice import StageChoice, prompt_row
 from streams import throttle
@@ -16,6 +14,9 @@ from token_probs import token_probs
 from token_view import colored_tokens, growing_text
 from waiting import Place
 from wiring import Handler, Start, event_value, start_and_stop, wire_reply
+
+import gradio as gr
+from runtime.errors import UserError
 
 
 class Looked(NamedTuple):
@@ -133,7 +134,10 @@ class LookTab:
 
         if begun[-1] in chat_model.stop_ids:
             yield dataclasses.replace(
-                looked.reply, text=chat_model.tokenizer.decode(begun), output_ids=begun, end_reason="ended by you"
+                looked.reply,
+                text=chat_model.tokenizer.decode(begun),
+                output_ids=begun,
+                end_reason="ended by you",
             )
             return
         text = chat_model.tokenizer.decode(begun)

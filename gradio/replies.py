@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from waiting import WaitingLine
+
 from config import ModelArgs
 from generation.chat import (
     MIN_ROOM_SHARE,
@@ -28,11 +30,10 @@ from runtime.distributed import DistributedEnv
 from runtime.errors import UserError
 from tokenization.guest_files import read_files, read_template
 from tokenization.prompt_template import BEGIN_OF_TEXT, CHAT_TEMPLATE
-from waiting import WaitingLine
 
 MAX_PROMPT_CHARS = 8_000
-ENDED_WITH_EOS = "ended by itself"
-ENDED_OR_STOPPED = "ended by itself or at a --stop text"
+ENDED_WITH_EOS = "finished"
+ENDED_OR_STOPPED = "finished, or ended at a --stop text"
 CUT_BY_LENGTH = "cut: the length is reached"
 CONTEXT_FULL = "cut: the context is full"
 
@@ -217,7 +218,9 @@ class StageModels:
         context = chat_model.model.args.block_size
         room = context - len(prompt.ids)
         if room < 1:
-            raise UserError(f"The context of {context} tokens is full: begin a new conversation or a new text.")
+            raise UserError(
+                f"The context of {context} tokens is full: begin a new conversation or a new text."
+            )
         dropped = prompt.dropped
         output_ids: list[int] = []
         text = ""

@@ -117,7 +117,7 @@ def is_integer(name: str) -> bool:
 def rule(field: SettingField) -> str:
     """Return in words which numbers a setting takes."""
     metadata = SETTING[field.name].metadata
-    kind = "a whole number" if is_integer(field.name) else "a number"
+    kind = "an integer" if is_integer(field.name) else "a number"
     low, high = metadata["minimum"], metadata["maximum"]
     if high is not None:
         kind += f" from {low:g} to {high:g}"
@@ -144,10 +144,10 @@ def args_from_form(args: ModelArgs, values: object) -> ModelArgs:
         try:
             chosen[field.name] = int(text) if is_integer(field.name) else float(text)
         except ValueError:
-            found = f"{text[:20]!r} is no such number" if text else "the field is empty"
-            raise UserError(f"{field.words} (--{field.name}): {found}. {rule(field)}") from None
+            fault = f"{text[:20]!r} is no such number" if text else "the field is empty"
+            raise UserError(f"{field.words} (--{field.name}): {fault}. {rule(field)}") from None
 
-    # These are told apart by name, so that the message has the setting's words.
+    # One after the other, so that the message has the setting's words.
     for field in FIELDS:
         try:
             args = args.replace(**{field.name: chosen.get(field.name, getattr(args, field.name))})

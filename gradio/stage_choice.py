@@ -1,12 +1,14 @@
 """Choice of a model, with a line on how it replies; used by every tab with one model."""
 
-import gradio as gr
 import views
 from replies import MAX_PROMPT_CHARS, StageModels, folder_label
-from runtime.errors import UserError
 from wiring import NO_QUEUE
 
+import gradio as gr
+from runtime.errors import UserError
+
 EXAMPLES = ("Tell me a story about Tom and a bell.", "What is the opposite of big?", "Name three animals.")
+KEEP_TEXT = "(text) => [{text}]"  # JavaScript of a change of a text box, for BrowserState: the server has no part in it
 TEXT_EXAMPLES = ("Once upon a time", "One sunny day, a girl named Lily")
 
 

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import gradio as gr
 import views
 from replies import CONTEXT_FULL, StageModels, check_prompt, fresh_seed
-from runtime.errors import UserError
 from settings_form import args_from_form
-from stage_choice import TEXT_EXAMPLES
+from stage_choice import KEEP_TEXT, TEXT_EXAMPLES
 from streams import throttle
 from waiting import Place
 from wiring import NO_QUEUE, Handler, Start, start_and_stop, wire_reply
+
+import gradio as gr
+from runtime.errors import UserError
 
 MAX_TEXT_CHARS = 40_000
 
@@ -25,12 +26,15 @@ class Continuation(NamedTuple):
 
 
 class TextPanel:
-    """Text box that is display and prompt at once, and what each event does."""
+    """Text box that is display and prompt at once, and what each event does.
 
-    def __init__(self, models: StageModels, settings: gr.HTML, stage: gr.Radio):
+    The browser keeps the text in `kept`, which lies outside: a BrowserState that is not visible reads nothing.
+    """
+
+    def __init__(self, models: StageModels, settings: gr.HTML, stage: gr.Radio, kept: gr.BrowserState):
         self.models = models
+        self.kept = kept
         self.last = gr.State(Continuation())
-        self.kept = gr.BrowserState({"text": ""}, storage_key="smolllama-text", secret="smolllama")
         self.text = gr.Textbox(
             label="Text",
             show_label=False,
@@ -53,7 +57,7 @@ class TextPanel:
 
     def _wire(self, stage: gr.Radio, settings: gr.HTML) -> None:
         """Connect the events."""
-        view = [self.text, self.kept, self.last, self.write, self.stop, self.status]
+        view = [self.text, self.last, self.write, self.stop, self.status]
         texts = {"text": self.text, "last": self.last}
         stream = Handler(
             self.stream,
@@ -67,11 +71,11 @@ class TextPanel:
             ],
             self.stop,
             stream,
-            Handler(self.finish, {"text": self.text}, view),
+            Handler(self.finish, {}, view),
         )
         for example in self.examples:
             example.click(self.begin_example, [example], [*view, self.meter], **NO_QUEUE)
-        self.text.input(None, [self.text], [self.kept], js="(text) => [{text}]", **NO_QUEUE)
+        self.text.change(None, [self.text], [self.kept], js=KEEP_TEXT, **NO_QUEUE)
 
     def open_page(self, *, kept_text: object) -> dict:
         """Show the text that the browser kept."""
@@ -98,7 +102,7 @@ class TextPanel:
 
     def begin_example(self, example: str) -> dict:
         """Begin another text."""
-        return {self.text: example, self.kept: {"text": example}, self.status: "", self.meter: ""}
+        return {self.text: example, self.status: "", self.meter: ""}
 
     def stream(self, *, text: str, last: Continuation, stage: str, settings: object) -> Iterator[dict]:
         """Yield the text with what the model adds, or the place in the line."""
@@ -128,10 +132,9 @@ class TextPanel:
         except UserError as error:
             yield {self.status: views.problem(str(error))}
 
-    def finish(self, *, text: str) -> dict:
-        """Show that nothing is being written, and keep the text."""
+    def finish(self) -> dict:
+        """Show that nothing is being written."""
         return {
             self.text: gr.update(interactive=True),
-            self.kept: {"text": text or ""},
             **start_and_stop(self.write, self.stop, running=False),
         }

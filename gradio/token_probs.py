@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 import torch
-
 from replies import ENDED_WITH_EOS, Reply, StageModels
+
 from tokenizer import Tokenizer
 
 
@@ -18,7 +18,7 @@ class Alternative(NamedTuple):
 
 
 class TokenProbs(NamedTuple):
-    """Token of a reply with its probability, the entropy of its position in bits, and the most probable tokens there."""
+    """Token of a reply, its probability, the entropy of its position in bits, and the most probable tokens there."""
 
     text: str
     probability: float

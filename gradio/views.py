@@ -3,7 +3,7 @@
 The page inserts these strings as they are, so every text from a person or a model passes `escape` here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 

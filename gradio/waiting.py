@@ -44,8 +44,8 @@ class WaitingLine:
 
         try:
             # A caller that is gone is noticed between two steps, so no step takes long.
-            while place := self._place(ticket):
-                yield place
+            while others := self._place(ticket):
+                yield others
             yield from items
         finally:
             with self.changed:

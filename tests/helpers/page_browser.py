@@ -9,10 +9,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gradio as gr
 import pytest
 from settings_form import settings_form
 from stand_ins import letters
+
+import gradio as gr
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -89,7 +90,7 @@ def send_message(page: Any, text: str) -> None:
 def wait_for_reply(page: Any) -> str:
     """Wait until the chat's reply is complete; return its status line."""
     status = page.locator("#chat-status")
-    line = status.get_by_text("cut: ").or_(status.get_by_text("ended by itself"))
+    line = status.get_by_text("cut: ").or_(status.get_by_text("finished"))
     line.wait_for()
     page.get_by_role("button", name="Send").wait_for()
     return line.inner_text()

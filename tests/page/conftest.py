@@ -43,7 +43,7 @@ def address(runs, decoding, votes, env):
     args = ARGS.replace(save_checkpoint_dir=str(runs), max_length=40)
     port = free_port()
 
-    blocks = app.build(StageModels(args, env), votes)
+    blocks = app.build(StageModels(args, env), votes, seed=1337)  # with others a stand-in may end early
     app.launch(blocks, server_name="127.0.0.1", server_port=port, share=False, prevent_thread_lock=True)
     yield f"http://127.0.0.1:{port}"
     blocks.close(verbose=False)

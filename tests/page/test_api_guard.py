@@ -49,7 +49,10 @@ def test_private_functions_are_not_for_others(address, functions):
     number = number_of(functions, "add_message")
     call = {"data": ["x", None, None], "fn_index": number, "session_hash": "s"}
     for path in ("/queue/join", "/run/predict", "/api/predict"):
-        assert post(address, path, call) == (404, "this function is a part of the page and cannot be called by others")
+        assert post(address, path, call) == (
+            404,
+            "this function is a part of the page and cannot be called by others",
+        )
     for path in ("/call/add_message", "/run/add_message", "/call/finish", "/call/vote"):
         assert post(address, path, {"data": []})[0] == 404
         assert post(address, path, {"data": []}, own=True)[0] == 404

@@ -4,8 +4,8 @@ import base64
 import json
 
 import pytest
+from chat_history import Conversation, Turn, keep, new_conversation, read_kept
 from chat_tab import ChatTab, Job
-from conversations import Conversation, Turn, keep, new_conversation, read_kept
 from page_browser import HOSTILE, RECORD_UPDATES, build, event, needs_browser, send_message, wait_for_reply
 from replies import CUT_BY_LENGTH, StageModels
 from stand_ins import ARGS
@@ -32,14 +32,14 @@ def reply_to(tab, shown, job=None, stage="sft", settings=SETTINGS, system=""):
 def test_without_a_model_the_chat_shows_how_to_make_one(tmp_path, env):
     tab = build(ChatTab, StageModels(ARGS.replace(save_checkpoint_dir=str(tmp_path)), env))
     assert "trainer.py --train S" in reply_to(tab, ASKED)[tab.status]
-    finished = tab.finish(box="", shown=ASKED, kept=None)
+    finished = tab.finish(shown=ASKED, kept=None)
     assert finished[tab.box] == "hi" and finished[tab.shown].turns == ()
     assert "trainer.py --train P" in tab.open_page(kept=None, draft=None)[tab.choice.line]
 
 
 def test_a_message_during_a_reply_changes_nothing(tab):
-    assert list(tab.add_message(message="second", shown=ASKED, writing=True)) == [tab.status]
-    assert list(tab.add_example(message="second", shown=ASKED, writing=True)) == [tab.status]
+    assert list(tab.add_message(message="second", shown=ASKED, writing=True, kept=None)) == [tab.status]
+    assert list(tab.add_example(message="second", shown=ASKED, writing=True, kept=None)) == [tab.status]
     assert list(tab.stream(shown=ASKED, job=None, stage="sft", system="", settings={})) == []
 
 
@@ -88,14 +88,18 @@ def test_continue_writes_more_of_the_same_reply(tab):
     # Another model did not write it, and a reply that ended is complete.
     other = tab.act(event(action="continue"), stage="dpo", box="", shown=answered, writing=False)
     assert other[tab.job] is None and "wrote this" in other[tab.status]
-    ended = Conversation("k", turns=(*ASKED.turns, Turn("assistant", "yes", end="ended by itself")))
-    assert tab.act(event(action="continue"), stage="sft", box="", shown=ended, writing=False) == {tab.job: None}
+    ended = Conversation("k", turns=(*ASKED.turns, Turn("assistant", "yes", end="finished")))
+    assert tab.act(event(action="continue"), stage="sft", box="", shown=ended, writing=False) == {
+        tab.job: None
+    }
 
 
 @pytest.mark.parametrize("shown", [new_conversation(), ASKED])
 def test_a_button_without_a_reply_does_nothing(tab, shown):
     for action in ("regenerate", "edit", "continue", "nonsense", ""):
-        assert tab.act(event(action=action), stage="sft", box="", shown=shown, writing=False) == {tab.job: None}
+        assert tab.act(event(action=action), stage="sft", box="", shown=shown, writing=False) == {
+            tab.job: None
+        }
 
 
 def test_the_system_prompt_is_the_first_turn(tab, monkeypatch):
@@ -115,16 +119,19 @@ def test_the_system_prompt_is_the_first_turn(tab, monkeypatch):
 
 def test_conversations_are_kept_opened_and_deleted(tab):
     answered = reply_to(tab, ASKED)[tab.shown]
-    kept = tab.finish(box="next", shown=answered, kept=None)[tab.kept]
+    kept = tab.finish(shown=answered, kept=None)[tab.kept]
     assert [each.key for each in read_kept(kept)] == ["k"]
 
-    begun = tab.begin_new(box="", shown=answered, kept=kept)
+    begun = tab.begin_new(shown=answered, kept=kept)
     assert begun[tab.shown].turns == () and len(read_kept(begun[tab.kept])) == 1
     common = {"kept": begun[tab.kept], "stage": "dpo", "shown": begun[tab.shown], "writing": False}
     opened = tab.choose(event(action="open", key="k"), **common)
     assert opened[tab.shown] == answered and opened[tab.stage] == "sft" and opened[tab.kept]["open"] == "k"
     assert "no longer there" in tab.choose(event(action="open", key="none"), **common)[tab.status]
-    assert "stop it first" in tab.choose(event(action="open", key="k"), **{**common, "writing": True})[tab.status]
+    assert (
+        "stop it first"
+        in tab.choose(event(action="open", key="k"), **{**common, "writing": True})[tab.status]
+    )
 
     deleted = tab.choose(event(action="delete", key="k"), **{**common, "shown": answered})
     assert read_kept(deleted[tab.kept]) == [] and deleted[tab.shown].turns == ()
@@ -135,6 +142,13 @@ def test_the_page_opens_with_what_the_browser_kept(tab):
     opened = tab.open_page(kept=keep(None, answered), draft={"text": "unsent"})
     assert opened[tab.shown] == answered and opened[tab.box] == "unsent" and opened[tab.stage] == "sft"
     assert opened[tab.system] == "Be brief."
+    # A message whose reply was being written, and one whose reply never came, are in the box.
+    asked = tab.add_message(message="more", shown=answered, writing=False, kept=None)[tab.kept]
+    interrupted = tab.open_page(kept=asked, draft={"text": ""})
+    assert interrupted[tab.box] == "more" and interrupted[tab.shown].turns[-1].role == "assistant"
+    failed = tab.finish(shown=ASKED, kept=keep(None, ASKED))
+    assert failed[tab.box] == "hi" and failed[tab.kept]["conversations"] == []
+
     fresh = tab.open_page(kept="nonsense", draft={"text": 5})
     assert fresh[tab.shown].turns == () and fresh[tab.box] == "" and fresh[tab.stage] == "dpo"
     assert fresh[tab.talk]["visible"] and not fresh[tab.text_column]["visible"]
@@ -163,7 +177,7 @@ def test_tokens_arrive_one_after_another(visit, decoding):
 
 @needs_browser
 def test_buttons_under_the_last_reply(visit):
-    page = visit()
+    page = visit("/?temperature=0")  # greedy stand-ins do not end
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     texts = page.locator("#conversation .assistant .text")
     send_message(page, "hello")
@@ -175,7 +189,10 @@ def test_buttons_under_the_last_reply(visit):
     assert page.evaluate("navigator.clipboard.readText()").strip() == first.strip()
 
     page.get_by_role("button", name="Continue").click()
-    page.wait_for_function("n => document.querySelector('#conversation .assistant .text').innerText.length > n", arg=len(first) + 20)
+    page.wait_for_function(
+        "n => document.querySelector('#conversation .assistant .text').innerText.length > n",
+        arg=len(first) + 20,
+    )
     wait_for_reply(page)
     page.get_by_role("button", name="Regenerate").wait_for()
     assert texts.inner_text().startswith(first)
@@ -183,7 +200,10 @@ def test_buttons_under_the_last_reply(visit):
     facts = page.locator("#conversation .facts")
     seed = facts.inner_text().split("seed ")[1].split()[0]
     page.get_by_role("button", name="Regenerate").click()
-    page.wait_for_function("seed => !document.querySelector('#conversation .facts')?.innerText.includes(seed)", arg=f"seed {seed}")
+    page.wait_for_function(
+        "seed => !document.querySelector('#conversation .facts')?.innerText.includes(seed)",
+        arg=f"seed {seed}",
+    )
     page.get_by_role("button", name="Regenerate").wait_for()
     assert texts.count() == 1
 

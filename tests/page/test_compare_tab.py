@@ -82,7 +82,7 @@ def test_a_vote_is_saved_and_counted(tab):
     assert voted[tab.comparison] is None
     tied = tab.vote(comparison=ended("a", "b", "c"), choice="tie")
     assert "counted below" in tied[tab.status]
-    assert tied[tab.tally].count("<tr>") == 4 and "1 : 0" in tied[tab.tally]
+    assert tied[tab.tally].count("<tr>") == 4 and "0 : 1" in tied[tab.tally]
     assert len(tab.votes_path.read_text().splitlines()) == 2
     assert len(ballots_path(tab.votes_path).read_text().splitlines()) == 2
     assert tab.open_page()[tab.tally] == tied[tab.tally]

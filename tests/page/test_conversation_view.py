@@ -4,12 +4,12 @@ import base64
 import dataclasses
 import re
 
+from chat_history import Conversation, Turn
 from conversation_view import context_meter, conversation, conversation_list
-from conversations import Conversation, Turn
 from html_reader import Reader
 from replies import CUT_BY_LENGTH
 
-REPLY = Turn("assistant", " Hello! ", "S-toy/step_1", "temperature 0.8 · seed 1", "ended by itself")
+REPLY = Turn("assistant", " Hello! ", "S-toy/step_1", "temperature 0.8 · seed 1", "finished")
 TALK = Conversation("k", turns=(Turn("user", "Hi"), REPLY, Turn("user", "More"), REPLY))
 
 
@@ -28,7 +28,7 @@ def test_buttons_stand_under_the_replies():
 
 def test_a_reply_carries_its_model_and_settings():
     text = Reader(conversation(TALK)).text
-    assert text.count("S-toy/step_1 · temperature 0.8 · seed 1 · ended by itself") == 2
+    assert text.count("S-toy/step_1 · temperature 0.8 · seed 1 · finished") == 2
     assert "Model: Hello!" in text  # without the blanks around it
     assert "Write something below" in conversation(Conversation("k"))
 
@@ -36,7 +36,9 @@ def test_a_reply_carries_its_model_and_settings():
 def test_dropped_turns_are_marked():
     html = conversation(TALK.replace(dropped=2))
     assert html.count(" dropped") == 2
-    assert html.index("no longer sees") < html.index("More") and html.index("Hi<") < html.index("no longer sees")
+    assert html.index("no longer sees") < html.index("More") and html.index("Hi<") < html.index(
+        "no longer sees"
+    )
     assert "dropped" not in conversation(TALK)
 
 

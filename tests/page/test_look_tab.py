@@ -1,12 +1,13 @@
 """Look inside: the prompt as the template renders it, alternatives, and a reply that branches off at one."""
 
-import gradio as gr
 import pytest
 from html_reader import Reader
 from look_tab import Looked, LookTab
 from page_browser import HOSTILE, build, event, needs_browser
 from replies import StageModels
 from stand_ins import ARGS
+
+import gradio as gr
 
 # Gradio uses pandas in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -107,7 +108,9 @@ def test_alternatives_are_reached_and_chosen(visit):
     assert alternatives.is_visible()
     chosen = page.evaluate("document.activeElement.querySelector('code').textContent")
     page.keyboard.press("Enter")
-    page.wait_for_function("text => document.querySelectorAll('button.token')[7]?.textContent === text", arg=chosen)
+    page.wait_for_function(
+        "text => document.querySelectorAll('button.token')[7]?.textContent === text", arg=chosen
+    )
     page.get_by_role("button", name="Look", exact=True).wait_for()
     assert tokens.all_text_contents()[:7] == before[:7] and tokens.count() == 48
 

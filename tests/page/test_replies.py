@@ -112,7 +112,7 @@ def test_a_stop_text_ends_a_reply_before_it(models):
     complete = last(models.stream_reply("sft", QUESTION, models.args)).text
     stopped = last(models.stream_reply("sft", QUESTION, models.args.replace(stop=(complete[5:7],))))
     assert complete.startswith(stopped.text) and len(stopped.text) <= 5
-    assert stopped.end_reason == "ended by itself or at a --stop text"
+    assert stopped.end_reason == "finished, or ended at a --stop text"
 
 
 def test_a_reply_ends_where_the_context_ends(models):

@@ -1,9 +1,10 @@
 """Choice of a model: its line says what happens to a text, or how to make the model."""
 
-import gradio as gr
 from replies import StageModels
 from stage_choice import StageChoice
 from stand_ins import ARGS
+
+import gradio as gr
 
 
 def test_the_line_says_how_a_model_replies(models, tmp_path, env):

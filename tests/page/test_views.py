@@ -2,8 +2,8 @@
 
 import pytest
 import views
+from chat_history import Conversation, Turn
 from conversation_view import conversation, conversation_list
-from conversations import Conversation, Turn
 from curves import RunCurves, curves_page
 from html_reader import HOSTILE, Reader
 from tally import PairTally, tally_table
@@ -41,9 +41,9 @@ def test_text_never_becomes_a_tag(html):
 
 def test_a_card_keeps_leading_space_only_after_its_prompt():
     continued = views.reply_cards([views.Card("A", "", " upon", prompt="once", chosen=True)])
-    answered = views.reply_cards([views.Card("A", "", " upon", end="ended by itself")])
+    answered = views.reply_cards([views.Card("A", "", " upon", end="finished")])
     assert Reader(continued).text == "A your choiceonce upon" and "card chosen" in continued
-    assert Reader(answered).text == "Auponended by itself" and "chosen" not in answered
+    assert Reader(answered).text == "Auponfinished" and "chosen" not in answered
 
 
 def test_the_meter_says_what_it_shows():

@@ -2,11 +2,12 @@
 
 import time
 
-import gradio as gr
 import pytest
 from page_browser import event, needs_browser, send_message, wait_for_reply
 from toy import ROOT
 from wiring import event_value
+
+import gradio as gr
 
 # Gradio uses pandas in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")

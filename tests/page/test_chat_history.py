@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conversations import (
+from chat_history import (
     MAX_KEPT,
     MAX_KEPT_CHARS,
     Conversation,

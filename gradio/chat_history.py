@@ -148,9 +148,7 @@ def _read_conversation(row: object) -> Conversation | None:
 def _has_types(row: object, kind: type) -> bool:
     """Return True if a JSON object has the fields of a dataclass with values of their types; a tuple is a list."""
     defaults = {"key": "", "role": "", "content": ""}
-    wanted = {
-        field.name: type(defaults.get(field.name, field.default)) for field in dataclasses.fields(kind)
-    }
+    wanted = {field.name: type(defaults.get(field.name, field.default)) for field in dataclasses.fields(kind)}
     if not isinstance(row, dict) or row.keys() != wanted.keys():
         return False
     return all(
