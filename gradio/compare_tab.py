@@ -226,7 +226,7 @@ class CompareTab:
         }
         if not can_vote:
             shown[self.status] = views.note(
-                "No vote: fewer than two replies finished. A greater length lets them end."
+                "No vote: fewer than two replies finished. A greater length lets them finish."
             )
         return shown
 

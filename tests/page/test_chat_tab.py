@@ -5,8 +5,9 @@ import json
 
 import pytest
 from chat_history import Conversation, Turn, keep, new_conversation, read_kept
-from chat_tab import ChatTab, Job
+from chat_tab import ChatTab, Job, kept_in_browser
 from page_browser import HOSTILE, RECORD_UPDATES, build, event, needs_browser, send_message, wait_for_reply
+from playwright.sync_api import expect
 from replies import CUT_BY_LENGTH, StageModels
 from stand_ins import ARGS
 
@@ -156,6 +157,11 @@ def test_the_page_opens_with_what_the_browser_kept(tab):
     assert not base[tab.talk]["visible"] and base[tab.text_column]["visible"]
 
 
+def test_a_server_that_restarts_reads_what_its_browsers_kept():
+    first, second = (kept_in_browser("x", {}) for _ in range(2))
+    assert (first.storage_key, first.secret) == (second.storage_key, second.secret)
+
+
 @needs_browser
 def test_tokens_arrive_one_after_another(visit, decoding):
     page = visit()
@@ -210,7 +216,7 @@ def test_buttons_under_the_last_reply(visit):
     page.get_by_role("button", name="Edit").click()
     page.locator(".conversation.empty").wait_for()
     box = page.get_by_role("textbox", name="Message")
-    assert box.input_value() == "hello"
+    expect(box).to_have_value("hello")
     box.press("End")
     box.type(" again")
     box.press("Enter")
@@ -232,7 +238,7 @@ def test_a_reload_brings_conversation_draft_and_list_back(visit):
     page.locator("#conversation .assistant .text").wait_for()
     assert page.locator("#conversation .assistant .text").inner_text() == reply
     assert page.locator("#conversation .facts").inner_text() == label
-    assert page.get_by_role("textbox", name="Message").input_value() == "not sent yet"
+    expect(page.get_by_role("textbox", name="Message")).to_have_value("not sent yet")
 
     page.get_by_role("button", name="New conversation").click()
     page.locator(".conversation.empty").wait_for()
@@ -240,7 +246,7 @@ def test_a_reload_brings_conversation_draft_and_list_back(visit):
     wait_for_reply(page)
     page.get_by_role("button", name="Conversations").click()
     titles = page.locator("#kept .open")
-    assert titles.all_inner_texts() == ["Name three animals.", "hello"]
+    expect(titles).to_have_text(["Name three animals.", "hello"])
     href = page.get_by_role("link", name="JSONL").last.get_attribute("href")
     rows = base64.b64decode(href.partition(",")[2]).decode().splitlines()
     assert [json.loads(row)["messages"][0]["content"] for row in rows] == ["Name three animals.", "hello"]
@@ -249,7 +255,7 @@ def test_a_reload_brings_conversation_draft_and_list_back(visit):
     page.locator("#conversation .user .text", has_text="hello").wait_for()
     page.get_by_role("button", name="Delete hello").click()
     page.locator(".conversation.empty").wait_for()
-    assert titles.all_inner_texts() == ["Name three animals."]
+    expect(titles).to_have_text(["Name three animals."])
 
 
 @needs_browser
@@ -277,4 +283,4 @@ def test_errors_are_shown_and_a_refused_message_returns_to_its_box(visit):
     send_message(page, "x" * 600)  # within the page's limit, over the model's context
     page.locator("#chat-status .problem").get_by_text("512").wait_for()  # the size of the context
     page.get_by_role("button", name="Send").wait_for()
-    assert page.get_by_role("textbox", name="Message").input_value() == "x" * 600  # ready to be shortened
+    expect(page.get_by_role("textbox", name="Message")).to_have_value("x" * 600)  # ready to be shortened

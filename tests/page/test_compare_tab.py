@@ -60,7 +60,7 @@ def test_cards_say_why_a_reply_ended_and_hide_the_models(tab):
     *_, last = tab.stream("hi", ALL, SETTINGS)
     assert last[tab.html].count(CUT_BY_LENGTH) == 3
     assert not re.search("toy|Pretrained|SFT|DPO", last[tab.html])
-    assert "fewer than two replies ended" in last[tab.status]
+    assert "fewer than two replies finished" in last[tab.status]
     assert not last[tab.letters[0]]["visible"] and not last[tab.tie]["visible"]
 
 

@@ -8,7 +8,9 @@ from page_browser import needs_browser, send_message, wait_for_reply
 # Gradio uses pandas in a deprecated way.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"), needs_browser]
 
-WIDTHS = (320, 768, 1440)
+# One width of a scheme in the default run, all of them with -m slow.
+LOOKS = [("light", 1440), ("dark", 320)]
+ALL_LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (320, 768, 1440)]
 IS_WIDER = "document.documentElement.scrollWidth > window.innerWidth"
 RUN_AXE = """async () => {
     const report = await axe.run({resultTypes: ["violations"]});
@@ -60,7 +62,8 @@ def fill_text(page):
     page.get_by_role("button", name="Try again").wait_for()
 
 
-def test_axe_finds_nothing_at_any_width_in_either_scheme(visit):
+@pytest.mark.parametrize("looks", [LOOKS, pytest.param(ALL_LOOKS, marks=pytest.mark.slow)])
+def test_axe_finds_nothing(visit, looks):
     from axe_playwright_python import sync_playwright
 
     page = visit(color_scheme="light")
@@ -69,20 +72,19 @@ def test_axe_finds_nothing_at_any_width_in_either_scheme(visit):
     for fill in (fill_chat, fill_compare, fill_look, fill_curves, fill_text):
         page.set_viewport_size({"width": 1180, "height": 900})
         fill(page)
-        for scheme in ("light", "dark"):
+        for scheme, width in looks:
             # Gradio reads the scheme when the page opens; its class is what every colour follows.
             page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
-            for width in WIDTHS:
-                page.set_viewport_size({"width": width, "height": 900})
-                page.wait_for_timeout(250)  # colours change over a moment
-                num_passes, violations = page.evaluate(RUN_AXE)
-                assert num_passes > 10
-                faults += [(fill.__name__, scheme, width, *violation) for violation in violations]
-                if page.evaluate(IS_WIDER):
-                    faults.append((fill.__name__, scheme, width, "wider than the window"))
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(250)  # colours change over a moment
+            num_passes, violations = page.evaluate(RUN_AXE)
+            assert num_passes > 10
+            faults += [(fill.__name__, scheme, width, *violation) for violation in violations]
+            if page.evaluate(IS_WIDER):
+                faults.append((fill.__name__, scheme, width, "wider than the window"))
     assert faults == [], "\n".join(map(str, faults))
 
-    for width in (375, 1024, 2560):
+    for width in (320, 375, 768, 1024, 2560):
         page.set_viewport_size({"width": width, "height": 900})
         assert not page.evaluate(IS_WIDER)
 

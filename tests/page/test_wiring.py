@@ -4,6 +4,7 @@ import time
 
 import pytest
 from page_browser import event, needs_browser, send_message, wait_for_reply
+from playwright.sync_api import expect
 from toy import ROOT
 from wiring import event_value
 
@@ -48,7 +49,7 @@ def test_a_message_sent_during_a_reply_waits_in_its_box(visit, decoding):
     page.get_by_role("button", name="Send").wait_for()
     decoding.pace = 0.0
     assert page.locator("#conversation .user .text").all_inner_texts() == ["first"]
-    assert page.get_by_role("textbox", name="Message").input_value() == "second"
+    expect(page.get_by_role("textbox", name="Message")).to_have_value("second")
 
     page.get_by_role("textbox", name="Message").press("Enter")
     page.locator("#conversation .assistant .text").nth(1).wait_for()
