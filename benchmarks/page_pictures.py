@@ -1,4 +1,4 @@
-"""All pictures of the README, of one quickstart: its loss curves, and the page's three tabs with its models.
+"""All pictures of the README, of one quickstart: its loss curves, and the page's tabs with its models.
 
 python benchmarks/page_pictures.py [--save_checkpoint_dir checkpoints] [--prompt "..."]      needs Chromium
 """
@@ -27,21 +27,19 @@ FOCUS_UNSURE_TOKEN = """() => {
 }"""
 
 
-def open_page(browser: Browser, address: str, color_scheme: str) -> Page:
+def open_page(browser: Browser, address: str, color_scheme: str, width: int = 1180) -> Page:
     """Open the page in a new window, with sampling settings for a small model."""
     page = browser.new_page(
-        viewport={"width": 1180, "height": 760}, device_scale_factor=1.5, color_scheme=color_scheme
+        viewport={"width": width, "height": 760}, device_scale_factor=1.5, color_scheme=color_scheme
     )
-    page.goto(address)
+    page.goto(f"{address}?max_length=220&temperature=0.3&seed=1")
     page.get_by_text("model.").first.wait_for()
-    page.get_by_role("spinbutton", name="max_length").fill("220")
-    page.get_by_role("spinbutton", name="temperature").fill("0.3")
     return page
 
 
 def send(page: Page, box: str, text: str, button: str) -> None:
     """Write into a box, press its button and wait for the complete reply."""
-    page.get_by_role("textbox", name=box).fill(text)
+    page.get_by_role("textbox", name=box).last.fill(text)
     page.get_by_role("button", name=button, exact=True).click()
     page.get_by_role("button", name="Stop").wait_for()
     page.get_by_role("button", name="Stop").wait_for(state="hidden")
@@ -60,11 +58,27 @@ def take_pictures(browser: Browser, address: str, prompt: str, choice: str) -> N
     page.get_by_text("Rows added").wait_for()
     page.screenshot(path=IMAGES / "page_compare.png", full_page=True)
 
+    page.get_by_role("tab", name="Curves").click()
+    page.locator(".curve svg").first.wait_for()
+    page.screenshot(path=IMAGES / "page_curves.png", full_page=True)
+
     page = open_page(browser, address, "dark")
     page.get_by_role("tab", name="Look inside").click()
     send(page, "Text", prompt, "Look")
+    page.locator("button.token").first.wait_for()
     page.evaluate(FOCUS_UNSURE_TOKEN)
     page.screenshot(path=IMAGES / "page_look.png", full_page=True)
+
+    page = open_page(browser, address, "dark", width=390)
+    for message in MESSAGES:
+        send(page, "Message", message, "Send")
+    page.screenshot(path=IMAGES / "page_phone.png")
+
+    page.get_by_role("radio", name="Pretrained").first.check()
+    page.get_by_role("button", name="Once upon").click()
+    page.get_by_role("button", name="Continue").click()
+    page.locator("#text-status").get_by_text("tokens/s").wait_for()
+    page.screenshot(path=IMAGES / "page_text.png")
 
 
 def main() -> None:

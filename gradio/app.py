@@ -52,7 +52,9 @@ COLORS = {
     "button_primary_background_fill": "*primary_700",
     "button_primary_background_fill_hover": "*primary_800",
     "button_primary_background_fill_dark": "*primary_700",
-    "slider_color": "*primary_700",
+    "input_background_fill_dark": "*neutral_800",
+    "input_border_color": "*neutral_400",
+    "input_border_color_dark": "*neutral_500",
     "block_label_text_color": "*neutral_700",
     "block_title_text_color": "*neutral_700",
 }
