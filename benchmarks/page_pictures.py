@@ -39,7 +39,7 @@ def open_page(browser: Browser, address: str, color_scheme: str, width: int = 11
 
 def send(page: Page, box: str, text: str, button: str) -> None:
     """Write into a box, press its button and wait for the complete reply."""
-    page.get_by_role("textbox", name=box).last.fill(text)
+    page.get_by_role("textbox", name=box).fill(text)
     page.get_by_role("button", name=button, exact=True).click()
     page.get_by_role("button", name="Stop").wait_for()
     page.get_by_role("button", name="Stop").wait_for(state="hidden")
@@ -64,7 +64,7 @@ def take_pictures(browser: Browser, address: str, prompt: str, choice: str) -> N
 
     page = open_page(browser, address, "dark")
     page.get_by_role("tab", name="Look inside").click()
-    send(page, "Text", prompt, "Look")
+    send(page, "Question", prompt, "Look")
     page.locator("button.token").first.wait_for()
     page.evaluate(FOCUS_UNSURE_TOKEN)
     page.screenshot(path=IMAGES / "page_look.png", full_page=True)

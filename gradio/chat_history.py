@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 MAX_KEPT = 30
 MAX_KEPT_CHARS = 300_000  # of all conversations as JSON; a browser keeps 5 million characters for a site
+MAX_KEPT_TURNS = 1000
 MAX_TITLE_CHARS = 60
 STOPPED = "stopped"
 ROLES = ("user", "assistant")
@@ -101,8 +102,11 @@ def keep(kept: object, conversation: Conversation) -> dict:
     others = [other for other in read_kept(kept) if other.key != conversation.key]
     first = [conversation] if conversation.turns else []
     rows = [dataclasses.asdict(each) for each in (first + others)[:MAX_KEPT]]
-    while len(rows) > 1 and len(json.dumps(rows)) > MAX_KEPT_CHARS:
-        rows.pop()
+    while len(json.dumps(rows)) > MAX_KEPT_CHARS:
+        if len(rows) > 1:
+            rows.pop()
+        else:
+            rows[0]["turns"] = rows[0]["turns"][2:]  # of one that is too long, the oldest question and reply
     return {"open": conversation.key, "conversations": rows}
 
 
@@ -141,6 +145,8 @@ def _read_conversation(row: object) -> Conversation | None:
     # Questions and replies take turns; the last question may wait for its reply.
     roles = [turn.role for turn in turns]
     if not turns or roles != [ROLES[number % 2] for number in range(len(roles))]:
+        return None
+    if sum(len(turn.content) for turn in turns) > MAX_KEPT_CHARS or len(turns) > MAX_KEPT_TURNS:
         return None
     return Conversation(**{**row, "turns": tuple(turns)})
 

@@ -35,7 +35,7 @@ class LookTab:
         self.settings = settings
         self.looked = gr.State(None)
         self.choice = StageChoice(models)
-        self.box, self.look, self.stop = prompt_row("Text", "Look", "Text to continue or to answer")
+        self.box, self.look, self.stop = prompt_row("Question", "Look", "Text to continue or to answer")
         self.html = gr.HTML(elem_id="inside", js_on_load=PAGE_SCRIPT.read_text(encoding="utf-8"))
         self.status = gr.HTML(elem_id="look-status")
         self._wire()

@@ -1,6 +1,7 @@
 // What the page does in the browser alone; Gradio runs it once for each view with `element`, `props`, `trigger`, `watch`.
 //
 // 1. Buttons inside a view: Gradio knows its own buttons only, so a click on one of ours is passed on with its data.
+//    Such a button goes when the view is drawn again, so the focus moves to where the keyboard is needed next.
 // 2. Copy: only the browser has the clipboard.
 // 3. The settings: numbers, sliders and presets agree, and the address carries what differs from the start, so that a
 //    link or a reload brings the same settings. The browser itself checks the numbers.
@@ -8,8 +9,13 @@
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-action]");
   if (!button) return;
-  if (button.dataset.action === "copy") copy(button);
-  else trigger("click", { ...button.dataset });
+  if (button.dataset.action === "copy") {
+    copy(button);
+    return;
+  }
+  const isEdit = button.dataset.action === "edit";
+  (isEdit ? document.querySelector("#message textarea") : button.closest("[role=log]"))?.focus();
+  trigger("click", { ...button.dataset });
 });
 
 async function copy(button) {

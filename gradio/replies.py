@@ -221,6 +221,10 @@ class StageModels:
             raise UserError(
                 f"The context of {context} tokens is full: begin a new conversation or a new text."
             )
+        vocab_size = chat_model.model.args.vocab_size
+        if not all(0 <= token < vocab_size for token in prompt.ids):  # a browser may send any
+            raise UserError("This reply has tokens that its model does not have: write the message again.")
+
         dropped = prompt.dropped
         output_ids: list[int] = []
         text = ""

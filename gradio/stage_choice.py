@@ -56,6 +56,7 @@ def prompt_row(label: str, start_label: str, placeholder: str) -> tuple[gr.Textb
             min_width=120,
             max_length=MAX_PROMPT_CHARS,
             container=False,
+            elem_id=label.lower(),
         )
         start = gr.Button(start_label, variant="primary", scale=1, min_width=96)
         stop = gr.Button("Stop", variant="stop", scale=1, min_width=96, visible=False)

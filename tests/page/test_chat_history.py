@@ -59,6 +59,11 @@ def test_what_is_kept_is_bounded():
     assert [each.key for each in read_kept(kept)][:2] == ["long 4", "long 3"]
     assert len(json.dumps(kept)) < MAX_KEPT_CHARS + 1000
 
+    # One that is too long alone keeps its newest turns.
+    turns = tuple(Turn(role, f"{n}" + "x" * 1000) for n in range(200) for role in ("user", "assistant"))
+    newest = read_kept(keep(None, Conversation("huge", turns=turns)))[0]
+    assert newest.turns[-1].content.startswith("199") and 100 < len(newest.turns) < 400
+
 
 @pytest.mark.parametrize(
     "change",
@@ -71,6 +76,7 @@ def test_what_is_kept_is_bounded():
         {"turns": [{**through_json(keep(None, ASKED))["conversations"][0]["turns"][0], "ids": ["x"]}]},
         {"used": True},
         {"more": 1},
+        {"turns": through_json(keep(None, ANSWERED))["conversations"][0]["turns"] * 600},
     ],
 )
 def test_what_the_page_cannot_have_written_is_left_out(change):

@@ -217,6 +217,7 @@ def test_buttons_under_the_last_reply(visit):
     page.locator(".conversation.empty").wait_for()
     box = page.get_by_role("textbox", name="Message")
     expect(box).to_have_value("hello")
+    expect(box).to_be_focused()
     box.press("End")
     box.type(" again")
     box.press("Enter")

@@ -82,7 +82,7 @@ def test_without_a_model_the_tab_shows_how_to_make_one(tmp_path, env):
 def test_alternatives_are_reached_and_chosen(visit):
     page = visit()
     page.get_by_role("tab", name="Look inside").click()
-    page.get_by_role("textbox", name="Text").last.fill("hello")
+    page.get_by_role("textbox", name="Question").fill("hello")
     page.get_by_role("button", name="Look", exact=True).click()
     tokens = page.locator("button.token")
     tokens.nth(39).wait_for()
@@ -119,7 +119,7 @@ def test_alternatives_are_reached_and_chosen(visit):
 def test_markup_in_prompts_and_replies_is_shown_as_text(visit):
     page = visit()
     page.get_by_role("tab", name="Look inside").click()
-    page.get_by_role("textbox", name="Text").last.fill(f"attack {HOSTILE}")
+    page.get_by_role("textbox", name="Question").fill(f"attack {HOSTILE}")
     page.get_by_role("button", name="Look", exact=True).click()
     page.locator("button.token").nth(len(HOSTILE) - 1).wait_for()
     assert f"attack {HOSTILE}" in page.locator(".token-view .prompt").inner_text()

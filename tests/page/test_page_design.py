@@ -12,6 +12,9 @@ pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"), n
 LOOKS = [("light", 1440), ("dark", 320)]
 ALL_LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (320, 768, 1440)]
 IS_WIDER = "document.documentElement.scrollWidth > window.innerWidth"
+# Parts whose contents stick out of them.
+OVERFULL = """[...document.querySelectorAll(".settings, .card, .conversation, .curve, .kept, .token-view")]
+    .filter((part) => part.scrollWidth > part.clientWidth + 1).map((part) => part.className)"""
 RUN_AXE = """async () => {
     const report = await axe.run({resultTypes: ["violations"]});
     return [report.passes.length, report.violations.map((v) => [v.id, v.nodes[0].html.slice(0, 200)])];
@@ -39,7 +42,7 @@ def fill_compare(page):
 def fill_look(page):
     """Look inside a reply, with the alternatives of a token open."""
     page.get_by_role("tab", name="Look inside").click()
-    page.get_by_role("textbox", name="Text").last.fill("hello")
+    page.get_by_role("textbox", name="Question").fill("hello")
     page.get_by_role("button", name="Look", exact=True).click()
     page.locator("button.token").first.wait_for()
     page.get_by_role("button", name="Look", exact=True).wait_for()
@@ -82,11 +85,12 @@ def test_axe_finds_nothing(visit, looks):
             faults += [(fill.__name__, scheme, width, *violation) for violation in violations]
             if page.evaluate(IS_WIDER):
                 faults.append((fill.__name__, scheme, width, "wider than the window"))
+            faults += [(fill.__name__, scheme, width, "overfull", part) for part in page.evaluate(OVERFULL)]
     assert faults == [], "\n".join(map(str, faults))
 
     for width in (320, 375, 768, 1024, 2560):
         page.set_viewport_size({"width": width, "height": 900})
-        assert not page.evaluate(IS_WIDER)
+        assert not page.evaluate(IS_WIDER) and page.evaluate(OVERFULL) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -151,6 +151,10 @@ def test_a_reply_that_was_cut_continues_as_if_it_had_not_been(models):
     assert first.text + rest.text == complete.text
     assert rest.used == complete.used
 
+    for token in (97, -1, 10**12):
+        with pytest.raises(UserError, match="tokens that its model does not have"):
+            next(models.stream_reply("sft", QUESTION, greedy, begun=[token]))
+
     begun = first.output_ids * 60  # longer than the context
     with pytest.raises(UserError, match="context of 512 tokens is full"):
         next(models.stream_reply("sft", QUESTION, greedy, begun=begun))
