@@ -11,6 +11,14 @@ import gradio as gr
 # Handlers that compute next to nothing run at once, without a spinner, and are no part of the page's API.
 NO_QUEUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
+# After a cancelled stream its own end follows too: one after the other, so that the later sees what the earlier wrote.
+IN_ORDER = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_id": "finish",
+    "concurrency_limit": 1,
+}
+
 # The queue starts every reply: they wait for each other in WaitingLine, which shows them their place.
 STREAM = {"show_progress": "hidden", "concurrency_limit": None}
 
@@ -40,8 +48,8 @@ def wire_reply(
 ) -> list[gr.events.Dependency]:
     """Connect what happens from a start to the end of its reply; return the events that can be cancelled.
 
-        start  →  begin (at once)  →  stream (waits in the line)  →  finish (at once)
-        stop   →  cancel stream    →  finish (at once)
+        start  →  begin (at once)  →  stream (waits in the line)  →  finish
+        stop   →  cancel stream    →  finish
 
     With an api_name other programs may call `stream`.
     """
@@ -52,7 +60,7 @@ def wire_reply(
 
         started = gr.on(start.events, **start.begin.options, **NO_QUEUE)
         streaming = started.success(**stream.options, **visibility, **STREAM)
-        streaming.then(**finish.options, **NO_QUEUE)
+        streaming.then(**finish.options, **IN_ORDER)
         streams.append(streaming)
 
     wire_cancel(stop, streams, finish)
@@ -65,7 +73,7 @@ def wire_cancel(button: gr.Button, streams: list[gr.events.Dependency], finish: 
     In this order no late update of a stream overwrites what `finish` has written.
     """
     cancelled = button.click(None, None, None, cancels=streams, **NO_QUEUE)
-    cancelled.then(**finish.options, **NO_QUEUE)
+    cancelled.then(**finish.options, **IN_ORDER)
 
 
 def start_and_stop(start: gr.Button, stop: gr.Button, running: bool) -> dict:
