@@ -20,7 +20,7 @@ from stage_choice import EXAMPLES, KEEP_TEXT, StageChoice, prompt_row
 from streams import throttle
 from text_panel import TextPanel
 from waiting import Place
-from wiring import NO_QUEUE, Handler, Start, event_value, start_and_stop, wire_cancel, wire_reply
+from wiring import NO_QUEUE, Handler, Start, event_value, new_job, start_and_stop, wire_cancel, wire_reply
 
 import gradio as gr
 from runtime.errors import UserError
@@ -32,6 +32,7 @@ BROWSER_SECRET = "smolllama"
 class Job(NamedTuple):
     """Reply that the stream is to write: an answer, with this seed if there is one, or more of the last reply."""
 
+    key: str
     seed: int | None = None
     continues: bool = False
 
@@ -114,7 +115,7 @@ class ChatTab:
             [self.shown, self.html, self.status, self.meter],
         )
         finish = Handler(self.finish, saved, view)
-        streams = wire_reply(starts, self.stop, stream, finish)
+        streams = wire_reply(starts, self.job, self.stop, stream, finish)
 
         # New: stop the reply, keep what there is, then begin an empty conversation.
         wire_cancel(self.new, streams, Handler(self.begin_new, saved, view))
@@ -163,7 +164,7 @@ class ChatTab:
         question = shown.add(Turn("user", message))
         return {
             self.box: "",
-            self.job: Job(),
+            self.job: Job(new_job()),
             self.kept: keep(kept, question),
             **self._show(question, writing=True),
         }
@@ -173,29 +174,35 @@ class ChatTab:
         if writing:
             return {self.status: gr.skip()}
         question = new_conversation().add(Turn("user", message))
-        return {self.job: Job(), self.kept: keep(kept, question), **self._show(question, writing=True)}
+        return {
+            self.job: Job(new_job()),
+            self.kept: keep(kept, question),
+            **self._show(question, writing=True),
+        }
 
     def act(self, event: gr.EventData, *, stage: str, box: str, shown: Conversation, writing: bool) -> dict:
         """Do what a button under the last reply says."""
         action = event_value(event, "action")
         if writing or len(shown.turns) < 2 or shown.waits:
-            return {self.job: None}
+            return {self.status: gr.skip()}
         reply = shown.turns[-1]
 
         if action == "regenerate":
-            return {self.job: Job(seed=fresh_seed()), **self._show(shown.without_last(1), writing=True)}
+            return {
+                self.job: Job(new_job(), seed=fresh_seed()),
+                **self._show(shown.without_last(1), writing=True),
+            }
         if action == "edit":
             question = shown.turns[-2].content
             text = f"{question}\n{box}" if box and box.strip() else question
-            return {self.box: text, self.job: None, self.status: "", **self._show(shown.without_last(2))}
+            return {self.box: text, self.status: "", **self._show(shown.without_last(2))}
         if action == "continue" and reply.end == CUT_BY_LENGTH:
             if self._label(stage) == reply.model:
-                return {self.job: Job(continues=True), **self._show(shown, writing=True)}
+                return {self.job: Job(new_job(), continues=True), **self._show(shown, writing=True)}
             return {
-                self.job: None,
                 self.status: views.problem(f"{reply.model} wrote this: choose it to continue."),
             }
-        return {self.job: None}
+        return {self.status: gr.skip()}
 
     # The reply is written.
 
@@ -204,9 +211,9 @@ class ChatTab:
     ) -> Iterator[dict]:
         """Yield the conversation with the growing reply, or the place in the line.
 
-        Yields nothing without a job, as after a message that stayed in its box.
+        Yields nothing without a job, as other programs may call it.
         """
-        if job is None:
+        if job is None or not shown.turns:
             return
         before = shown.without_last(1) if job.continues else shown
         begun = shown.turns[-1] if job.continues else Turn("assistant", "")
@@ -304,7 +311,6 @@ class ChatTab:
         if newest:
             kept = keep(kept, shown)
         return {
-            self.job: None,
             self.kept: kept,
             self.list: conversation_view.conversation_list(read_kept(kept), shown),
             **self._show(shown),

@@ -13,7 +13,7 @@ from streams import step_together, throttle
 from tally import read_tally, tally_table
 from votes import Comparison, append_ballot, append_vote, ballots_path
 from waiting import Place
-from wiring import NO_QUEUE, Handler, Start, start_and_stop, wire_reply
+from wiring import NO_QUEUE, Handler, Start, new_job, start_and_stop, wire_reply
 
 import gradio as gr
 from runtime.errors import UserError
@@ -33,6 +33,8 @@ class CompareTab:
         self.votes_path = votes_path
         self.settings = settings
         self.comparison = gr.State(None)
+        self.job = gr.State("")
+        self.running = gr.State(False)
         gr.HTML(views.note(INTRODUCTION))
         self.choice = gr.CheckboxGroup(
             [(stage.title, name) for name, stage in models.choices.items()],
@@ -59,23 +61,28 @@ class CompareTab:
     def _wire(self) -> None:
         """Connect the events."""
         buttons = [self.compare, self.stop]
-        begin = [self.comparison, self.ballot, self.status, self.html, *buttons]
+        begin = [self.comparison, self.job, self.running, self.ballot, self.status, self.html, *buttons]
+        running = {"running": self.running}
         shown = [self.html, self.comparison, self.ballot, *self.letters, self.tie, self.bad, self.status]
         wire_reply(
             [
-                Start([self.box.submit, self.compare.click], Handler(self.begin, {}, begin)),
+                Start([self.box.submit, self.compare.click], Handler(self.begin, running, begin)),
                 *(
-                    Start([each.click], Handler(self.begin_example, {"text": each}, [self.box, *begin]))
+                    Start(
+                        [each.click],
+                        Handler(self.begin_example, {"text": each, **running}, [self.box, *begin]),
+                    )
                     for each in self.examples
                 ),
             ],
+            self.job,
             self.stop,
             Handler(
                 self.stream,
                 {"prompt": self.box, "models": self.choice, "settings": self.settings},
                 shown,
             ),
-            Handler(self.finish, {"comparison": self.comparison}, [self.html, *buttons]),
+            Handler(self.finish, {"comparison": self.comparison}, [self.html, self.running, *buttons]),
             api_name="compare",
         )
 
@@ -94,9 +101,13 @@ class CompareTab:
         present = list(self.models.newest_folders())[: len(LETTERS)]
         return {self.choice: gr.update(value=present), self.tally: self._tally()}
 
-    def begin(self) -> dict:
-        """Forget the last comparison and hide its vote buttons."""
+    def begin(self, *, running: bool) -> dict:
+        """Forget the last comparison and hide its vote buttons, unless one is being written."""
+        if running:
+            return {self.status: gr.skip()}
         return {
+            self.job: new_job(),
+            self.running: True,
             self.comparison: None,
             self.ballot: gr.update(visible=False),
             self.status: "",
@@ -104,9 +115,10 @@ class CompareTab:
             **start_and_stop(self.compare, self.stop, running=True),
         }
 
-    def begin_example(self, *, text: str) -> dict:
+    def begin_example(self, *, text: str, running: bool) -> dict:
         """Compare the replies to an example."""
-        return {self.box: text, **self.begin()}
+        box = {} if running else {self.box: text}
+        return {**box, **self.begin(running=running)}
 
     def stream(self, prompt: str, models: list[str], settings: object) -> Iterator[dict]:
         """Yield the growing replies of the models to one prompt with one seed.
@@ -141,7 +153,11 @@ class CompareTab:
     def finish(self, *, comparison: Comparison | None) -> dict:
         """Show that nothing is being written."""
         html = "" if comparison is None else self._anonymous_cards(comparison)
-        return {self.html: html, **start_and_stop(self.compare, self.stop, running=False)}
+        return {
+            self.html: html,
+            self.running: False,
+            **start_and_stop(self.compare, self.stop, running=False),
+        }
 
     def vote(self, *, comparison: Comparison | None, choice: int | str | None) -> dict:
         """Save the choice, if there is one, and reveal which model wrote which reply."""

@@ -13,7 +13,7 @@ from streams import throttle
 from token_probs import token_probs
 from token_view import colored_tokens, growing_text
 from waiting import Place
-from wiring import Handler, Start, event_value, start_and_stop, wire_reply
+from wiring import Handler, Start, event_value, new_job, start_and_stop, wire_reply
 
 import gradio as gr
 from runtime.errors import UserError
@@ -34,6 +34,8 @@ class LookTab:
         self.models = models
         self.settings = settings
         self.looked = gr.State(None)
+        self.job = gr.State("")
+        self.running = gr.State(False)
         self.choice = StageChoice(models)
         self.box, self.look, self.stop = prompt_row("Question", "Look", "Text to continue or to answer")
         self.html = gr.HTML(elem_id="inside", js_on_load=PAGE_SCRIPT.read_text(encoding="utf-8"))
@@ -42,12 +44,18 @@ class LookTab:
 
     def _wire(self) -> None:
         """Connect the events."""
-        begun = [self.looked, self.html, self.look, self.stop, self.status]
+        begun = [self.looked, self.job, self.running, self.html, self.look, self.stop, self.status]
         wire_reply(
             [
-                Start([self.box.submit, self.look.click], Handler(self.begin, {}, begun)),
-                Start([self.html.click], Handler(self.branch, {"looked": self.looked}, begun)),
+                Start(
+                    [self.box.submit, self.look.click], Handler(self.begin, {"running": self.running}, begun)
+                ),
+                Start(
+                    [self.html.click],
+                    Handler(self.branch, {"looked": self.looked, "running": self.running}, begun),
+                ),
             ],
+            self.job,
             self.stop,
             Handler(
                 self.stream,
@@ -59,27 +67,35 @@ class LookTab:
                 },
                 [self.html, self.status, self.looked],
             ),
-            Handler(self.finish, {}, [self.look, self.stop]),
+            Handler(self.finish, {}, [self.running, self.look, self.stop]),
             api_name="look",
         )
 
-    def begin(self) -> dict:
-        """Clear the last text."""
+    def begin(self, *, running: bool) -> dict:
+        """Clear the last text, unless one is being written."""
+        if running:
+            return {self.status: gr.skip()}
         return {
+            self.job: new_job(),
+            self.running: True,
             self.looked: None,
             self.html: "",
             self.status: "",
             **start_and_stop(self.look, self.stop, running=True),
         }
 
-    def branch(self, event: gr.EventData, *, looked: Looked | None) -> dict:
+    def branch(self, event: gr.EventData, *, looked: Looked | None, running: bool) -> dict:
         """Begin the reply again up to a token, with an alternative in its place."""
+        if running:
+            return {self.status: gr.skip()}
         position, token = event_value(event, "position"), event_value(event, "token")
         if looked is None or not (position.isdecimal() and token.isdecimal()):
             return {self.status: views.problem("There is no reply to continue: look at one first.")}
         before = looked.reply.output_ids[: int(position)]
         begun = (*before, int(token))
         return {
+            self.job: new_job(),
+            self.running: True,
             self.looked: looked._replace(begun=begun),
             **start_and_stop(self.look, self.stop, running=True),
         }
@@ -119,7 +135,7 @@ class LookTab:
 
     def finish(self) -> dict:
         """Show that nothing is being written."""
-        return start_and_stop(self.look, self.stop, running=False)
+        return {self.running: False, **start_and_stop(self.look, self.stop, running=False)}
 
     def _stream_branch(self, looked: Looked, args: object) -> Iterator[Reply]:
         """Yield a reply that begins with the tokens of another one.

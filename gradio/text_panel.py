@@ -9,7 +9,7 @@ from settings_form import args_from_form
 from stage_choice import KEEP_TEXT, TEXT_EXAMPLES
 from streams import throttle
 from waiting import Place
-from wiring import NO_QUEUE, Handler, Start, start_and_stop, wire_reply
+from wiring import NO_QUEUE, Handler, Start, new_job, start_and_stop, wire_reply
 
 import gradio as gr
 from runtime.errors import UserError
@@ -35,6 +35,8 @@ class TextPanel:
         self.models = models
         self.kept = kept
         self.last = gr.State(Continuation())
+        self.job = gr.State("")
+        self.running = gr.State(False)
         self.text = gr.Textbox(
             label="Text",
             show_label=False,
@@ -57,8 +59,9 @@ class TextPanel:
 
     def _wire(self, stage: gr.Radio, settings: gr.HTML) -> None:
         """Connect the events."""
-        view = [self.text, self.last, self.write, self.stop, self.status]
+        view = [self.text, self.last, self.job, self.running, self.write, self.stop, self.status]
         texts = {"text": self.text, "last": self.last}
+        running = {"running": self.running}
         stream = Handler(
             self.stream,
             {**texts, "stage": stage, "settings": settings},
@@ -66,9 +69,10 @@ class TextPanel:
         )
         wire_reply(
             [
-                Start([self.write.click], Handler(self.begin, {"text": self.text}, view)),
-                Start([self.again.click], Handler(self.begin_again, texts, view)),
+                Start([self.write.click], Handler(self.begin, {"text": self.text, **running}, view)),
+                Start([self.again.click], Handler(self.begin_again, {**texts, **running}, view)),
             ],
+            self.job,
             self.stop,
             stream,
             Handler(self.finish, {}, view),
@@ -82,18 +86,22 @@ class TextPanel:
         text = kept_text.get("text") if isinstance(kept_text, dict) else ""
         return {self.text: text if isinstance(text, str) else ""}
 
-    def begin(self, *, text: str) -> dict:
+    def begin(self, *, text: str, running: bool = False) -> dict:
         """Show that the model writes: meanwhile the text cannot be edited."""
+        if running:
+            return {self.status: gr.skip()}
         return {
+            self.job: new_job(),
+            self.running: True,
             self.last: Continuation(text or ""),
             self.text: gr.update(interactive=False),
             **start_and_stop(self.write, self.stop, running=True),
         }
 
-    def begin_again(self, *, text: str, last: Continuation) -> dict:
+    def begin_again(self, *, text: str, last: Continuation, running: bool = False) -> dict:
         """Take back what the model wrote last, unless it was edited, for another continuation."""
-        if not last.written or text != last.before + last.written:
-            return self.begin(text=text)
+        if running or not last.written or text != last.before + last.written:
+            return self.begin(text=text, running=running)
         return {
             **self.begin(text=last.before),
             self.last: Continuation(last.before, seed=fresh_seed()),
@@ -135,6 +143,7 @@ class TextPanel:
     def finish(self) -> dict:
         """Show that nothing is being written."""
         return {
+            self.running: False,
             self.text: gr.update(interactive=True),
             **start_and_stop(self.write, self.stop, running=False),
         }

@@ -3,6 +3,7 @@
 Inputs are named as the parameters of the function; a function returns its outputs as {component: value}.
 """
 
+import secrets
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,9 @@ import gradio as gr
 
 # Handlers that compute next to nothing run at once, without a spinner, and are no part of the page's API.
 NO_QUEUE = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+# A change of a State is seen in the results of the queue only, so what begins a reply goes through it, without waiting.
+AT_ONCE = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 # After a cancelled stream its own end follows too: one after the other, so that the later sees what the earlier wrote.
 IN_ORDER = {
@@ -44,27 +48,34 @@ class Start(NamedTuple):
 
 
 def wire_reply(
-    starts: list[Start], stop: gr.Button, stream: Handler, finish: Handler, api_name: str | None = None
+    starts: list[Start],
+    job: gr.State,
+    stop: gr.Button,
+    stream: Handler,
+    finish: Handler,
+    api_name: str | None = None,
 ) -> list[gr.events.Dependency]:
     """Connect what happens from a start to the end of its reply; return the events that can be cancelled.
 
-        start  →  begin (at once)  →  stream (waits in the line)  →  finish
-        stop   →  cancel stream    →  finish
+        start  →  begin (at once) sets a new job  →  stream (waits in the line)  →  finish
+        stop   →  cancel stream                   →  finish
 
-    With an api_name other programs may call `stream`.
+    A start that sets no new job, as while a reply is written, does nothing more. With an api_name other programs may
+    call `stream`.
     """
-    streams = []
     for start in starts:
-        is_public = api_name is not None and not streams
-        visibility = {"api_name": api_name} if is_public else {"api_visibility": "private"}
+        gr.on(start.events, **start.begin.options, **AT_ONCE)
 
-        started = gr.on(start.events, **start.begin.options, **NO_QUEUE)
-        streaming = started.success(**stream.options, **visibility, **STREAM)
-        streaming.then(**finish.options, **IN_ORDER)
-        streams.append(streaming)
+    visibility = {"api_name": api_name} if api_name else {"api_visibility": "private"}
+    streaming = job.change(**stream.options, **visibility, **STREAM)
+    streaming.then(**finish.options, **IN_ORDER)
+    wire_cancel(stop, [streaming], finish)
+    return [streaming]
 
-    wire_cancel(stop, streams, finish)
-    return streams
+
+def new_job() -> str:
+    """Return a job that differs from all others."""
+    return secrets.token_hex(8)
 
 
 def wire_cancel(button: gr.Button, streams: list[gr.events.Dependency], finish: Handler) -> None:

@@ -26,7 +26,7 @@ def tab(models):
 
 def reply_to(tab, shown, job=None, stage="sft", settings=SETTINGS, system=""):
     """Return the last update of a stream."""
-    *_, last = tab.stream(shown=shown, job=job or Job(), stage=stage, system=system, settings=settings)
+    *_, last = tab.stream(shown=shown, job=job or Job("job"), stage=stage, system=system, settings=settings)
     return last
 
 
@@ -60,6 +60,14 @@ def test_without_a_seed_every_reply_has_one_of_its_own(tab):
     assert len(seeds) == 3
 
 
+def test_every_job_is_a_new_one(tab):
+    jobs = {
+        tab.add_message(message="hi", shown=ASKED.without_last(1), writing=False, kept=None)[tab.job]
+        for _ in range(3)
+    }
+    assert len(jobs) == 3
+
+
 def test_regenerate_replaces_the_reply_with_a_new_seed(tab):
     answered = reply_to(tab, ASKED)[tab.shown]
     begun = tab.act(event(action="regenerate"), stage="sft", box="", shown=answered, writing=False)
@@ -73,7 +81,7 @@ def test_regenerate_replaces_the_reply_with_a_new_seed(tab):
 def test_edit_takes_the_message_back(tab):
     answered = reply_to(tab, ASKED)[tab.shown]
     edited = tab.act(event(action="edit"), stage="sft", box="draft", shown=answered, writing=False)
-    assert edited[tab.box] == "hi\ndraft" and edited[tab.shown].turns == () and edited[tab.job] is None
+    assert edited[tab.box] == "hi\ndraft" and edited[tab.shown].turns == () and tab.job not in edited
 
 
 def test_continue_writes_more_of_the_same_reply(tab):
@@ -88,18 +96,18 @@ def test_continue_writes_more_of_the_same_reply(tab):
 
     # Another model did not write it, and a reply that ended is complete.
     other = tab.act(event(action="continue"), stage="dpo", box="", shown=answered, writing=False)
-    assert other[tab.job] is None and "wrote this" in other[tab.status]
+    assert tab.job not in other and "wrote this" in other[tab.status]
     ended = Conversation("k", turns=(*ASKED.turns, Turn("assistant", "yes", end="finished")))
-    assert tab.act(event(action="continue"), stage="sft", box="", shown=ended, writing=False) == {
-        tab.job: None
+    assert tab.act(event(action="continue"), stage="sft", box="", shown=ended, writing=False).keys() == {
+        tab.status
     }
 
 
 @pytest.mark.parametrize("shown", [new_conversation(), ASKED])
 def test_a_button_without_a_reply_does_nothing(tab, shown):
     for action in ("regenerate", "edit", "continue", "nonsense", ""):
-        assert tab.act(event(action=action), stage="sft", box="", shown=shown, writing=False) == {
-            tab.job: None
+        assert tab.act(event(action=action), stage="sft", box="", shown=shown, writing=False).keys() == {
+            tab.status
         }
 
 
@@ -112,7 +120,7 @@ def test_the_system_prompt_is_the_first_turn(tab, monkeypatch):
 
     monkeypatch.setattr(tab.models, "stream_reply", stream_reply)
     for system in ("Be brief.", " ", None):
-        list(tab.stream(shown=ASKED, job=Job(), stage="sft", system=system, settings={}))
+        list(tab.stream(shown=ASKED, job=Job("job"), stage="sft", system=system, settings={}))
     assert seen == [["system", "user"], ["user"], ["user"]]
     status = reply_to(tab, ASKED, system="x" * 1_000_000)[tab.status]
     assert "shorten it" in status

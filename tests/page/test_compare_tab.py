@@ -56,6 +56,13 @@ def test_each_comparison_has_a_random_order(tab):
     assert len(orders) > 1 and {frozenset(order) for order in orders} == {frozenset(ALL)}
 
 
+def test_a_start_during_a_comparison_does_nothing(tab):
+    begun = tab.begin_example(text="hi", running=False)
+    assert begun[tab.box] == "hi" and begun[tab.job] and begun[tab.running]
+    assert tab.begin_example(text="hi", running=True).keys() == {tab.status}
+    assert not tab.finish(comparison=None)[tab.running]
+
+
 def test_cards_say_why_a_reply_ended_and_hide_the_models(tab):
     *_, last = tab.stream("hi", ALL, SETTINGS)
     assert last[tab.html].count(CUT_BY_LENGTH) == 3

@@ -38,7 +38,7 @@ def test_an_alternative_continues_from_its_place(tab):
     looked = look(tab)[tab.looked]
     ids = looked.reply.output_ids
     other = (ids[3] + 1) % 90
-    branched = tab.branch(event(position="3", token=str(other)), looked=looked)[tab.looked]
+    branched = tab.branch(event(position="3", token=str(other)), looked=looked, running=False)[tab.looked]
     assert branched.begun == (*ids[:3], other)
 
     reply = look(tab, branched)[tab.looked].reply
@@ -47,14 +47,14 @@ def test_an_alternative_continues_from_its_place(tab):
     assert reply.text == tab.models.load("sft").tokenizer.decode(reply.output_ids)
 
     # Its own token again gives what would have come anyway.
-    same = tab.branch(event(position="3", token=str(ids[3])), looked=looked)[tab.looked]
+    same = tab.branch(event(position="3", token=str(ids[3])), looked=looked, running=False)[tab.looked]
     assert look(tab, same)[tab.looked].reply.output_ids[:6] == ids
 
 
 def test_the_end_may_be_chosen(tab):
     looked = look(tab)[tab.looked]
     end = tab.models.load("sft").stop_ids[0]
-    branched = tab.branch(event(position="2", token=str(end)), looked=looked)[tab.looked]
+    branched = tab.branch(event(position="2", token=str(end)), looked=looked, running=False)[tab.looked]
     reply = look(tab, branched)[tab.looked].reply
     assert reply.output_ids == [*looked.reply.output_ids[:2], end] and reply.end_reason == "ended by you"
 
@@ -68,7 +68,10 @@ def test_wrong_branches_are_answered_in_words(tab):
         ({}, looked),
         (None, looked),
     ):
-        assert "look at one first" in tab.branch(gr.EventData(None, data), looked=shown)[tab.status]
+        assert (
+            "look at one first"
+            in tab.branch(gr.EventData(None, data), looked=shown, running=False)[tab.status]
+        )
     assert "no such token" in look(tab, looked._replace(begun=(97,)))[tab.status]
     assert isinstance(look(tab, looked)[tab.looked], Looked)  # nothing to branch: the prompt is looked at
 

@@ -45,7 +45,10 @@ def test_a_message_sent_during_a_reply_waits_in_its_box(visit, decoding):
     send_message(page, "first")
     page.locator("#conversation .assistant .text").wait_for()
     send_message(page, "second")
+    page.wait_for_timeout(500)
+    assert page.get_by_role("button", name="Stop").is_visible() and page.locator(".writing").count() == 1
     assert "40 tokens" in wait_for_reply(page)
+    assert page.locator("#conversation .assistant").count() == 1
     page.get_by_role("button", name="Send").wait_for()
     decoding.pace = 0.0
     assert page.locator("#conversation .user .text").all_inner_texts() == ["first"]
