@@ -75,7 +75,7 @@ def request_reply(
         settings = {"max_length": max_length, "temperature": 0.8, "top_k": 50, "seed": seed}
         updates = client.submit("Once upon a time", "pretrained", settings, api_name="/look")
         for text, *_ in updates:
-            if text:  # before, only its place in the line
+            if isinstance(text, str) and text:  # before, only its place in the line
                 result.setdefault("first", time.perf_counter())
         result["end"] = time.perf_counter()
     except Exception as error:  # any error of a client is a result of the load test

@@ -137,8 +137,7 @@ def _read_conversation(row: object) -> Conversation | None:
         return None
     turns = []
     for turn in row["turns"]:
-        is_turn = _has_types(turn, Turn) and turn["role"] in ROLES
-        if not is_turn or not all(type(token) is int for token in turn["ids"]):
+        if not _has_types(turn, Turn) or not all(type(token) is int for token in turn["ids"]):
             return None
         turns.append(Turn(**{**turn, "ids": tuple(turn["ids"])}))
 

@@ -136,9 +136,10 @@ def test_the_oldest_turns_are_dropped_if_the_conversation_does_not_fit(models):
 
 
 def test_turns_that_are_dropped_while_a_reply_is_written_count_too(models):
-    turns = [{"role": role, "content": "x" * 100} for role in ("user", "assistant")] * 2
-    *_, reply = models.stream_reply("sft", turns + QUESTION, models.args.replace(max_length=300))
-    assert reply.dropped_turns > 0 and len(reply.output_ids) == 300
+    turns = [{"role": role, "content": "x" * 100} for role in ("user", "assistant")]
+    long = models.args.replace(max_length=300, temperature=0.0)
+    first, *_, reply = models.stream_reply("sft", turns + QUESTION, long)
+    assert first.dropped_turns == 0 and reply.dropped_turns == 2 and len(reply.output_ids) == 300
     assert reply.used < ARGS.block_size
 
 
