@@ -93,6 +93,14 @@ def test_axe_finds_nothing(visit, looks):
         assert not page.evaluate(IS_WIDER) and page.evaluate(OVERFULL) == []
 
 
+def test_the_message_box_is_seen_without_scrolling(visit):
+    page = visit(viewport={"width": 1180, "height": 760})
+    send_message(page, "hello")
+    wait_for_reply(page)
+    box = page.get_by_role("textbox", name="Message").bounding_box()
+    assert box["y"] + box["height"] <= 760 and page.evaluate("window.scrollY") == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(visit, scheme):
     page = visit(color_scheme=scheme)
