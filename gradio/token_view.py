@@ -55,7 +55,7 @@ def _alternative(position: int, other: Alternative, sampled: bool) -> str:
     label = escape(visible(other.text))
     return (
         f'<button type="button" tabindex="0" class="{classes}" data-action="branch" data-position="{position}" '
-        f'data-token="{other.token}" title="Continue from here with {label}"><code>{label}</code>'
+        f'data-token="{other.token}"><code>{label}</code>'
         f'<span class="bar"><span style="width:{other.probability:.1%}"></span></span>'
         f"<span>{other.probability:.1%}</span></button>"
     )
