@@ -94,6 +94,8 @@ def start_and_stop(start: gr.Button, stop: gr.Button, running: bool) -> dict:
 
 def event_value(event: gr.EventData, name: str) -> str:
     """Return a value of an event of page.js; empty where another program has sent something else."""
-    data = event._data
-    value = data.get(name) if isinstance(data, dict) else None
+    try:
+        value = getattr(event, name)
+    except (AttributeError, TypeError):
+        return ""
     return value if isinstance(value, str) else ""
