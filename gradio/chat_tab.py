@@ -23,7 +23,7 @@ from waiting import Place
 from wiring import NO_QUEUE, Handler, Start, event_value, new_job, start_and_stop, wire_cancel, wire_reply
 
 import gradio as gr
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 # The browser encrypts what it keeps with this word; it is no secret, but a server that restarts must know it again.
 BROWSER_SECRET = "smolllama"
@@ -250,7 +250,7 @@ class ChatTab:
                     self.status: views.note(reply.summary),
                     self.meter: conversation_view.context_meter(answered),
                 }
-        except UserError as error:
+        except (UserError, RunError) as error:
             yield {self.status: views.problem(str(error))}
 
     # The reply is finished, or stopped.

@@ -16,7 +16,7 @@ from waiting import Place
 from wiring import NO_QUEUE, Handler, Start, new_job, start_and_stop, wire_reply
 
 import gradio as gr
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 LETTERS = "ABCD"  # names of the replies while the models are hidden
 INTRODUCTION = (
@@ -147,7 +147,7 @@ class CompareTab:
                     self.status: "",
                     **(self._open_ballot(comparison) if finished else {}),
                 }
-        except UserError as error:
+        except (UserError, RunError) as error:
             yield {self.html: "", self.comparison: None, self.status: views.problem(str(error))}
 
     def finish(self, *, comparison: Comparison | None) -> dict:

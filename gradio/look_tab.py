@@ -16,7 +16,7 @@ from waiting import Place
 from wiring import Handler, Start, event_value, new_job, start_and_stop, wire_reply
 
 import gradio as gr
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 
 class Looked(NamedTuple):
@@ -130,7 +130,7 @@ class LookTab:
                 self.status: views.note(f"{self.models.label(stage)} · seed {args.seed} · {reply.summary}"),
                 self.looked: Looked(stage, reply),
             }
-        except UserError as error:
+        except (UserError, RunError) as error:
             yield {self.html: "", self.status: views.problem(str(error)), self.looked: None}
 
     def finish(self) -> dict:

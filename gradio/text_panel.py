@@ -12,7 +12,7 @@ from waiting import Place
 from wiring import NO_QUEUE, Handler, Start, new_job, start_and_stop, wire_reply
 
 import gradio as gr
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 MAX_TEXT_CHARS = 40_000
 
@@ -137,7 +137,7 @@ class TextPanel:
                     self.status: views.note(f"{label} · {reply.summary}"),
                     self.meter: views.meter(reply.used, reply.context, warning),
                 }
-        except UserError as error:
+        except (UserError, RunError) as error:
             yield {self.status: views.problem(str(error))}
 
     def finish(self) -> dict:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 
 import pytest
 from chat_history import Conversation, Turn, keep, new_conversation, read_kept
@@ -58,6 +59,12 @@ def test_without_a_seed_every_reply_has_one_of_its_own(tab):
     settings = {"max_length": 5, "seed": ""}
     seeds = {reply_to(tab, ASKED, settings=settings)[tab.shown].turns[-1].settings for _ in range(3)}
     assert len(seeds) == 3
+
+
+def test_a_model_that_has_diverged_is_reported(tab):
+    tab.models.load("sft").model.model["norm"].weight.data[0] = math.nan
+    *_, last = tab.stream(shown=ASKED, job=Job("job"), stage="sft", system="", settings={})
+    assert "not finite" in last[tab.status]
 
 
 def test_every_job_is_a_new_one(tab):

@@ -1,6 +1,7 @@
 """Compare: the order is random and hidden, votes count only where replies ended, and the tally names the pairs."""
 
 import json
+import math
 import re
 
 import pytest
@@ -46,6 +47,17 @@ def test_two_to_four_models_are_compared(tab, models, tmp_path, env):
     named = StageModels(models.args, env, ["sft"])
     alone = build(CompareTab, named, None)
     assert "two folders or more" in next(alone.stream("hi", ["sft"], SETTINGS))[alone.status]
+
+
+def test_a_model_that_has_diverged_is_reported(tab):
+    tab.models.load("dpo").model.model["norm"].weight.data[0] = math.nan
+    *_, last = tab.stream("hi", ALL, SETTINGS)
+    assert "not finite" in last[tab.status]
+
+
+def test_one_model_is_no_comparison(tab, monkeypatch):
+    monkeypatch.setattr(type(tab.models), "choices", {"sft": "SFT"}, raising=False)
+    assert "There is one model only" in next(tab.stream("hi", ["sft"], SETTINGS))[tab.status]
 
 
 def test_each_comparison_has_a_random_order(tab):

@@ -1,5 +1,7 @@
 """Look inside: the prompt as the template renders it, alternatives, and a reply that branches off at one."""
 
+import math
+
 import pytest
 from html_reader import Reader
 from look_tab import Looked, LookTab
@@ -32,6 +34,11 @@ def test_the_prompt_is_shown_as_the_model_reads_it(tab):
     assert Reader(look(tab)[tab.html]).text.startswith(TEMPLATE)
     assert Reader(look(tab, stage="pretrained")[tab.html]).text.startswith("hi")
     assert tab.models.label("sft") in look(tab)[tab.status]
+
+
+def test_a_model_that_has_diverged_is_reported(tab):
+    tab.models.load("sft").model.model["norm"].weight.data[0] = math.nan
+    assert "not finite" in look(tab)[tab.status]
 
 
 def test_an_alternative_continues_from_its_place(tab):

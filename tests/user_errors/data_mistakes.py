@@ -117,6 +117,15 @@ SHOW = [
     ("data.py --show toy --data_dir nowhere", "no prepared dataset in nowhere/toy (none is prepared yet)"),
     ("data.py --show data/toy", "--show data/toy must be a plain folder name, such as toy;"),
     ("data.py --show {tmp}/data/toy", "--show {tmp}/data/toy must be a plain folder name, such as toy;"),
+    (
+        "data.py --dpo --val_fraction 0.3",
+        "--dpo brings its own validation set: --val_fraction can only be 0, for none",
+    ),
+    (
+        f"data.py --files book.txt --name {'x' * 300}",
+        "--name is longer than 200 bytes",
+        "dataprep/flag_checks.py check_flags",
+    ),
     ("data.py --show toy --row 0", "--row 0 must be 1 or more", "dataprep/flag_checks.py check_flags"),
     ("data.py --show toy --row -1", "--row -1 must be 1 or more"),
     ("data.py --show toy --row first", "--row: 'first' is not an integer"),

@@ -3,6 +3,8 @@
 PAGE = [
     ("gradio/app.py --server_port 99999", "--server_port 99999 must lie between 0 and 65535"),
     ("gradio/app.py --server_port -1", "--server_port -1 must lie between 0 and 65535"),
+    ("gradio/app.py --auth secret", "--auth takes USER:PASSWORD, neither of them empty"),
+    ("gradio/app.py --auth me:", "--auth takes USER:PASSWORD, neither of them empty"),
     ("gradio/app.py --server_port http", "argument --server_port: 'http' is not an integer"),
     ("gradio/app.py --port 80", "--port is no flag of app.py: did you mean --server_port"),
     ("gradio/app.py --model a b c d e", "--model takes one to 4 different models"),

@@ -212,6 +212,10 @@ STARTS = [
         "has values that are not finite: its training diverged, use an earlier checkpoint",
     ),
     (
+        f"trainer.py --dataset toy --run_name {'x' * 300}",
+        "--run_name is longer than 200 bytes",
+    ),
+    (
         "trainer.py --resume --run_name P-toy --seed 3",
         "cannot resume a run of --seed 1337 with --seed 3: it fixes the order of the rows; drop the flag",
     ),

@@ -46,8 +46,13 @@ IN_A_CONVERSATION = [
     ("generation/conversation.py _save", "/save {file}: No such file", CHAT),
     ("generation/conversation.py _load", "needs a file that /save wrote", CHAT),
     ("generation/conversation.py take", "is no command", CHAT),
-    ("gradio/handlers.py _random_order", "There is one model only", "tests/page/test_handlers.py"),
-    ("gradio/replies.py check_prompt", "The text is empty", "tests/page/test_tabs.py"),
+    ("gradio/compare_tab.py _random_order", "There is one model only", "tests/page/test_compare_tab.py"),
+    ("gradio/compare_tab.py _random_order", "two to four models", "tests/page/test_compare_tab.py"),
+    ("gradio/look_tab.py _stream_branch", "no such token", "tests/page/test_look_tab.py"),
+    ("gradio/replies.py _stream", "that its model does not have", "tests/page/test_replies.py"),
+    ("gradio/replies.py _stream", "tokens is full", "tests/page/test_replies.py"),
+    ("gradio/waiting.py wait_then", "others are waiting", "tests/page/test_waiting.py"),
+    ("gradio/replies.py check_prompt", "The text is empty", "tests/page/test_chat_tab.py"),
     ("gradio/replies.py check_prompt", "the limit is 8,000", "tests/page/test_replies.py"),
 ]
 # What another machine, another installation or another process is needed for.
@@ -72,6 +77,26 @@ ELSEWHERE = [
     ("tokenizer.py gpt2", "is not GPT-2's vocabulary", "tests/test_tokenizer.py"),
     ("training/compilation.py compile_if_faster", "--no-compile", "tests/training/test_compilation.py"),
     ("training/lora.py check_settings", "pip install peft", "tests/training/test_lora.py"),
+]
+WEIGHTS = "tests/modelfiles/test_weights.py"
+# Files of strangers that rows would have to make byte by byte.
+OF_STRANGERS = [
+    ("modelfiles/weights.py _files_of_index", '"a": "../b.safetensors"', WEIGHTS),
+    ("modelfiles/weights.py check_sizes", "config.json: it describes", WEIGHTS),
+    ("modelfiles/weights.py check_sizes", "config.json has max_position_embeddings", WEIGHTS),
+    ("modelfiles/weights.py check_sizes", "GB of memory in float32", WEIGHTS),
+    ("modelfiles/weights.py _read_matching", ", which another file", WEIGHTS),
+    ("modelfiles/weights.py _read_matching", "quantized or no weights", WEIGHTS),
+    ("dataprep/ranges.py local_ranges", "cannot read .*cut.txt.gz", "tests/dataprep/test_readers.py"),
+    ("dataprep/readers.py _batch_rows", "a.parquet rows 257 to 301", "tests/dataprep/test_readers.py"),
+    ("dataprep/shards.py read_meta", "prepare the dataset again", "tests/dataprep/test_shards.py"),
+    (
+        "publishing/published_weights.py convert",
+        "no code in it was run",
+        "tests/publishing/test_published_weights.py",
+    ),
+    ("runtime/files.py read_json", "is broken", "tests/runtime/test_files.py"),
+    ("runtime/files.py writing", "cannot write to", "tests/runtime/test_files.py"),
 ]
 # Rows that are counted, and stop no command.
 COUNTED = [
@@ -103,4 +128,4 @@ SHARED_WORDS = [
         "tests/helpers/bad_rows.py",
     ),
 ]
-WITHOUT_ROWS = [*OF_THE_HUB, *IN_A_CONVERSATION, *ELSEWHERE, *COUNTED, *SHARED_WORDS]
+WITHOUT_ROWS = [*OF_THE_HUB, *OF_STRANGERS, *IN_A_CONVERSATION, *ELSEWHERE, *COUNTED, *SHARED_WORDS]
