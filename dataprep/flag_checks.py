@@ -65,7 +65,7 @@ def _check_uses(parser: ArgumentParser, args: Namespace) -> None:
                 f"--{flag} is the validation set, so --val_fraction holds out nothing: drop one of them"
             )
 
-    if args.val_fraction and args.named in HUB and "val" in HUB[args.named].patterns:
+    if args.val_fraction and args.named in HUB and "val" in HUB[args.named].files:
         parser.error(f"--{args.named} brings its own validation set: --val_fraction can only be 0, for none")
     if args.name and (args.show or args.named == "stories"):
         parser.error("--name goes with --files, --hub or one dataset of the hub")

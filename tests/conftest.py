@@ -1,6 +1,7 @@
 """What several tests share: tiny settings, a tiny tokenizer, a tiny prepared dataset. No network, no GPU."""
 
-from collections.abc import Callable, Iterable
+import faulthandler
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,13 @@ from runtime.files import write_json
 from tokenizer import Tokenizer, byte_level
 
 torch.set_num_threads(1)  # on a few shared cores, tiny matrices are several times faster on one thread
+
+
+@pytest.fixture(autouse=True)
+def watchdog_off() -> Iterator[None]:
+    """Stop a watchdog that a run in this process has started: a copy of the process would wait for its lock."""
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

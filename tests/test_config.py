@@ -359,8 +359,16 @@ def test_the_table_has_every_flag() -> None:
         ("errors.UserError('a mistake')", 2, "error: a mistake\n"),
         ("errors.RunError('bad luck')", 1, "error: bad luck\n"),
         ("KeyboardInterrupt", 130, "interrupted\n"),
-        ("OSError(28, 'No space left on device', 'a.txt')", 1, "error: a.txt: No space left on device\n"),
-        ("OSError(13, 'Permission denied')", 2, "error: the output: Permission denied\n"),
+        (
+            "OSError(28, 'No space left on device', 'a.txt')",
+            1,
+            "error: a.txt: No space left on device: make room there\n",
+        ),
+        (
+            "OSError(13, 'Permission denied')",
+            2,
+            "error: the output: Permission denied: change its permissions\n",
+        ),
     ],
 )
 def test_run_ends_with_one_line_and_a_code(error: str, code: int, said: str) -> None:

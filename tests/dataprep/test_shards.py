@@ -113,7 +113,15 @@ def test_meta_is_read_or_the_message_has_the_remedy(tmp_path: Path) -> None:
         read_meta(tmp_path / "mine")
     for name in ("mine", "other"):
         (tmp_path / name).mkdir()
-    meta = {"format": FORMAT, "kind": "text", "tokenizer": {}, "splits": {}}
+    tokenizer = {"name": "bytes", "hash": "0" * 64, "vocab_size": 257, "eos_id": 256}
+    meta = {
+        "format": FORMAT,
+        "name": "other",
+        "kind": "text",
+        "source": {},
+        "tokenizer": tokenizer,
+        "splits": {},
+    }
     write_json(tmp_path / "other" / "meta.json", meta)
     assert read_meta(tmp_path / "other")["kind"] == "text"
     with pytest.raises(UserError, match="there are: other"):

@@ -82,6 +82,8 @@ def test_a_full_disk_at_the_end_is_one_line_and_the_run_goes_on_from_what_there_
 def test_too_little_space_is_seen_before_anything_is_written(place, monkeypatch, tmp_path):
     free = shutil.disk_usage(place)._replace(free=1000)
     monkeypatch.setattr(state.shutil, "disk_usage", lambda folder: free)
-    with pytest.raises(errors.RunError, match=r"step 5 could not .* \(it needs 0.02 GB, 0.00 GB are free\)"):
+    with pytest.raises(
+        errors.RunError, match=r"step 5 could not .* it needs 0.02 GB, 0.00 GB are free: make room"
+    ):
         state.save(tmp_path, state.TrainState(5, 0, 0), torch.nn.Module(), None, {}, {}, {})
     assert not list(tmp_path.iterdir())

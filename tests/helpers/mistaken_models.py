@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import published
-import pytest
+from published import published_file
 from safetensors.torch import load_file, save_file
 
 from checkpoint import write_model
@@ -18,6 +17,7 @@ from runtime.checksums import write_checksums
 from tokenizer import byte_level
 
 STEP = "step_000001"
+BROKEN = "x" * 200_000  # as long as weights
 
 
 def write_models(folder: Path, step: Path) -> None:
@@ -29,9 +29,9 @@ def write_models(folder: Path, step: Path) -> None:
         "narrow-config": {"config.json": {"intermediate_size": 5}},
         "broken-generation": {"generation_config.json": "{"},
         "odd-generation": {"generation_config.json": {"temperature": "hot"}},
-        "cut-weights": {"model.safetensors": "x"},
+        "cut-weights": {"model.safetensors": BROKEN},
         "no-weights": {"model.safetensors": None},
-        "pickled": {"model.safetensors": None, "pytorch_model.bin": "x"},
+        "pickled": {"model.safetensors": None, "pytorch_model.bin": BROKEN},
         "broken-index": {"model.safetensors": None, "model.safetensors.index.json": "{"},
         "half-index": {
             "model.safetensors": None,
@@ -65,9 +65,7 @@ def write_models(folder: Path, step: Path) -> None:
     small = ModelArgs(vocab_size=64, embeddings_dims=32, no_of_decoder_layers=1, no_of_heads=4, block_size=32)
     (folder / "few-tokens").mkdir()
     write_model(folder / "few-tokens", Llama(small), byte_level(), {"stage": "S"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published, "VOCABULARY", 50304)
-        convert(published.published_file(folder / "published.pt"), folder / "legacy", "S")
+    convert(published_file(folder / "published.pt"), folder / "legacy", "S")
 
 
 def alter(path: Path, content: str | dict | None) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WIDTH, LAYERS, VOCABULARY = 32, 2, 512
+WIDTH, LAYERS, VOCABULARY = 32, 2, 50304
 
 
 def published_state(seed: int = 0) -> dict[str, Tensor]:

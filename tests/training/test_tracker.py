@@ -411,7 +411,7 @@ def test_two_runs_of_the_trainer_are_one_run(tmp_path: Path) -> None:
     assert [what for name, what in calls if name == "init"] == [[run_id, "allow"]] * 2
     assert [what for name, what in calls if name == "finish"] == [1, 0]
     steps = [what for name, what in calls if name == "log"]
-    assert sorted(set(steps)) == [1, 2, 3, 4, 5, 6] and steps.count(3) > 1
+    assert sorted(set(steps)) == [0, 1, 2, 3, 4, 5, 6] and steps.count(3) > 1
 
 
 def test_a_missing_trackio_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,7 @@ FILES = [
         "dataprep/ranges.py",
     ),
     ("data.py --files cut.arrow --name x", "cut.arrow is not a complete Arrow file: "),
-    ("data.py --files cut.txt.gz --name x", "cut.txt.gz cannot be read: "),
+    ("data.py --files cut.txt.gz --name x", "cannot read cut.txt.gz: "),
     ("data.py --files not-gzip.parquet.gz --name x", "not-gzip.parquet.gz cannot be decompressed ("),
     (
         "data.py --files tokens/no-index.ds --name x",

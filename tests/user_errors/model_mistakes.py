@@ -108,7 +108,7 @@ FOLDERS = [
             "narrow-config",
             "the weights in models/narrow-config do not fit its config.json: model.layers.0.mlp",
         ),
-        ("cut-weights", "the weights in models/cut-weights cannot be read ("),
+        ("cut-weights", "the weights in models/cut-weights/model.safetensors cannot be read ("),
         ("no-weights", "models/no-weights has no weights: neither a .safetensors file nor pytorch_model.bin"),
         (
             "pickled",
