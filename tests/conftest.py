@@ -1,6 +1,7 @@
 """What several tests share: tiny settings, a tiny tokenizer, a tiny prepared dataset. No network, no GPU."""
 
 import faulthandler
+import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def watchdog_off() -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The seeds of tests/faults/test_deals.py."""
+    parser.addoption("--deal", type=int, action="append", help="play this deal alone (may be repeated)")
+    parser.addoption(
+        "--deals_seed", type=int, help="the first of the 300 seeds; random where it is not given"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seed once; workers of pytest-xdist get the options of the main process."""
+    if config.option.deals_seed is None:
+        config.option.deals_seed = random.randrange(1_000_000)
+
+
 @pytest.fixture
 def fault(record_property: Callable[[str, object], None]) -> Callable[[], None]:
     """Counts a fault of the test; the end of the report says how many there were, and how many were survived."""
@@ -42,6 +57,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     done = sum(name == "fault" for report in reports for name, _ in report.user_properties)
     if reports:
+        seed = terminalreporter.config.getoption("--deals_seed")
+        terminalreporter.write_line(f"random deals from --deals_seed {seed}")
         terminalreporter.write_line(
             f"{done} faults, {done - sum(report.failed for report in reports)} survived"
         )
