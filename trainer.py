@@ -149,12 +149,13 @@ def step_unless_stopped(run: Run) -> StepResult | None:
 
 
 def evaluate_start(run: Run, metrics: Metrics | None) -> bool:
-    """Evaluate what training starts from, and what a stopped run has saved but not evaluated. False if stopped."""
+    """Evaluate what training starts from, and do what a stopped run left after its last save. False if stopped."""
     first_row = max(0, run.progress.rows_consumed - run.args.rows_per_step)
     due, complete = evaluation_due(run, first_row)
-    if not due or run.has_evaluation(metrics):
-        return True
-    return run.validate(metrics, complete)
+    if due and not run.has_evaluation() and not run.validate(metrics, complete):
+        return False
+    run.prune()
+    return True
 
 
 def evaluation_due(run: Run, first_row: int) -> tuple[bool, bool]:
@@ -323,7 +324,7 @@ def plan_and_train(run: Run) -> None:
         )
 
     plan = run.attach_hardware(env)
-    finished = run.progress.step >= run.steps
+    finished = run.is_complete()
     if finished:
         reached = f"step {run.progress.step} of {run.steps}"
         if run.progress.step > run.steps:
@@ -387,9 +388,10 @@ def main() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise LocalRankError(
-            f"{in_words(error, run.folder)}; saved checkpoints are complete: fix it and rerun with --resume"
-        ) from None
+        remedy = "nothing is saved yet: fix it and start again with the same command"
+        if run.saved_step:
+            remedy = "saved checkpoints are complete: fix it and rerun with --resume"
+        raise LocalRankError(f"{in_words(error, run.folder)}; {remedy}") from None
     finally:
         run.watchdog.end()
 

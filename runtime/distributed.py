@@ -208,6 +208,16 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def average_in_rank_order(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the average of a tensor over all ranks, whose elements are added in the order of the ranks."""
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor)
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total / len(parts)
+
+
 def any_rank(flag: bool, env: DistributedEnv) -> bool:
     """Return True on all ranks if the flag is True on any rank."""
     if not dist.is_initialized():

@@ -6,6 +6,7 @@ Outside this file both are alike: a module whose gradients are averaged over ran
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import init_device_mesh
 from torch.distributed.checkpoint.state_dict import (
@@ -20,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelArgs
-from runtime.distributed import DistributedEnv
+from runtime.distributed import DistributedEnv, average_in_rank_order
 
 FULL_ON_RANK_0 = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -51,9 +52,22 @@ def parallelize(model: nn.Module, args: ModelArgs, env: DistributedEnv, compiled
     return sharded
 
 
-def wrap_ddp(model: nn.Module) -> nn.Module:
-    """Return the model wrapped in DDP: gradients are averaged over ranks as backward computes them."""
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
+def wrap_ddp(model: nn.Module, env: DistributedEnv) -> nn.Module:
+    """Return the model wrapped in DDP: gradients are averaged over ranks as backward computes them.
+
+    DDP moves gradients to other buckets after its first step, and so after a resume. On a CPU the average of three
+    ranks or more would depend on their place in a bucket: there it is computed in the order of the ranks.
+    """
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
+    if env.device.type == "cpu" and env.world_size > 2:
+        wrapped.register_comm_hook(None, _average_bucket)
+    return wrapped
+
+
+def _average_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    average = torch.futures.Future()
+    average.set_result(average_in_rank_order(bucket.buffer()))
+    return average
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -178,7 +178,7 @@ class Run:
         if args.resume:
             training_state.restore(self.setup.start.weights, self.model, self.optimizers, self.scaler, env)
         if env.world_size > 1 and not sharded:
-            self.train_model = parallel.wrap_ddp(self.train_model)
+            self.train_model = parallel.wrap_ddp(self.train_model, env)
 
     def probe_micro_batch(self) -> None:
         """Take the largest micro-batch that the device has memory for, found by trying; the tokens of a step stay."""
@@ -309,7 +309,8 @@ class Run:
 
         fault = distributed.gather_objects(fault)[0]
         if fault and needed:
-            raise RunError(f"{fault}, then rerun with --resume")
+            remedy = "rerun with --resume" if self.saved_step else "start again with the same command"
+            raise RunError(f"{fault}, then {remedy}")
         if fault:
             self.say(f"warning: {fault}; the run continues")
         else:
@@ -375,10 +376,17 @@ class Run:
             return False
         return True
 
-    def has_evaluation(self, metrics: Metrics | None) -> bool:
+    def has_evaluation(self) -> bool:
         """Return True if the metrics hold an evaluation of the step that the run has reached."""
         step = self.progress.step
-        has_row = metrics and any(
-            (row["step"], row["split"]) == (step, "val") for row in read_metrics(metrics.path)
-        )
-        return distributed.gather_objects(bool(has_row))[0]
+        rows = read_metrics(self.folder / "metrics.jsonl") if self.env.is_main_process else []
+        has_row = any((row["step"], row["split"]) == (step, "val") for row in rows)
+        return distributed.gather_objects(has_row)[0]
+
+    def is_complete(self) -> bool:
+        """Return True if nothing is left to do: no step, no evaluation of the last one, no removal of checkpoints."""
+        if self.progress.step != self.steps:
+            return self.progress.step > self.steps
+        evaluated = not self.val_rows or self.has_evaluation()
+        removed = not any(self.folder.glob(".step_*"))
+        return evaluated and distributed.gather_objects(removed)[0]
