@@ -1,4 +1,4 @@
-"""Deals: runs with one or two faults drawn by a seed; each ends bit-identical to an unbroken run, or with one named line.
+"""Deals: runs with one or two faults drawn by a seed; each ends as an unbroken run does, or with one named line.
 
 The default suite plays 40 seeds that cover each kind of fault; 300 more, drawn from a seed that is printed:
 python -m pytest tests/faults/test_deals.py -m faults [--deals_seed 7000]. One alone, with its description:

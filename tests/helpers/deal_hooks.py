@@ -120,7 +120,7 @@ def wait_for(path: Path, seconds: float = 60) -> Callable[[], None]:
 
 
 def full_disk(first: int, last: int, looks_free: bool, size: int = 30_000) -> None:
-    """No file grows past `size` bytes in steps first .. last of this process; or the look before a save sees no room."""
+    """No file grows past `size` bytes in steps first .. last of this process; or a save sees no room before."""
     real, count, usage = trainer.train_step, [0], state.shutil.disk_usage
 
     def is_full() -> bool:

@@ -12,8 +12,8 @@ STEPS = 6
 ROWS = {"P": (8, 32), "S": (4, 64), "D": (4, 128)}  # rows a step, tokens of a row
 # (ranks, optimizer, parallel, micro-batches a step), and how often each is drawn
 SHAPES = {
-    (1, "adamw", "ddp", 2): 5,
-    (1, "muon", "ddp", 1): 5,
+    (1, "adamw", "ddp", 2): 7,
+    (1, "muon", "ddp", 1): 7,
     (2, "adamw", "ddp", 1): 2,
     (2, "muon", "ddp", 2): 2,
     (2, "adamw", "fsdp", 2): 1,
