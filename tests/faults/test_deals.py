@@ -13,7 +13,12 @@ from deal_runs import Place, play
 from deals import KINDS, draw
 
 RANDOM_DEALS = 300
-SEEDS = range(40)
+# Chosen so that each kind of fault, stage, optimizer, form of parallelism and damaged file is among them, and that
+# they take little time.
+SEEDS = (
+    *(2, 4, 15, 16, 18, 26, 37, 39, 53, 64, 74, 76, 92, 98, 112, 114, 130, 192, 195, 207),
+    *(230, 243, 265, 310, 343, 350, 356, 406, 427, 428, 512, 631, 645, 672, 698, 842, 952, 1104, 1107, 1138),
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -48,4 +53,17 @@ def test_a_random_deal(deal_place: Place, tmp_path: Path, fault: Callable[[], No
 
 
 def test_the_default_deals_cover_every_kind() -> None:
-    assert {draw(seed).kind for seed in SEEDS} == set(KINDS)
+    deals = [draw(seed) for seed in SEEDS]
+    assert len(deals) == 40 and {deal.kind for deal in deals} == set(KINDS)
+
+    configs = [deal.config for deal in deals]
+    assert {config.stage for config in configs} == {*"PSD"}
+    assert {config.ranks for config in configs} >= {1, 2}
+    assert {(config.optimizer, config.parallel) for config in configs} >= {("adamw", "ddp"), ("muon", "ddp")}
+    assert "fsdp" in {config.parallel for config in configs}
+    assert {config.bad_steps for config in configs} >= {(4, 5)}  # a rollback, and steps skipped
+
+    faults = [fault for deal in deals for fault in deal.faults]
+    damaged = {fault.detail[1] for fault in faults if fault.kind == "damage"}
+    assert damaged == {"checkpoint", "data", "latest", "best", "table", "part", "init"}
+    assert {fault.detail[0] for fault in faults if fault.kind == "full disk"} == {"limit", "usage", "hook"}

@@ -226,8 +226,8 @@ def _full_disk(rng: random.Random, deal: Deal) -> Deal:
         if deal.config.stage == "D":
             hooks = (*hooks, "reference file", "reference rename")
         return _with(deal, Fault("full disk", *_moment(rng, deal, hooks), (form,)))
-    first = rng.randint(1, STEPS)
-    last = rng.randint(first, STEPS)
+    save = rng.randint(1, STEPS // deal.save_every) * deal.save_every  # fails, with those before and after it
+    first, last = rng.randint(1, save), rng.randint(save, STEPS)
     faults = [Fault("full disk", detail=(form, first, last))]
     if rng.random() < 0.3:
         faults.append(Fault("kill", *_moment(rng, deal, IN_A_RUN)))
