@@ -265,8 +265,8 @@ def _not_finite(rng: random.Random, deal: Deal) -> Deal:
         deal = replace(deal, save_every=1)
     hooks = ("step", "batch", "checkpoint", "rename", "latest")
     hook, call, rank = _moment(rng, deal, hooks)
-    # Between failed steps nothing is saved.
-    call = min(call, 3) if hook in IN_A_SAVE else call
+    if hook in IN_A_SAVE:
+        call = min(call, STEPS // deal.save_every - 1)  # a failed step is not saved
     if rng.random() < 0.5:
         return _with(deal, Fault("kill", hook, call, rank))
     return _with(deal, Fault("signal", hook, call, rank, (rng.choice(SIGNALS),)))
