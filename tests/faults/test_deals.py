@@ -16,10 +16,8 @@ RANDOM_DEALS = 300
 # Chosen so that each kind of fault, stage, optimizer, form of parallelism and damaged file is among them, and that
 # they take little time.
 SEEDS = (
-    *(2, 4, 15, 18, 26, 39, 53, 64, 74, 76, 98, 112, 114, 130, 192, 195, 207),
+    *(2, 4, 15, 18, 26, 39, 53, 64, 74, 76, 98, 109, 112, 114, 130, 192, 195, 207, 230, 243),
     *(
-        230,
-        243,
         265,
         310,
         343,
@@ -27,7 +25,6 @@ SEEDS = (
         356,
         406,
         427,
-        428,
         512,
         631,
         672,
@@ -35,10 +32,10 @@ SEEDS = (
         842,
         952,
         1090,
-        1104,
         1107,
-        1138,
         1528,
+        2091,
+        2686,
         3013,
         5503,
     ),

@@ -151,6 +151,7 @@ class Course:
         number, bad = self.starts, arm_bad_steps(self.config)
 
         def before(rank: int) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
             bad(rank)
             if self.deal.ranks_after:
                 note_rows(self.folder / f"rows-{number}-{rank}")
@@ -167,6 +168,7 @@ class Course:
             **self.config.settings(changes.get("ranks", self.ranks)),
             "save_checkpoint_iter": self.deal.save_every,
             "keep_checkpoints": self.deal.keep,
+            "stall_minutes": 30,
             "run_name": NAME,
             "ranks": self.ranks,
             **init,
