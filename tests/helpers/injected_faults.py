@@ -1,15 +1,12 @@
 """Faults that tests of tests/faults/ cause: kills at writes, flipped bits, disks without room; and how runs compare."""
 
 import os
-import random
 import resource
 import shutil
 import signal
 import sys
-import time
 
 import torch
-from forks import fork
 from safetensors.torch import load_file
 from toy import metrics
 
@@ -72,29 +69,6 @@ def dies_at_write(number):
         sys.addaudithook(hook)
 
     return before
-
-
-def kill_again_and_again(place, unbroken, stage, kills, fault, seed):
-    """A run that is killed so often, half of the times at a write, half after a time; then left to end."""
-    rng, name = random.Random(seed), f"killed-{stage}-{kills}"
-    run, settings = place / "runs" / name, {**settings_of(stage, unbroken), "keep_checkpoints": 1}
-    for number in range(kills):
-        fault()
-        words = ["--resume"] if (run / "latest").is_file() else []
-        if number % 2:
-            process = fork(place, *words, run_name=name, **settings)
-            time.sleep(rng.uniform(0.2, 1.2))
-            os.kill(process.pids[0], signal.SIGKILL)
-        else:
-            process = fork(place, *words, run_name=name, before=dies_at_write(rng.randint(2, 40)), **settings)
-        assert process.wait()[0] in (0, -signal.SIGKILL), process.said
-        if (run / "step_000006").is_dir() and (run / "latest").read_text() == "step_000006":
-            shutil.rmtree(run / "step_000006")  # it got to its end: break it off again
-            (run / "latest").unlink()
-    words = ["--resume"] if (run / "latest").is_file() else []
-    done = fork(place, *words, run_name=name, **settings)
-    assert done.wait() == [0], done.said
-    assert_same_run(run, unbroken(stage))
 
 
 def disk_usage_lies(rank):
