@@ -188,12 +188,13 @@ class Course:
 
     def mark(self, fault: Fault) -> Path:
         """Return the file that shows that a fault's moment came."""
-        return self.folder / f"mark-{self.deal.faults.index(fault)}"
+        number = [each is fault for each in self.deal.faults].index(True)  # two of them may be equal
+        return self.folder / f"mark-{number}"
 
     def came(self, fault: Fault) -> bool:
         """Check that the moment of a fault came; that of a second one may lie before the place of the resumed run."""
         came = self.mark(fault).exists()
-        assert came or fault != self.deal.faults[0], f"the moment never came: {fault}"
+        assert came or fault is not self.deal.faults[0], f"the moment never came: {fault}"
         return came
 
     def check_saved(self, lost_steps: int | None = None) -> None:
