@@ -15,6 +15,7 @@ from dataloader.loader import Rows
 from dataprep.shards import read_meta
 from modelfiles.llama_config import ARCHITECTURE
 from modelfiles.origin import Origin, read_origin
+from runtime.checksums import read_checksums, sha256_of
 from runtime.errors import UserError
 from runtime.launcher import is_local_main_process, restarted_by_torchrun
 from tokenization.guest_files import read_files, read_template
@@ -215,6 +216,12 @@ def stored_identity(cli_args: dict[str, object]) -> dict[str, object]:
         return {}
     settings = merge_settings(cli_args)
     weights = find_model(Path(settings["save_checkpoint_dir"]) / settings["run_name"])
+
+    # It is read before the checkpoint is verified: where it is damaged, that names the file and the remedy.
+    folder = weights / "train_state"
+    expected = (read_checksums(folder) or {}).get("state.json")
+    if expected and sha256_of(folder, ["state.json"])["state.json"] != expected:
+        verify_checkpoint(weights, resumed=True)
     stored = load_state(weights)[1]["args"]
     return {name: stored[name] for name in ("train", "dataset", "data_dir")}
 
