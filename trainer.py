@@ -112,8 +112,9 @@ def train(run: Run, bar: Progress) -> None:
 
         # Evaluate on some validation rows every --eval_iters steps, on all of them every --val_epochs epochs.
         due, complete = evaluation_due(run, first_row)
-        if due and not stopping:
-            stopping = not run.validate(metrics, complete)
+        if due and not stopping and not run.validate(metrics, complete):
+            stopping = saving = True
+            run.save(needed=True)
         if saving:
             run.prune()
         if run.deadline:
