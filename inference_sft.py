@@ -119,7 +119,9 @@ def load(name: str | None, command: CommandLine, env: DistributedEnv) -> tuple[C
     if chat_model.is_instruct and not command.raw:
         does = "answers in the prompt template"
     dtype = f" in {str(env.dtype).removeprefix('torch.')}" if "dtype" in command.typed else ""
-    description = f"{folder} on {env.device}{dtype}: {does}"
+    chosen = {"device", "dtype"} & command.typed.keys()
+    reason = f" ({env.device_note})" if chosen and env.device_note else ""  # such as why it is another one
+    description = f"{folder} on {env.device}{dtype}{reason}: {does}"
     return chat_model, resolve({**load_sampling(folder), **command.typed}), description
 
 

@@ -3,12 +3,17 @@
 import dataclasses
 import io
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import checkpoint
 from config import ModelArgs
-from inference_sft import CommandLine, parse_command_line, read_prompt
+from inference_sft import CommandLine, load, parse_command_line, read_prompt
+from model import Llama
+from runtime import distributed
+from tokenizer import byte_level
 
 
 def command(line: str, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
@@ -67,3 +72,23 @@ def test_files_of_prompts_go_alone(
 
 def test_a_repeated_stop_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command("--stop Tom --stop baker cook", monkeypatch).args.stop == ["Tom", "baker", "cook"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "ends"),
+    [
+        (
+            "--dtype float16 --device cpu",
+            "on cpu in float32 (float32, because float16 needs CUDA, not cpu): continues the text",
+        ),
+        ("--device cpu", "on cpu: continues the text"),
+        ("--dtype float32 --device cpu", "on cpu in float32: continues the text"),
+    ],
+)
+def test_another_dtype_than_the_typed_one_is_said_with_its_reason(
+    flags: str, ends: str, tmp_path: Path, tiny: ModelArgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.write_model(tmp_path, Llama(tiny.replace(vocab_size=320)), byte_level(), {"stage": "P"})
+    parsed = command(f"--model {tmp_path} {flags}", monkeypatch)
+    _, _, description = load(parsed.model, parsed, distributed.init(parsed.args.device, parsed.args.dtype))
+    assert description == f"{tmp_path} {ends}"
