@@ -30,8 +30,8 @@ FULL_LINES = (
     r"the checkpoint of step \d+ could not be written to .*; the newest is \S+: make room, then rerun with --resume",
     r"the checkpoint of step \d+ could not be written to .*; the newest is none: make room, then start again with the "
     r"same command",
-    r".*: No space left on device; saved checkpoints are complete: fix it and rerun with --resume",
-    r".*: No space left on device; nothing is saved yet: fix it and start again with the same command",
+    r".*: No space left on device: make room there; saved checkpoints are complete: fix it and rerun with --resume",
+    r".*: No space left on device: make room there; nothing is saved yet: fix it and start again with the same command",
 )
 GOOD_ENDS = (
     "stopped after step [1-5] of 6, saved in ",

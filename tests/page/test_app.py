@@ -74,7 +74,7 @@ def test_a_password_keeps_others_out(runs, env, monkeypatch):
         blocks.close(verbose=False)
 
 
-@pytest.mark.parametrize("auth", ["me", "me:", ":secret", ""])
+@pytest.mark.parametrize("auth", ["me", "me:", ":secret"])
 def test_a_password_has_a_user(auth, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["app.py", "--auth", auth])
     with pytest.raises(SystemExit):

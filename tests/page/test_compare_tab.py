@@ -56,7 +56,7 @@ def test_a_model_that_has_diverged_is_reported(tab):
 
 
 def test_one_model_is_no_comparison(tab, monkeypatch):
-    monkeypatch.setattr(type(tab.models), "choices", {"sft": "SFT"}, raising=False)
+    monkeypatch.setattr(tab.models, "choices", {"sft": "SFT"})
     assert "There is one model only" in next(tab.stream("hi", ["sft"], SETTINGS))[tab.status]
 
 

@@ -87,7 +87,6 @@ OF_STRANGERS = [
     ("modelfiles/weights.py check_sizes", "GB of memory in float32", WEIGHTS),
     ("modelfiles/weights.py _read_matching", ", which another file", WEIGHTS),
     ("modelfiles/weights.py _read_matching", "quantized or no weights", WEIGHTS),
-    ("dataprep/ranges.py local_ranges", "cannot read .*cut.txt.gz", "tests/dataprep/test_readers.py"),
     ("dataprep/readers.py _batch_rows", "a.parquet rows 257 to 301", "tests/dataprep/test_readers.py"),
     ("dataprep/shards.py read_meta", "prepare the dataset again", "tests/dataprep/test_shards.py"),
     (
