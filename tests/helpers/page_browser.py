@@ -17,6 +17,9 @@ import gradio as gr
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
+CLICKS = 10
+SETTLE_MS = 300  # in which a page that was just loaded may set a field back
+
 # Text that would run as script or markup wherever the page forgets to escape it.
 HOSTILE = "<script>window.hit=1</script><img src=x onerror='window.hit=2'>${window.hit=3}{{hit}}**b**$$x$$"
 
@@ -94,6 +97,23 @@ def wait_for_reply(page: Any) -> str:
     line.wait_for()
     page.get_by_role("button", name="Send").wait_for()
     return line.inner_text()
+
+
+def choose(page: Any, role: str, name: str, checked: bool = True) -> None:
+    """Set a radio button or a box; again where the page, just loaded, has set it back."""
+    from playwright.sync_api import expect
+
+    field = page.get_by_role(role, name=name).first
+    for _ in range(CLICKS):
+        if field.is_checked() != checked:
+            field.click()
+        try:
+            page.wait_for_timeout(SETTLE_MS)
+            expect(field).to_be_checked(checked=checked, timeout=SETTLE_MS)
+            return
+        except AssertionError:
+            continue
+    raise AssertionError(f"{name} cannot be set")
 
 
 def open_settings(page: Any) -> None:

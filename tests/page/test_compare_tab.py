@@ -6,7 +6,7 @@ import re
 
 import pytest
 from compare_tab import CompareTab
-from page_browser import HOSTILE, build, needs_browser
+from page_browser import HOSTILE, build, choose, needs_browser
 from replies import CUT_BY_LENGTH, ENDED_WITH_EOS, Reply, StageModels
 from stand_ins import ARGS
 from votes import Comparison, ballots_path
@@ -158,7 +158,7 @@ def test_a_vote_reveals_the_models_and_appends_rows(visit, votes, monkeypatch):
     assert not button.is_visible()  # one vote for one comparison
 
     # Two models, an example, a tie.
-    page.get_by_role("checkbox", name="Pretrained").uncheck()
+    choose(page, "checkbox", "Pretrained", checked=False)
     page.get_by_role("button", name="Name three").last.click()
     page.get_by_role("button", name="Tie").click()
     page.get_by_text("counted below").wait_for()

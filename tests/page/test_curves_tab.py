@@ -6,7 +6,7 @@ import time
 
 import pytest
 from curves_tab import CurvesTab, run_stage
-from page_browser import needs_browser
+from page_browser import choose, needs_browser
 from stand_ins import run_of
 
 import gradio as gr
@@ -69,5 +69,5 @@ def test_curves_grow_while_a_run_trains(visit, runs):
     assert page.locator(".curve svg").count() == 2  # DPO's stand-in has no accuracy
     append(runs / "P-toy", loss=0.75)
     page.get_by_text("validation 0.750").wait_for()
-    page.get_by_role("checkbox", name="P-toy").uncheck()
+    choose(page, "checkbox", "P-toy", checked=False)
     page.get_by_text("validation 0.750").wait_for(state="detached")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from page_browser import needs_browser, send_message, wait_for_reply
+from page_browser import choose, needs_browser, send_message, wait_for_reply
 
 # Gradio uses pandas in a deprecated way.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"), needs_browser]
@@ -58,7 +58,7 @@ def fill_curves(page):
 def fill_text(page):
     """The text of the base model."""
     page.get_by_role("tab", name="Chat").click()
-    page.get_by_role("radio", name="Pretrained").first.check()
+    choose(page, "radio", "Pretrained")
     page.get_by_role("button", name="Once upon").click()
     page.get_by_role("button", name="Continue").click()
     page.locator("#text-status").get_by_text("tokens/s").wait_for()

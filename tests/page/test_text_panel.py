@@ -1,7 +1,7 @@
 """Text with a base model: display and prompt are one text, which grows, can be edited, and comes back."""
 
 import pytest
-from page_browser import build, needs_browser
+from page_browser import build, choose, needs_browser
 from replies import MAX_PROMPT_CHARS
 from stand_ins import ARGS
 from text_panel import Continuation, TextPanel
@@ -76,7 +76,7 @@ def test_an_empty_text_is_refused(panel):
 @needs_browser
 def test_a_text_grows_is_edited_and_comes_back(visit):
     page = visit()
-    page.get_by_role("radio", name="Pretrained").first.check()
+    choose(page, "radio", "Pretrained")
     box = page.get_by_role("textbox", name="Text").first
     box.wait_for()
     page.get_by_role("button", name="Once upon").click()
@@ -99,5 +99,5 @@ def test_a_text_grows_is_edited_and_comes_back(visit):
     box.fill("A text of mine")
     page.wait_for_timeout(1000)
     page.reload()
-    page.get_by_role("radio", name="Pretrained").first.check()
+    choose(page, "radio", "Pretrained")
     page.wait_for_function("document.querySelector('#text textarea')?.value === 'A text of mine'")
