@@ -18,9 +18,7 @@ from runtime import command_line
 from runtime.command_line import setting
 from runtime.errors import UserError
 
-MAX_NAME_BYTES = (
-    200  # of a run or dataset: file systems take 255, and folders on the way to it have longer names
-)
+MAX_NAME_BYTES = 200  # of a run or dataset; file systems take 255, and names made from it are longer
 EOS = "<|endoftext|>"  # the special token that ends every document
 IGNORE = -100  # the label of a position from which nothing is learned
 NO_FLAG = "architecture"  # group of the settings that only a checkpoint sets
@@ -62,8 +60,7 @@ class ModelArgs:
         "where metrics go beside metrics.jsonl: Weights & Biases, or trackio, which stays on this machine")
     wandb: typing.Literal["auto", "online", "offline", "disabled"] = setting("auto", "run",
         "how --tracker wandb logs; auto = WANDB_MODE, else online when logged in, else offline")
-    keep_checkpoints: int = setting(3, "run",
-        "keep the newest N checkpoints, the best one, and under wsd that from before the decay; 0 = keep all", 0)
+    keep_checkpoints: int = setting(3, "run", "keep the newest N checkpoints, the best, wsd's before decay; 0 = all", 0)
     save_checkpoint_iter: int = setting(50, "run", "save every N steps", 1)
     skip_limit: int = setting(3, "run", "roll back after N steps in a row without a finite loss and gradient", 1)
     stall_minutes: float = setting(20.0, "run",

@@ -7,8 +7,7 @@
     python trainer.py --train D --dataset dpo --init_from checkpoints/S-alpaca             align with preferences
 
 Writes <save_checkpoint_dir>/<run_name>/: metrics.jsonl, loss_curves.png, step folders (Hugging Face models), latest.
-SIGTERM, SIGUSR1 and Ctrl-C save and leave within seconds, also in the middle of a step.
-`--help` lists every setting, `--dry_run` prints the plan.
+SIGTERM, SIGUSR1 and Ctrl-C save and leave within seconds. `--help` lists every setting, `--dry_run` prints the plan.
 """
 
 from runtime.requirements import require
