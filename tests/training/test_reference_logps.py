@@ -2,32 +2,12 @@
 
 import dataclasses
 
-import pytest
 import torch
 
 from config import ModelArgs
 from model import Llama
 from runtime.distributed import DistributedEnv
 from training.reference_logps import kernel_name, reference_key
-
-
-@pytest.fixture
-def model() -> Llama:
-    torch.manual_seed(0)
-    return Llama(
-        ModelArgs(
-            embeddings_dims=32,
-            no_of_decoder_layers=1,
-            no_of_heads=4,
-            no_kv_heads=2,
-            hidden_dims=48,
-            vocab_size=257,
-            block_size=64,
-            dropout=0.0,
-            attn_dropout=0.0,
-            device="cpu",
-        )
-    ).eval()
 
 
 def test_a_table_is_named_by_all_that_it_depends_on(model: Llama) -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from toy import toy_rows, write_rows
 
-from config import ModelArgs
 from dataloader.batch import Batch, collate
 from dataloader.pairs import PairRows
 from dataprep.shards import TokenDataset, read_meta
@@ -25,25 +24,6 @@ from training.reference_table import compute_table, make_table, read_part, read_
 
 def go_on() -> None:
     """Check for a stop signal, of which there is none."""
-
-
-@pytest.fixture
-def model() -> Llama:
-    torch.manual_seed(0)
-    return Llama(
-        ModelArgs(
-            embeddings_dims=32,
-            no_of_decoder_layers=1,
-            no_of_heads=4,
-            no_kv_heads=2,
-            hidden_dims=48,
-            vocab_size=257,
-            block_size=64,
-            dropout=0.0,
-            attn_dropout=0.0,
-            device="cpu",
-        )
-    ).eval()
 
 
 @pytest.fixture

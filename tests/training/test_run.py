@@ -15,20 +15,6 @@ from runtime import capacity
 from runtime.distributed import DistributedEnv
 from training.memory import BASE_BYTES
 from training.run import NOT_STORED, Run
-from training.settings import resolve_run
-
-
-@pytest.fixture
-def make_run(tmp_path: Path):
-    """Return a function that sets up a run on toy data."""
-
-    def make(kind: str = "text", **settings: object) -> Run:
-        if not (tmp_path / "data" / f"toy-{kind}").exists():
-            toy_dataset(tmp_path / "data", f"toy-{kind}", 60, kind)
-        places = {"data_dir": str(tmp_path / "data"), "save_checkpoint_dir": str(tmp_path / "runs")}
-        return Run(resolve_run({**TINY, **places, "dataset": f"toy-{kind}", **settings}))
-
-    return make
 
 
 def test_the_plan_names_model_data_and_start(make_run, env: DistributedEnv) -> None:

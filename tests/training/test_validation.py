@@ -1,27 +1,10 @@
 """Evaluations of a run while it trains: what they cover, the sample, the advice."""
 
-from pathlib import Path
-
 import pytest
-from toy import TINY, metrics, toy_dataset
+from toy import metrics
 
 from runtime.distributed import DistributedEnv
 from training.metrics import Metrics
-from training.run import Run
-from training.settings import resolve_run
-
-
-@pytest.fixture
-def make_run(tmp_path: Path):
-    """Return a function that sets up a run on toy data."""
-
-    def make(kind: str = "text", **settings: object) -> Run:
-        if not (tmp_path / "data" / f"toy-{kind}").exists():
-            toy_dataset(tmp_path / "data", f"toy-{kind}", 60, kind)
-        places = {"data_dir": str(tmp_path / "data"), "save_checkpoint_dir": str(tmp_path / "runs")}
-        return Run(resolve_run({**TINY, **places, "dataset": f"toy-{kind}", **settings}))
-
-    return make
 
 
 def test_a_sample_continues_the_prompt_and_leaves_the_model_in_training(
